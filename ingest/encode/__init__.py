@@ -1,0 +1,1 @@
+"""Blocks to chunk files and back: ``decode(encode(block)) == block``."""

@@ -1,0 +1,1 @@
+"""Read rows of a source into CSR counts over the dataset's genes."""

@@ -1,0 +1,1 @@
+"""What exists: plan, receipts, failures and runs under ``DEST/_ingest``."""

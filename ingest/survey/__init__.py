@@ -1,0 +1,1 @@
+"""One small read of every distinct source before planning."""

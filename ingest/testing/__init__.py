@@ -1,0 +1,1 @@
+"""Conformance suites, look-alikes and fakes that a third party can use too."""
