@@ -1,0 +1,291 @@
+"""Bytes of a remote file by ranges, at one version: what HDF5 reads from when a file is not on a local disk."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import random
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ingest.errors import ConfigError, CredentialsError, IngestError, SourceChangedError, SourceError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RemoteBytes", "RemoteStat", "remote_error", "remote_filesystem", "stat_remote"]
+
+Result = TypeVar("Result")
+
+_TRIES = 4
+_BACKOFF_S = 0.25
+_BLOCK_BYTES = 1 << 20
+_CACHE_BLOCKS = 48
+_REQUEST_BLOCKS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStat:
+    """Size and version of a remote object."""
+
+    size: int
+    """Bytes."""
+    version: str
+    """ETag, generation, or modification time and length; never empty."""
+
+
+def remote_filesystem(url: str) -> Any:
+    """Return the fsspec file system of `url` without listing caches; credentials come from the environment.
+
+    S3 without any credentials is read anonymously. ``INGEST_REQUESTER_PAYS_PROJECT`` names the project that pays
+    for Google buckets that bill the reader.
+
+    Raises
+    ------
+    ConfigError
+        No file system speaks this scheme.
+    """
+    # Probing each bucket for hierarchical namespaces costs up to a minute against anything but Google itself.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    import fsspec
+
+    scheme = url.split("://", 1)[0].lower()
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in ("s3", "s3a"):
+        options["anon"] = not _has_s3_credentials()
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+            options["endpoint_url"] = endpoint
+    elif scheme in ("gs", "gcs"):
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            options["token"] = "anon"  # noqa: S105  # gcsfs's word for no credentials
+        if project := os.environ.get("INGEST_REQUESTER_PAYS_PROJECT"):
+            options["requester_pays"] = project
+    elif scheme not in ("http", "https"):
+        raise ConfigError(
+            f"{url}: no reader for {scheme}://",
+            kind="unknown-scheme",
+            hint="h5ad files are read from local paths, s3://, gs://, http:// and https://",
+        )
+    return fsspec.filesystem(scheme, **options)
+
+
+def _has_s3_credentials() -> bool:
+    import botocore.session
+
+    return botocore.session.Session().get_credentials() is not None
+
+
+def stat_remote(url: str, filesystem: Any | None = None) -> RemoteStat:
+    """Ask the server for size and version of `url`: ETag on S3, generation on GCS, validators on HTTP.
+
+    Raises
+    ------
+    SourceError
+        Absent (kind ``no-such-file``), or of unknown length (``no-ranges``).
+    CredentialsError, TransientError
+        The server refuses, or does not answer.
+    """
+    fs = remote_filesystem(url) if filesystem is None else filesystem
+    with _collector_pause:
+        info = _retried(url, lambda: fs.info(url))
+    size = info.get("size")
+    if info.get("type") == "directory" or size is None:
+        raise SourceError(f"{url}: no file of known length", kind="no-ranges", source=url)
+    return RemoteStat(int(size), _version_of(info, int(size)))
+
+
+def _version_of(info: dict[str, Any], size: int) -> str:
+    for key in ("generation", "ETag", "etag"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    modified = info.get("Last-Modified") or info.get("LastModified") or info.get("mtime") or ""
+    return f"{size}-{modified}" if modified else f"{size}"
+
+
+class RemoteBytes(io.RawIOBase):
+    """A seekable, read-only file over range requests, with a cache of recent blocks.
+
+    HDF5 reads metadata in many small pieces and data in large ones: both go through blocks of 1 MiB, missing
+    neighbours being fetched in one request. What went wrong stays in `failure`, since HDF5 between the reader and
+    this class reports some faults in its own words.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.failure: IngestError | None = None
+        self.bytes_read = 0
+        self._filesystem = remote_filesystem(url)
+        self.stat = stat_remote(url, self._filesystem)
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._position = 0
+        self._handle: Any = None
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it can seek."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position in bytes and return it."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.stat.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the position; what lies past the end of the file reads as nothing."""
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self.stat.size - self._position))
+        try:
+            self._copy(view[:wanted])
+        except IngestError as error:
+            self.failure = error
+            raise
+        # HDF5 takes what it asked for as given: bytes past the end must not be whatever the buffer held.
+        view[wanted:] = bytes(len(view) - wanted)
+        self._position += wanted
+        return wanted
+
+    def current_version(self) -> str:
+        """Ask the server for the version that the URL has now."""
+        return stat_remote(self.url, self._filesystem).version
+
+    def close(self) -> None:
+        """Forget blocks and release the connection's file."""
+        self._blocks.clear()
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+        super().close()
+
+    def _copy(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            at = self._position + done
+            number = at // _BLOCK_BYTES
+            last = (self._position + len(view) - 1) // _BLOCK_BYTES
+            block = self._block(number, last)
+            piece = block[at - number * _BLOCK_BYTES :][: len(view) - done]
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+
+    def _block(self, number: int, last: int) -> bytes:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        stop = number + 1
+        while stop <= last and stop - number < _REQUEST_BLOCKS and stop not in self._blocks:
+            stop += 1
+        data = self._fetch(number * _BLOCK_BYTES, min(stop * _BLOCK_BYTES, self.stat.size))
+        for offset in range(0, len(data), _BLOCK_BYTES):
+            self._blocks[number + offset // _BLOCK_BYTES] = data[offset : offset + _BLOCK_BYTES]
+        while len(self._blocks) > _CACHE_BLOCKS:
+            self._blocks.popitem(last=False)
+        return data[:_BLOCK_BYTES]
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        with _collector_pause:
+            data = _retried(self.url, lambda: self._read_range(start, stop))
+        self.bytes_read += len(data)
+        return data
+
+    def _read_range(self, start: int, stop: int) -> bytes:
+        if self._handle is None:
+            # size= would make s3fs skip its If-Match, so it is left to ask again.
+            self._handle = self._filesystem.open(self.url, "rb", cache_type="none")
+            if not self._handle.seekable():
+                raise SourceError(f"{self.url}: the server serves no ranges", kind="no-ranges", source=self.url)
+        self._handle.seek(start)
+        data = bytes(self._handle.read(stop - start))
+        if len(data) != stop - start:
+            raise TransientError(
+                f"{self.url}: {len(data)} bytes came where {stop - start} were asked",
+                kind="short-read",
+                source=self.url,
+            )
+        return data
+
+
+def _retried(url: str, call: Callable[[], Result]) -> Result:
+    for attempt in range(_TRIES):
+        try:
+            return call()
+        except Exception as error:  # every client has its own tree; remote_error sorts them
+            known = error if isinstance(error, IngestError) else remote_error(url, error)
+            if not isinstance(known, TransientError) or attempt == _TRIES - 1:
+                raise known from error
+        time.sleep(max(known.retry_after_s or 0, _BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)))  # noqa: S311  # jitter
+    raise AssertionError("unreachable")
+
+
+def remote_error(url: str, error: BaseException) -> IngestError:
+    """Translate what an fsspec file system raised for `url` into the project's own error."""
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, FileNotFoundError) or status in (404, "404"):
+        return SourceError(f"{url}: there is no such file", kind="no-such-file", source=url)
+    if type(error).__name__ == "FileExpired" or status in (412, "412"):
+        return SourceChangedError(f"{url}: the file changed while it was read", source=url)
+    if "requester pays" in str(error).lower():
+        return CredentialsError(
+            f"{url}: the bucket bills its readers",
+            kind="requester-pays",
+            hint="name the project that pays in INGEST_REQUESTER_PAYS_PROJECT",
+            source=url,
+        )
+    if isinstance(error, PermissionError) or status in (401, 403, "401", "403"):
+        return CredentialsError(
+            f"{url}: no permission to read ({text})", hint="check the credentials in the environment", source=url
+        )
+    if type(error).__name__ == "NoCredentialsError":
+        return CredentialsError(f"{url}: no credentials ({text})", source=url)
+    if isinstance(error, ValueError) and "range requests" in str(error):
+        return SourceError(f"{url}: the server serves no ranges", kind="no-ranges", hint="copy it to disk", source=url)
+    headers = getattr(error, "headers", None)
+    return TransientError(f"{url}: {text}", kind="network", source=url, retry_after_s=_retry_after_s(headers))
+
+
+def _retry_after_s(headers: Any) -> float | None:
+    value = str(headers.get("Retry-After", "")) if headers is not None and hasattr(headers, "get") else ""
+    return min(float(value), 60.0) if value.isdecimal() else None
+
+
+class _CollectorPause:
+    """Keep the cyclic collector off while any request is under way.
+
+    h5py holds its global lock while it reads from a Python file, and the request runs on fsspec's own thread: a
+    collection there that meets a dead h5py object waits for that lock for ever (h5py's documentation of Python
+    file-like objects).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._was_enabled = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._depth == 0:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0 and self._was_enabled:
+                gc.enable()
+
+
+_collector_pause = _CollectorPause()
