@@ -38,6 +38,11 @@ class Store(Protocol):
         """The prefix's own URL, without a trailing slash and without secrets."""
         ...
 
+    @property
+    def retries(self) -> int:
+        """Requests sent again so far by this instance; it only grows."""
+        ...
+
     def put_new(self, key: str, data: bytes | memoryview) -> ObjectStat:
         """Create `key` if it is absent, durably; on return the store has verified a checksum of all bytes.
 

@@ -1,0 +1,106 @@
+"""Say what the answers of GCS' JSON API mean, in the project's own tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    CredentialsError,
+    IngestError,
+    NotFoundError,
+    PreconditionError,
+    TransientError,
+)
+from ingest.store.gcs_http import NO_CREDENTIALS_HINT
+from ingest.store.retry import retry_after_s
+
+if TYPE_CHECKING:
+    from ingest.store.gcs_http import Reply
+
+__all__ = ["EXPIRED", "Action", "explain"]
+
+EXPIRED = "credentials-expired"
+_RATE_LIMITS = {"rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What was being done when the answer came."""
+
+    name: str
+    """The API's own name: objects.insert, objects.get, …"""
+    verb: str
+    """The permission in a word: read, write, list, delete."""
+    url: str
+    """Of the store."""
+    key: str
+    credentials: str
+    """Where the credentials came from, in words."""
+    refused: type[ConflictError] = PreconditionError
+    """What a 412 means here."""
+
+    @property
+    def where(self) -> str:
+        """The object's URL."""
+        return f"{self.url}/{self.key}" if self.key else self.url
+
+
+def explain(reply: Reply, action: Action) -> IngestError:
+    """Return what an answer of status 300 or more means; the caller raises it."""
+    message, reason = _message(reply)
+    said = f"{reply.status} on {action.name}{': ' if reason else ''}{reason}"
+    if reply.status == 412:
+        return action.refused(f"{action.where} exists or has changed ({said})", key=action.key)
+    if reply.status in (408, 429) or reply.status >= 500 or reason in _RATE_LIMITS:
+        wish = retry_after_s(reply.headers.get("Retry-After"))
+        kind = "throttled" if reply.status in (403, 429, 503) else "store-busy"
+        return TransientError(f"{action.where}: {said}", kind=kind, key=action.key, retry_after_s=wish)
+    if reply.status == 404:
+        return _absent(message, action)
+    if reply.status == 416:
+        return CorruptError(f"{action.where} ends before the range asked for", kind="short-read", key=action.key)
+    if reply.status in (401, 403):
+        return _explain_refusal(reply.status, said, action)
+    if reply.status == 400 and _is_about_checksum(message):
+        return CorruptError(f"{action.where}: damaged on its way ({said})", kind="checksum-mismatch", key=action.key)
+    hint = "use a bucket whose owner pays" if "requester pays" in message.lower() else None
+    return ConfigError(f"{action.where}: refused ({said}) {message}", kind="store-refused", hint=hint, key=action.key)
+
+
+def _absent(message: str, action: Action) -> IngestError:
+    # An upload or a listing answers 404 for one reason only; a GET names the bucket when that is what is missing.
+    if action.verb in ("write", "list") or "bucket does not exist" in message:
+        hint = "create it first, or check the name and the endpoint"
+        return ConfigError(f"{action.url}: there is no such bucket", kind="no-bucket", hint=hint)
+    return NotFoundError(f"{action.where} does not exist", key=action.key)
+
+
+def _explain_refusal(status: int, said: str, action: Action) -> IngestError:
+    source = f"credentials came from {action.credentials}"
+    if status == 401:
+        message = f"{action.url} does not accept these credentials ({said}); {source}"
+        return CredentialsError(message, kind=EXPIRED, hint=NO_CREDENTIALS_HINT)
+    return CredentialsError(
+        f"no {action.verb} permission on {action.url} ({said}); {source}",
+        kind="permission",
+        hint="the writer needs storage.objects.create, .get and .list on this bucket",
+        key=action.key or None,
+    )
+
+
+def _is_about_checksum(message: str) -> bool:
+    lower = message.lower()
+    return any(word in lower for word in ("md5", "crc32c", "checksum"))
+
+
+def _message(reply: Reply) -> tuple[str, str]:
+    """Return the message and the reason of an error answer; JSON, or whatever a proxy said."""
+    error: Any = reply.json().get("error")
+    if not isinstance(error, dict):
+        return str(error or reply.body[:200].decode(errors="replace")), ""
+    first = next((one for one in error.get("errors") or [] if isinstance(one, dict)), {})
+    return str(error.get("message") or ""), str(first.get("reason") or "")

@@ -1,0 +1,88 @@
+"""Uploads in parts, continued where they broke off."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import NotFoundError, TransientError
+from ingest.store.gcs_errors import explain
+
+if TYPE_CHECKING:
+    from ingest.store.gcs_errors import Action
+    from ingest.store.gcs_http import GCSClient, Reply
+    from ingest.store.retry import Retrier
+
+__all__ = ["ResumableUpload"]
+
+_CONTINUE = 308
+
+
+class _SessionEndedError(Exception):
+    """Trying this session again is no use; a new one may do."""
+
+
+class ResumableUpload:
+    """One session of GCS' resumable protocol; its condition was given, and is kept, where it was started.
+
+    Parameters
+    ----------
+    client, action
+        Who sends, and what errors say.
+    session_url
+        Where the upload goes; a bearer of rights, so it is kept out of every message.
+    view
+        The bytes, more than none.
+    part_bytes
+        Size of a part, a multiple of 256 KiB.
+    """
+
+    def __init__(self, client: GCSClient, action: Action, session_url: str, view: memoryview, part_bytes: int) -> None:
+        self._client, self._action, self._session_url = client, action, session_url
+        self._view, self._part_bytes = view, part_bytes
+        self._at = 0
+
+    def run(self, retrier: Retrier) -> dict[str, Any]:
+        """Send all parts and return the object's description.
+
+        Raises
+        ------
+        AlreadyExistsError, PreconditionError
+            The condition no longer holds.
+        TransientError
+            The budget of a part is spent, or the session has ended.
+        """
+        while True:
+            try:
+                found = retrier.call(self._step)
+            except _SessionEndedError as error:
+                raise TransientError(
+                    f"{self._action.where}: the upload session has ended", kind="upload-gone"
+                ) from error
+            if found is not None:
+                return found
+
+    def _step(self, earlier: int) -> dict[str, Any] | None:
+        """Send the next part; after a failed try ask first how far the upload has come."""
+        if earlier:
+            found = self._advance(self._send(f"bytes */{len(self._view)}", None))
+            if found is not None:  # the reply to the last part was lost; the object is there and it is this one
+                return found
+        part = self._view[self._at : self._at + self._part_bytes]
+        span = f"bytes {self._at}-{self._at + len(part) - 1}/{len(self._view)}"
+        return self._advance(self._send(span, [part]))
+
+    def _send(self, content_range: str, body: list[memoryview] | None) -> Reply:
+        return self._client.send("PUT", self._session_url, headers={"Content-Range": content_range}, body=body)
+
+    def _advance(self, reply: Reply) -> dict[str, Any] | None:
+        if reply.status == _CONTINUE:
+            match = re.fullmatch(r"bytes=0-(\d+)", reply.headers.get("Range", ""))
+            self._at = int(match.group(1)) + 1 if match else 0
+            return None
+        if reply.status in (200, 201):
+            return reply.json()
+        error = explain(reply, self._action)
+        if reply.status in (404, 410) or isinstance(error, NotFoundError):
+            raise _SessionEndedError
+        raise error

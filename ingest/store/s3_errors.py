@@ -1,0 +1,149 @@
+"""Say what S3's and botocore's errors mean, in the project's own tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import urllib3
+from botocore import exceptions as boto
+
+from ingest.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    CredentialsError,
+    IngestError,
+    NotFoundError,
+    PreconditionError,
+    TransientError,
+)
+from ingest.store.retry import retry_after_s
+
+__all__ = ["CAUGHT", "EXPIRED", "Action", "explain", "status_and_code"]
+
+CAUGHT = (boto.ClientError, boto.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
+"""What a call of boto3 can raise for reasons outside this program."""
+
+EXPIRED = "credentials-expired"
+
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_UNKNOWN_IDENTITY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"}
+_DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
+_BUSY = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "TooManyRequests",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+}
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.ProfileNotFound,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+)
+_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is attached"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What was being done when the error came."""
+
+    name: str
+    """S3's own name: PutObject, GetObject, …"""
+    verb: str
+    """The permission in a word: read, write, list, delete."""
+    url: str
+    """Of the store."""
+    key: str
+    credentials: str
+    """Where the credentials came from, in words."""
+    refused: type[ConflictError] = PreconditionError
+    """What a 412 means here."""
+
+    @property
+    def where(self) -> str:
+        """The object's URL."""
+        return f"{self.url}/{self.key}" if self.key else self.url
+
+
+def status_and_code(error: boto.ClientError) -> tuple[int, str]:
+    """Return the HTTP status and S3's error code."""
+    reply = cast("dict[str, Any]", error.response)
+    status = reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return int(status), str(reply.get("Error", {}).get("Code", ""))
+
+
+def explain(error: Exception, action: Action) -> IngestError:
+    """Return what `error` means; the caller raises it."""
+    if isinstance(error, boto.ClientError):
+        return _explain_reply(error, action)
+    if isinstance(error, _NO_CREDENTIALS):
+        return CredentialsError(
+            f"no usable credentials for {action.url} ({error})", kind="no-credentials", hint=_CREDENTIALS_HINT
+        )
+    if isinstance(error, boto.FlexibleChecksumError):
+        return CorruptError(f"{action.where}: the bytes fail their checksum", kind="checksum-mismatch", key=action.key)
+    if isinstance(error, (boto.ParamValidationError, boto.InvalidRegionError, boto.UnknownEndpointError)):
+        return ConfigError(f"{action.where}: {error}", kind="store-refused", key=action.key)
+    if isinstance(error, (boto.IncompleteReadError, boto.ResponseStreamingError)):
+        return TransientError(f"{action.where}: the answer broke off ({error})", kind="truncated", key=action.key)
+    return TransientError(f"{action.where}: no answer to {action.name} ({error})", kind="unreachable", key=action.key)
+
+
+def _explain_reply(error: boto.ClientError, action: Action) -> IngestError:
+    status, code = status_and_code(error)
+    reply = cast("dict[str, Any]", error.response)
+    said = f"{status} on {action.name}{': ' if code else ''}{code}"
+    if status == 412 or code == "PreconditionFailed":
+        return action.refused(f"{action.where} exists or has changed ({said})", key=action.key)
+    if code in _DAMAGED:
+        return CorruptError(f"{action.where}: damaged on its way ({said})", kind="checksum-mismatch", key=action.key)
+    if code in _BUSY or status in (408, 429) or (status >= 500 and status != 501):
+        headers = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        wish = retry_after_s(headers.get("retry-after"))
+        kind = "throttled" if status in (429, 503) or code == "SlowDown" else "store-busy"
+        return TransientError(f"{action.where}: {said}", kind=kind, key=action.key, retry_after_s=wish)
+    if code == "NoSuchBucket":
+        hint = "create it first, or check the name and the endpoint"
+        return ConfigError(f"{action.url}: there is no such bucket", kind="no-bucket", hint=hint)
+    if status == 404:
+        return NotFoundError(f"{action.where} does not exist", key=action.key)
+    if status == 416:
+        return CorruptError(f"{action.where} ends before the range asked for", kind="short-read", key=action.key)
+    if status in (401, 403) or code in _EXPIRED | _UNKNOWN_IDENTITY:
+        return _explain_refusal(code, said, action)
+    if status == 501:
+        hint = "use a store that honours preconditions and checksums"
+        return ConfigError(f"{action.where}: not supported ({said})", kind="store-unsupported", hint=hint)
+    message = reply.get("Error", {}).get("Message", "")
+    return ConfigError(f"{action.where}: refused ({said}) {message}", kind="store-refused", key=action.key)
+
+
+def _explain_refusal(code: str, said: str, action: Action) -> IngestError:
+    source = f"credentials came from {action.credentials}"
+    if code in _EXPIRED:
+        hint = "renew them, then run the same command to go on"
+        return CredentialsError(
+            f"credentials for {action.url} have expired ({said}); {source}", kind=EXPIRED, hint=hint
+        )
+    if code in _UNKNOWN_IDENTITY:
+        return CredentialsError(
+            f"{action.url} does not know these credentials ({said}); {source}", kind="bad-credentials"
+        )
+    if code == "RequestTimeTooSkewed":
+        return ConfigError(f"{action.url}: this machine's clock is wrong ({said})", kind="clock-skew", hint="set it")
+    return CredentialsError(
+        f"no {action.verb} permission on {action.url} ({said}); {source}",
+        kind="permission",
+        hint="the writer needs s3:PutObject, s3:GetObject and s3:ListBucket on this prefix",
+        key=action.key or None,
+    )

@@ -1,0 +1,33 @@
+"""What every part of the suite shares: the object stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ingest.testing import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[servers.ObjectServer]:
+    """An S3 look-alike: `endpoint_url`, `environment` for other processes, `create_bucket`."""
+    with servers.s3_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[servers.ObjectServer]:
+    """A GCS look-alike that honours preconditions: the same three."""
+    with servers.gcs_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def plain_gcs_server() -> Iterator[servers.ObjectServer]:
+    """A GCS look-alike that ignores preconditions; a run must refuse it."""
+    with servers.plain_gcs_server() as server:
+        yield server
