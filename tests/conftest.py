@@ -11,6 +11,8 @@ from ingest.testing import servers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest.register_assert_rewrite("ingest.testing.store_conformance", "ingest.testing.store_machine")
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[servers.ObjectServer]:
