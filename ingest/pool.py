@@ -6,13 +6,28 @@ event, and the driver alone decides what runs again.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from ingest.errors import mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Ended", "Failure", "Lost", "Pool", "PoolEvent", "Progress", "UnitOutcome", "UnitTask"]
+__all__ = [
+    "Ended",
+    "Failure",
+    "Lost",
+    "Pool",
+    "PoolEvent",
+    "Progress",
+    "UnitOutcome",
+    "UnitTask",
+    "UnitWorker",
+    "WorkerFactory",
+    "run_unit",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class UnitOutcome:
     failures: tuple[Failure, ...] = ()
     undone: tuple[int, ...] = ()
     """Chunks left because the worker was asked to stop; nothing is wrong with them."""
+    adopted: tuple[int, ...] = ()
+    """Of `done`, those that somebody else had made: another driver is at work, or an earlier one died."""
     n_cells: int = 0
     nnz: int = 0
     bytes_read: int = 0
@@ -97,6 +114,59 @@ class Progress:
     retries: int
 
 
+class UnitWorker(Protocol):
+    """What a pool runs: one unit at a time, in one thread; `progress` and `stop_soon` come from other threads."""
+
+    def ready(self) -> None:
+        """Import, open the destination, warm up: all that can fail before the first unit.
+
+        Raises ``IngestError`` when this worker cannot work.
+        """
+        ...
+
+    def run(self, task: UnitTask) -> UnitOutcome:
+        """Make the chunks of `task`; expected trouble is reported in the outcome, never raised."""
+        ...
+
+    def progress(self) -> Progress | None:
+        """Return how far the unit in hand is, None between units; callable from any thread during `run`."""
+        ...
+
+    def stop_soon(self) -> None:
+        """End after the chunk in hand, now and in every later unit: chunks not begun come back as ``undone``.
+
+        Callable from any thread and from a signal handler in the middle of `run`, so it takes no lock that `run`
+        may hold. It cannot be taken back, which makes a request that overtakes its unit harmless.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what `ready` opened; a killed worker never gets here."""
+        ...
+
+
+class WorkerFactory(Protocol):
+    """Makes the worker in the process where it runs: picklable, small, and of an installed module."""
+
+    def __call__(self) -> UnitWorker:
+        """Make one worker; cheap, `UnitWorker.ready` does the work."""
+        ...
+
+
+def run_unit(worker: UnitWorker, task: UnitTask) -> UnitOutcome:
+    """Run `task`, turning an exception that nobody foresaw into an outcome: every chunk failed, ``internal``."""
+    try:
+        outcome = worker.run(task)
+        if outcome.unit_id != task.unit_id:
+            raise ValueError(f"worker answered for unit {outcome.unit_id}")  # noqa: TRY301 # reported like any other
+    except Exception as error:  # noqa: BLE001 # whatever it is, the unit ends and the pool lives on
+        message = mask_secrets(f"{type(error).__name__}: {error}".strip())
+        lines = mask_secrets("".join(traceback.format_exception(error)))
+        failure = Failure(task.chunks, "internal", "unforeseen", message, traceback=lines)
+        return UnitOutcome(task.unit_id, done=(), failures=(failure,))
+    return outcome
+
+
 class Pool(Protocol):
     """Workers that make units.
 
@@ -126,9 +196,12 @@ class Pool(Protocol):
         ...
 
     def stop_soon(self) -> None:
-        """Ask busy workers to end after the chunk in hand; their units end with `undone` chunks."""
+        """Ask workers to end after the chunk in hand; units end with `undone` chunks, later ones wholly so.
+
+        Callable from a signal handler and from any thread; delivered at the latest within `wait`.
+        """
         ...
 
     def close(self) -> None:
-        """End all workers at once."""
+        """End all workers at once, whatever they do; closing twice is closing once."""
         ...

@@ -1,0 +1,74 @@
+"""JSON documents with one canonical spelling: equal content is equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from ingest.errors import CorruptError
+from ingest.layout import FORMAT_VERSION
+
+__all__ = ["canonical", "parse", "readable", "seal", "sha256_hex", "unseal"]
+
+
+def sha256_hex(data: bytes | memoryview) -> str:
+    """Return the sha256 of `data` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(document: object) -> bytes:
+    """Encode with sorted keys and no spaces, UTF-8: for digests."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def readable(document: dict[str, Any]) -> bytes:
+    """Encode with ``format_version`` first and an indent, for files that people open; order of keys is kept."""
+    body = {"format_version": FORMAT_VERSION, **document}
+    return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """Encode a document that carries a sha256 of its own canonical form under ``digest``."""
+    body = {"format_version": FORMAT_VERSION, **document}
+    return canonical({**body, "digest": sha256_hex(canonical(body))})
+
+
+def parse(data: bytes, *, key: str) -> dict[str, Any]:
+    """Decode a JSON object and check that its format is one this version reads.
+
+    Raises
+    ------
+    CorruptError
+        Not JSON, not an object, or of a newer format.
+    """
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise CorruptError(f"{key} is not JSON ({error})", key=key) from error
+    if not isinstance(document, dict):
+        raise CorruptError(f"{key} holds a JSON {type(document).__name__}, not an object", key=key)
+    version = document.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CorruptError(
+            f"{key} has format_version {version!r}; this version reads up to {FORMAT_VERSION}",
+            kind="newer-format",
+            hint="use the version of cell-ingest that wrote it, or a newer one",
+            key=key,
+        )
+    return document
+
+
+def unseal(data: bytes, *, key: str) -> dict[str, Any]:
+    """Decode a sealed document and check its digest.
+
+    Raises
+    ------
+    CorruptError
+        The digest does not fit the content, or as in `parse`.
+    """
+    document = parse(data, key=key)
+    digest = document.pop("digest", None)
+    if digest != sha256_hex(canonical(document)):
+        raise CorruptError(f"{key} does not fit its own digest: it was damaged or edited", key=key)
+    return document

@@ -1,0 +1,152 @@
+"""The driver's loop: feed the pool, settle what ends, record what failed. Decisions are the scheduler's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ingest.pool import Ended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ingest.ledger.ledger import Ledger
+    from ingest.pool import Failure, Pool, PoolEvent, UnitTask
+    from ingest.schedule import Scheduler, Settled
+
+__all__ = ["Driven", "Observer", "Totals", "drive"]
+
+_POLL_S = 0.25
+"""How long the loop waits for an event before it looks at progress and signals."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What this run has done so far."""
+
+    n_cells: int = 0
+    nnz: int = 0
+    n_chunks: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    retries: int = 0
+    adopted: int = 0
+    peak_rss_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage, summed over workers."""
+
+    def add(self, event: Ended) -> None:
+        """Count an ended unit."""
+        outcome = event.outcome
+        self.n_cells += outcome.n_cells
+        self.nnz += outcome.nnz
+        self.n_chunks += len(outcome.done)
+        self.bytes_read += outcome.bytes_read
+        self.bytes_written += outcome.bytes_written
+        self.retries += outcome.retries
+        self.adopted += len(outcome.adopted)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, outcome.peak_rss_bytes)
+        for stage, seconds in outcome.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+class Observer(Protocol):
+    """Whoever shows the run to a person."""
+
+    def moved(self, n_cells: int, bytes_written: int, retries: int) -> None:
+        """Take the state of the run, units in hand included; called several times a second."""
+        ...
+
+    def troubled(self, failure: Failure, retried: int) -> None:
+        """Take one failure and how many chunks will be tried again because of trouble in the same unit."""
+        ...
+
+    def draining(self, n_units: int) -> None:
+        """Take that the run ends after the units in hand."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """How the run ended."""
+
+    totals: Totals
+    quarantined: Mapping[int, Failure]
+    gave_up: Mapping[int, Failure]
+    fatal: Failure | None
+    interrupted: bool
+    stopped_early: bool
+    """More chunks failed than ``--max-failed-pct`` allows."""
+
+
+def drive(
+    scheduler: Scheduler,
+    pool: Pool,
+    ledger: Ledger,
+    observer: Observer,
+    *,
+    stop_requested: Callable[[], bool],
+    deadline_s: Callable[[UnitTask], float],
+    most_failed: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Driven:
+    """Run until every chunk has ended, or the run must.
+
+    Parameters
+    ----------
+    most_failed
+        Stop when more chunks than this are quarantined or given up.
+    """
+    loop = _Loop(scheduler, pool, ledger, observer)
+    draining = interrupted = stopped_early = False
+    while not scheduler.finished:
+        interrupted = interrupted or stop_requested()
+        failed = len(scheduler.quarantined) + len(scheduler.gave_up)
+        stopped_early = stopped_early or (most_failed is not None and failed > most_failed)
+        if not draining and (interrupted or stopped_early or scheduler.fatal):
+            draining = True
+            observer.draining(scheduler.n_in_flight)
+            pool.stop_soon()
+        if draining and not scheduler.n_in_flight:
+            break
+        if not draining:
+            loop.feed(clock, deadline_s)
+        loop.take(pool.wait(_POLL_S), clock())
+    return Driven(loop.totals, scheduler.quarantined, scheduler.gave_up, scheduler.fatal, interrupted, stopped_early)
+
+
+class _Loop:
+    def __init__(self, scheduler: Scheduler, pool: Pool, ledger: Ledger, observer: Observer) -> None:
+        self._scheduler, self._pool, self._ledger, self._observer = scheduler, pool, ledger, observer
+        self.totals = Totals()
+
+    def feed(self, clock: Callable[[], float], deadline_s: Callable[[UnitTask], float]) -> None:
+        while self._pool.has_free():
+            task = self._scheduler.next(clock())
+            if task is None:
+                return
+            self._pool.submit(task, deadline_s=deadline_s(task))
+
+    def take(self, events: Sequence[PoolEvent], now: float) -> None:
+        for event in events:
+            settled = self._scheduler.settle(event, now)
+            if isinstance(event, Ended):
+                self.totals.add(event)
+            self._report(event.task, settled)
+            if settled.adopted:
+                # Somebody else works on the same plan: what they have finished need not be done twice.
+                self._scheduler.forget(self._ledger.done())
+        in_hand = self._pool.progress()
+        self._observer.moved(
+            self.totals.n_cells + sum(progress.n_cells for progress in in_hand),
+            self.totals.bytes_written + sum(progress.bytes_written for progress in in_hand),
+            self.totals.retries + sum(progress.retries for progress in in_hand),
+        )
+
+    def _report(self, task: UnitTask, settled: Settled) -> None:
+        if settled.failures:
+            self._ledger.record_failures(task.attempt, settled.failures)
+        self.totals.retries += 1 if settled.retried else 0
+        for failure in settled.failures:
+            self._observer.troubled(failure, settled.retried)

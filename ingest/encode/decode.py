@@ -1,0 +1,75 @@
+"""Read a chunk file back with h5py alone: shares no code with the writer, so that it can testify against it."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+
+from ingest.block import Block, Counts
+from ingest.errors import CorruptError
+from ingest.genes import Genes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["decode_chunk"]
+
+
+def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
+    """Decode an h5ad chunk.
+
+    Raises
+    ------
+    CorruptError
+        The bytes are no such file, or its parts contradict each other.
+    """
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            genes = _genes(file["var"])
+            return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, pa.ArrowException) as error:
+        raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+
+
+def _counts(group: h5py.Group) -> Counts:
+    if group.attrs["encoding-type"] != "csr_matrix":
+        raise ValueError(f"X is {group.attrs['encoding-type']!r}, not csr_matrix")
+    n_cells, n_genes = (int(extent) for extent in group.attrs["shape"])
+    counts = Counts(
+        group["indptr"][()].astype(np.int64), group["indices"][()].astype(np.int32), group["data"][()], n_genes
+    )
+    if counts.n_cells != n_cells or not counts.nnz == len(counts.indices) == len(counts.data):
+        raise ValueError(f"X of shape ({n_cells}, {n_genes}) has arrays of other lengths")
+    return counts
+
+
+def _texts(values: h5py.Dataset) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values[()]]
+
+
+def _index(group: h5py.Group) -> list[str]:
+    return _texts(group[group.attrs["_index"]])
+
+
+def _genes(var: h5py.Group) -> Genes:
+    return Genes(
+        tuple(_index(var)), tuple(_texts(var["feature_name"])), tuple(int(x) for x in var["feature_length"][()])
+    )
+
+
+def _obs(obs: h5py.Group) -> pa.Table:
+    names: Sequence[Any] = list(obs.attrs["column-order"])
+    return pa.table({str(name): _column(obs[name]) for name in names})
+
+
+def _column(element: h5py.Group | h5py.Dataset) -> pa.Array:
+    if isinstance(element, h5py.Dataset):
+        return pa.array(element[()])
+    codes = element["codes"][()].astype(np.int32)
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes, mask=codes < 0), pa.array(_texts(element["categories"]), pa.string())
+    )

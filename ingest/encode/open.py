@@ -1,0 +1,34 @@
+"""Choose the codec that a plan names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ingest.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ingest.encode.base import Codec
+
+__all__ = ["CODECS", "FORMATS", "open_codec"]
+
+FORMATS = ("h5ad",)
+CODECS = ("deflate", "none")
+
+
+def open_codec(format_name: str, codec: str, level: int) -> Codec:
+    """Return the codec for chunks of `format_name`, compressed by `codec` at `level`.
+
+    Raises
+    ------
+    ConfigError
+        There is no such format, codec or level.
+    """
+    if format_name not in FORMATS:
+        raise ConfigError(f"--format {format_name}: chunks are written as {', '.join(FORMATS)}", kind="bad-format")
+    if codec not in CODECS:
+        raise ConfigError(f"--codec {codec}: there is {', '.join(CODECS)}", kind="bad-codec")
+    if not 0 <= level <= 9:
+        raise ConfigError(f"--level {level}: levels go from 0 to 9", kind="bad-level")
+    from ingest.encode.anndata_codec import AnndataCodec
+
+    return AnndataCodec(codec, level)

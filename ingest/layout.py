@@ -1,0 +1,105 @@
+"""The keys under DEST, in one place. Built from digits and digests only, never from ids in the data."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = [
+    "CELLS_KEY",
+    "CHUNK_INDEX_KEY",
+    "CHUNK_OFFSETS_KEY",
+    "CHUNK_SUMMARY_KEY",
+    "CONFIG_KEY",
+    "EXPERIMENTS_KEY",
+    "FAILURES",
+    "FORMAT_VERSION",
+    "GENE_LIST_KEY",
+    "PLAN_KEY",
+    "PRESENCE_KEY",
+    "PROCESSING_KEY",
+    "RECEIPTS",
+    "RUNS",
+    "SUCCESS_KEY",
+    "chunk_key",
+    "claim_key",
+    "failure_key",
+    "genes_key",
+    "index_key",
+    "receipt_chunks",
+    "receipt_key",
+    "run_end_key",
+    "run_start_key",
+    "survey_key",
+]
+
+FORMAT_VERSION: Final = 1
+"""Of everything under DEST. Readers accept this and older ones."""
+
+PLAN_KEY: Final = "_ingest/plan.json"
+RECEIPTS: Final = "_ingest/receipts/"
+FAILURES: Final = "_ingest/failures/"
+RUNS: Final = "_ingest/runs/"
+GENE_LIST_KEY: Final = "gene_list.json"
+CHUNK_INDEX_KEY: Final = "chunk_index.json"
+CHUNK_OFFSETS_KEY: Final = "chunk_offsets.feather"
+CHUNK_SUMMARY_KEY: Final = "chunk_summary.json"
+PROCESSING_KEY: Final = "processing_config.json"
+CONFIG_KEY: Final = "config.json"
+EXPERIMENTS_KEY: Final = "metadata/experiments.json"
+CELLS_KEY: Final = "metadata/cells.feather"
+PRESENCE_KEY: Final = "metadata/presence.npz"
+SUCCESS_KEY: Final = "_SUCCESS.json"
+
+_RECEIPT = re.compile(r"_ingest/receipts/(\d+)-(\d+)\.json\Z")
+
+
+def index_key(digest: str) -> str:
+    """Return the key of the exact cells in plan order."""
+    return f"_ingest/index-{digest}.feather"
+
+
+def survey_key(digest: str) -> str:
+    """Return the key of what the sources looked like."""
+    return f"_ingest/survey-{digest}.feather"
+
+
+def genes_key(digest: str) -> str:
+    """Return the key of the ordered genes, which workers read before any chunk exists."""
+    return f"_ingest/genes-{digest}.json"
+
+
+def chunk_key(chunk: int, digits: int, suffix: str) -> str:
+    """Return the key of chunk number `chunk`; `digits` is fixed by the plan so that keys sort by number."""
+    return f"chunks/chunk_{chunk:0{digits}d}{suffix}"
+
+
+def receipt_key(first: int, last: int) -> str:
+    """Return the key of the receipt that covers chunks `first` to `last`, inclusive."""
+    return f"{RECEIPTS}{first:09d}-{last:09d}.json"
+
+
+def receipt_chunks(key: str) -> range | None:
+    """Return the chunks that the receipt at `key` covers, or None when `key` is no receipt's."""
+    found = _RECEIPT.search(key)
+    return range(int(found[1]), int(found[2]) + 1) if found else None
+
+
+def failure_key(attempt: str, ordinal: int) -> str:
+    """Return the key of the `ordinal`-th failure of one attempt."""
+    return f"{FAILURES}{attempt}-{ordinal:03d}.json"
+
+
+def claim_key(run_id: str, unit_id: int) -> str:
+    """Return the key by which a worker says that it has begun a unit; for ``status`` only, it locks nothing."""
+    return f"{RUNS}{run_id}/unit-{unit_id:07d}.json"
+
+
+def run_start_key(run_id: str) -> str:
+    """Return the key of who started which version when."""
+    return f"{RUNS}{run_id}/start.json"
+
+
+def run_end_key(run_id: str) -> str:
+    """Return the key of how the run ended."""
+    return f"{RUNS}{run_id}/end.json"

@@ -1,0 +1,182 @@
+"""The ledger over a store: put-if-absent decides, listings tell, digests are compared."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ingest.documents import parse, readable, sha256_hex
+from ingest.errors import AlreadyExistsError, ConflictError, CorruptError, NotFoundError
+from ingest.layout import (
+    FAILURES,
+    PLAN_KEY,
+    RECEIPTS,
+    RUNS,
+    claim_key,
+    failure_key,
+    receipt_chunks,
+    run_end_key,
+    run_start_key,
+)
+from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.plan import Plan, parse_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ingest.pool import Failure
+    from ingest.store.base import ObjectStat, Store
+
+__all__ = ["Ledger", "put_same"]
+
+_READERS = 16
+"""Threads for many small reads; they wait for the store, not for a core."""
+
+
+def put_same(store: Store, key: str, data: bytes) -> bool:
+    """Create `key`, or find exactly these bytes there already; True when this call created it.
+
+    A success whose reply was lost is recognised in the same way.
+
+    Raises
+    ------
+    ConflictError
+        Other bytes are there.
+    """
+    try:
+        store.put_new(key, data)
+    except AlreadyExistsError as error:
+        if store.get(key) != data:
+            raise ConflictError(
+                f"{store.url}/{key} exists with other content", kind="other-content", key=key
+            ) from error
+        return False
+    return True
+
+
+class Ledger:
+    """What exists under one DEST."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- plan ----------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """Return the plan that DEST holds, or None when it holds none."""
+        try:
+            return parse_plan(self.store.get(PLAN_KEY))
+        except NotFoundError:
+            return None
+
+    def file(self, plan: Plan, role: str) -> bytes:
+        """Return the bytes of the plan's index, survey or genes, checked before anything parses them.
+
+        Raises
+        ------
+        CorruptError
+            They are not the bytes that the plan names, or are gone.
+        """
+        key = plan.files[role]
+        try:
+            data = self.store.get(key)
+        except NotFoundError as error:
+            raise CorruptError(f"{self.store.url}/{key} is gone; plan.json names it", key=key) from error
+        if sha256_hex(data) != plan.sha256[role]:
+            raise CorruptError(f"{self.store.url}/{key} is not what plan.json names: sha256 differs", key=key)
+        return data
+
+    # -- receipts ------------------------------------------------------------------------------------------------
+
+    def done(self) -> set[int]:
+        """Return the chunks that exist: one listing."""
+        found: set[int] = set()
+        for stat in self.store.list(RECEIPTS):
+            found.update(receipt_chunks(stat.key) or ())
+        return found
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Read every receipt, in order of chunks.
+
+        Raises
+        ------
+        CorruptError
+            One is damaged.
+        """
+        keys = [stat.key for stat in self.store.list(RECEIPTS) if receipt_chunks(stat.key) is not None]
+        with ThreadPoolExecutor(_READERS) as readers:
+            for key, data in zip(keys, readers.map(self.store.get, keys), strict=True):
+                yield parse_receipt(data, key=key)
+
+    def commit(self, receipt: Receipt) -> Receipt:
+        """Make the receipt's chunks exist, or find that they do; return the receipt that stands.
+
+        Raises
+        ------
+        ConflictError
+            A receipt for the same chunks records other content.
+        """
+        try:
+            self.store.put_new(receipt.key, receipt.seal())
+        except AlreadyExistsError as error:
+            standing = parse_receipt(self.store.get(receipt.key), key=receipt.key)
+            if not receipt.agrees_with(standing):
+                raise ConflictError(
+                    f"{receipt.key} records other content than was made here",
+                    kind="other-content",
+                    hint="`verify` says which of the two is right, `repair` mends it",
+                    key=receipt.key,
+                ) from error
+            return standing
+        return receipt
+
+    # -- failures and runs ---------------------------------------------------------------------------------------
+
+    def record_failures(self, attempt: str, failures: Sequence[Failure]) -> None:
+        """Record what went wrong in one attempt."""
+        for ordinal, failure in enumerate(failures):
+            put_same(self.store, failure_key(attempt, ordinal), readable({"attempt": attempt, **asdict(failure)}))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return all failure records."""
+        return self._documents(FAILURES)
+
+    def claim(self, run_id: str, unit_id: int, chunks: Iterable[int]) -> None:
+        """Say for ``status`` that a unit has begun; it locks nothing."""
+        put_same(self.store, claim_key(run_id, unit_id), readable({"unit": unit_id, "chunks": list(chunks)}))
+
+    def start_run(self, run_id: str, facts: dict[str, Any]) -> None:
+        """Record who started which version when."""
+        put_same(self.store, run_start_key(run_id), readable({"run": run_id, **facts}))
+
+    def end_run(self, run_id: str, facts: dict[str, Any]) -> None:
+        """Record how the run ended."""
+        put_same(self.store, run_end_key(run_id), readable({"run": run_id, **facts}))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return every run: its start, its end (absent: killed or still going) and the chunks of its claims."""
+        runs: dict[str, dict[str, Any]] = {}
+        for key, document in self._documents_by_key(RUNS):
+            run_id, name = key.removeprefix(RUNS).split("/", 1)
+            run = runs.setdefault(run_id, {"run": run_id, "start": None, "end": None, "claimed": set()})
+            if name.startswith("unit-"):
+                run["claimed"].update(document["chunks"])
+            else:
+                run[name.removesuffix(".json")] = document
+        return [runs[run_id] for run_id in sorted(runs)]
+
+    def _documents(self, prefix: str) -> list[dict[str, Any]]:
+        return [document for _, document in self._documents_by_key(prefix)]
+
+    def _documents_by_key(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        keys = [stat.key for stat in self.store.list(prefix)]
+        with ThreadPoolExecutor(_READERS) as readers:
+            for key, data in zip(keys, readers.map(self.store.get, keys), strict=True):
+                yield key, parse(data, key=key)
+
+    # -- everything ----------------------------------------------------------------------------------------------
+
+    def objects(self, prefix: str = "") -> Iterator[ObjectStat]:
+        """Yield every object under DEST that starts with `prefix`."""
+        return self.store.list(prefix)

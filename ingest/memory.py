@@ -1,0 +1,77 @@
+"""What a worker will hold, before it holds it. All sizes are in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ingest.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ingest.units import Profile
+
+__all__ = ["MemoryPlan", "plan_memory"]
+
+MIB = 1 << 20
+
+BASE = 420 * MIB
+"""A worker that has read nothing: Python, Ray, TileDB, HDF5, numba."""
+
+_CSR_COPIES = 2
+"""Pieces of a chunk and the whole that they are joined into."""
+
+_ENCODED_PER_NNZ = 8
+"""The compressed file, its buffer and anndata's own copies; 2 to 3 bytes in the file itself."""
+
+_CELL = 400
+"""obs, names, row lookup of one cell."""
+
+_LEAST_SLAB = 96 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How one worker's memory is divided."""
+
+    chunk: int
+    """For the largest chunk, from its pieces to its file."""
+    slab: int
+    """For reading: buffers and assembled counts of one slab."""
+
+    @property
+    def projected(self) -> int:
+        """Peak resident memory of a worker."""
+        return BASE + self.chunk + self.slab
+
+
+def plan_memory(profile: Profile, *, cells_per_chunk: int, value_bytes: int, limit: int) -> MemoryPlan:
+    """Divide a worker's memory.
+
+    Parameters
+    ----------
+    profile
+        The plan's chunks.
+    value_bytes
+        Of one count.
+    limit
+        Most that a worker may hold.
+
+    Raises
+    ------
+    ConfigError
+        The largest chunk does not fit; the message has the numbers that would do.
+    """
+    largest = int(profile.nnz.max(initial=0))
+    chunk = largest * (_CSR_COPIES * (value_bytes + 4) + _ENCODED_PER_NNZ) + cells_per_chunk * _CELL
+    room = limit - BASE - chunk
+    if room < _LEAST_SLAB:
+        needed = -(-(BASE + chunk + _LEAST_SLAB) // MIB)
+        fits = max(0, limit - BASE - _LEAST_SLAB) * cells_per_chunk // max(1, chunk)
+        smaller = f", or -c {fits:,} fits".replace(",", "") if fits else ""
+        raise ConfigError(
+            f"a chunk of {cells_per_chunk:,} cells with {largest:,} non-zeros needs {needed:,} MiB in a worker; "
+            f"--memory allows {limit // MIB:,}",
+            kind="memory",
+            hint=f"--memory {needed}M would do{smaller}",
+        )
+    return MemoryPlan(chunk, min(room, 1024 * MIB))

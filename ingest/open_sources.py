@@ -1,0 +1,74 @@
+"""The sources that a worker has open, with one way to read them that tries again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import IngestError
+from ingest.fetch.open import open_fetcher
+from ingest.store.retry import Budget, Retrier
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ingest.fetch.base import Fetched, Fetcher, FetchLimits, FetchOptions
+    from ingest.opened import OpenPlan
+
+__all__ = ["OpenSources"]
+
+_MOST = 8
+"""Sources kept open; each holds a file, a TileDB context or a transposition on scratch."""
+
+
+class OpenSources:
+    """Least recently used sources are closed first; a source that failed is opened afresh."""
+
+    def __init__(self, opened: OpenPlan, options: FetchOptions, limits: FetchLimits) -> None:
+        self._opened, self._options, self._limits = opened, options, limits
+        self._retrier = Retrier(Budget(attempts=5, total_s=120.0))
+        self._fetchers: OrderedDict[int, Fetcher] = OrderedDict()
+
+    @property
+    def retries(self) -> int:
+        """Reads that were tried again so far."""
+        return self._retrier.retries
+
+    def read(self, number: int, coordinates: np.ndarray[Any, np.dtype[np.int64]]) -> Fetched:
+        """Return the counts of these cells of source `number`, in this order.
+
+        Raises
+        ------
+        IngestError
+            As `Fetcher.read`; a ``TransientError`` only when it came back every time.
+        """
+
+        def attempt(_: int) -> Fetched:
+            try:
+                return self._fetcher(number).read(coordinates)
+            except IngestError:
+                # What failed once may be half-dead (a dropped connection, a moved file).
+                self._close(number)
+                raise
+
+        return self._retrier.call(attempt)
+
+    def _fetcher(self, number: int) -> Fetcher:
+        if number in self._fetchers:
+            self._fetchers.move_to_end(number)
+            return self._fetchers[number]
+        while len(self._fetchers) >= _MOST:
+            self._close(next(iter(self._fetchers)))
+        survey = self._opened.surveys[number]
+        self._fetchers[number] = open_fetcher(survey, self._opened.genes, self._options, self._limits)
+        return self._fetchers[number]
+
+    def _close(self, number: int) -> None:
+        fetcher = self._fetchers.pop(number, None)
+        if fetcher is not None:
+            fetcher.close()
+
+    def close(self) -> None:
+        """Close all sources."""
+        for number in list(self._fetchers):
+            self._close(number)

@@ -1,0 +1,88 @@
+"""A committed plan with all it names, read from DEST: what a worker, a verifier or a loader starts from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ingest.errors import ConfigError, CorruptError
+from ingest.genes import Genes
+from ingest.ledger.ledger import Ledger
+from ingest.naming import source_labels
+from ingest.plan_index import PlanIndex
+from ingest.survey.table import surveys_from_bytes
+
+if TYPE_CHECKING:
+    from ingest.plan import Plan
+    from ingest.store.base import Store
+    from ingest.survey.model import SourceSurvey
+
+__all__ = ["OpenPlan", "genes_from_bytes", "genes_to_bytes", "open_plan"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenPlan:
+    """The plan of a DEST and the files it names, checked against their digests."""
+
+    plan: Plan
+    ledger: Ledger
+    genes: Genes
+    surveys: tuple[SourceSurvey, ...]
+    """In the order of ``plan.identity.sources``."""
+    labels: tuple[str, ...]
+    """Short unique names of the sources."""
+    index: PlanIndex
+
+    @property
+    def store(self) -> Store:
+        """Where DEST is."""
+        return self.ledger.store
+
+
+def open_plan(store: Store) -> OpenPlan:
+    """Read the plan that DEST holds.
+
+    Raises
+    ------
+    ConfigError
+        DEST holds no plan.
+    CorruptError
+        The plan, or a file that it names, is damaged.
+    """
+    ledger = Ledger(store)
+    plan = ledger.plan()
+    if plan is None:
+        raise ConfigError(
+            f"{store.url} holds no dataset", kind="no-plan", hint="start one with `run DEST --index FILE`"
+        )
+    surveys = surveys_from_bytes(ledger.file(plan, "survey"), key=plan.files["survey"])
+    return OpenPlan(
+        plan,
+        ledger,
+        genes_from_bytes(ledger.file(plan, "genes"), key=plan.files["genes"]),
+        surveys,
+        source_labels([survey.source for survey in surveys]),
+        PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk),
+    )
+
+
+def genes_to_bytes(genes: Genes) -> bytes:
+    """Encode the ordered genes."""
+    document = {"ids": genes.ids, "names": genes.names, "lengths": genes.lengths}
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def genes_from_bytes(data: bytes, *, key: str) -> Genes:
+    """Decode the ordered genes.
+
+    Raises
+    ------
+    CorruptError
+        The bytes are no gene list.
+    """
+    try:
+        document = json.loads(data)
+        return Genes(tuple(document["ids"]), tuple(document["names"]), tuple(document["lengths"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{key} is no gene list ({error})", key=key) from error

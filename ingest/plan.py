@@ -1,0 +1,173 @@
+"""The plan: which cells go to which chunk, in which order. Pure and immutable."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ingest.documents import canonical, sha256_hex, unseal
+from ingest.errors import ConfigError, CorruptError
+from ingest.layout import PLAN_KEY, chunk_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Identity", "Plan", "Provenance", "differences", "parse_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is compared: two plans with equal identities make equal datasets."""
+
+    cells: str
+    """Content digest of the cells, all columns, in plan order."""
+    n_cells: int
+    sources: tuple[str, ...]
+    """With their pinned versions, in plan order."""
+    matrices: tuple[str, ...]
+    """Which matrix of each source."""
+    genes: str
+    """Digest of the ordered gene ids."""
+    n_genes: int
+    order: str
+    """``source``, or ``window:<cells>:<seed>``."""
+    cells_per_chunk: int
+    format: str
+    dtype: str
+    codec: str
+    level: int
+    allow_noninteger: bool
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits that name this plan."""
+        return sha256_hex(canonical(asdict(self)))[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What is recorded and never compared."""
+
+    created: str
+    """UTC, ISO 8601; also the dataset's timestamp."""
+    versions: Mapping[str, str]
+    """Package -> version, of those that shape data."""
+    settings: Mapping[str, Any]
+    """Every setting, resolved, as it stood when the plan was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole plan as plan.json has it: small, because index, survey and genes are files that it names."""
+
+    identity: Identity
+    provenance: Provenance
+    files: Mapping[str, str]
+    """Role (``index``, ``survey``, ``genes``) -> key; each key ends in the digest of the content."""
+    sha256: Mapping[str, str]
+    """Role -> sha256 of the file's bytes."""
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in all chunks."""
+        return self.identity.n_cells
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks; only the last may hold fewer than ``cells_per_chunk`` cells."""
+        return -(-self.n_cells // self.identity.cells_per_chunk)
+
+    @property
+    def digits(self) -> int:
+        """Width of the chunk number in keys."""
+        return max(6, len(str(self.n_chunks - 1)))
+
+    def rows(self, chunk: int) -> tuple[int, int]:
+        """Return the half-open range of plan rows that chunk number `chunk` holds."""
+        size = self.identity.cells_per_chunk
+        return chunk * size, min((chunk + 1) * size, self.n_cells)
+
+    def key(self, chunk: int) -> str:
+        """Return the store key of chunk number `chunk`."""
+        return chunk_key(chunk, self.digits, f".{self.identity.format}")
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan as plan.json holds it, before sealing."""
+        return {
+            "identity": asdict(self.identity),
+            "provenance": {**asdict(self.provenance)},
+            "files": dict(self.files),
+            "sha256": dict(self.sha256),
+        }
+
+
+def parse_plan(data: bytes) -> Plan:
+    """Read plan.json.
+
+    Raises
+    ------
+    CorruptError
+        Damaged, edited, of a newer format, or without what a plan must have.
+    """
+    document = unseal(data, key=PLAN_KEY)
+    try:
+        identity = dict(document["identity"])
+        for name in ("sources", "matrices"):
+            identity[name] = tuple(identity[name])
+        return Plan(Identity(**identity), Provenance(**document["provenance"]), document["files"], document["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{PLAN_KEY} is no plan ({error!r})", key=PLAN_KEY) from error
+
+
+_WORDS = {
+    "cells": "cells (which, or their annotations)",
+    "n_cells": "cells",
+    "n_genes": "genes",
+    "genes": "genes (which, or their order)",
+    "cells_per_chunk": "cells a chunk",
+    "allow_noninteger": "fractional values",
+}
+
+
+def differences(there: Identity, here: Identity) -> list[str]:
+    """Say in which settings two identities differ, in words, most telling first; empty when they are equal."""
+    found = {
+        field.name: (getattr(there, field.name), getattr(here, field.name))
+        for field in fields(Identity)
+        if getattr(there, field.name) != getattr(here, field.name)
+    }
+    # A digest says nothing to a person where the number beside it differs already.
+    for digest, number in (("cells", "n_cells"), ("genes", "n_genes"), ("cells", "sources")):
+        if number in found:
+            found.pop(digest, None)
+    return [_phrase(name, *pair) for name, pair in found.items()]
+
+
+def _phrase(name: str, there: object, here: object) -> str:
+    word = _WORDS.get(name, name)
+    if name in {"cells", "genes"}:
+        return f"{word} differ"
+    if isinstance(there, tuple) and isinstance(here, tuple):
+        only_there, only_here = [x for x in there if x not in here], [x for x in here if x not in there]
+        return f"{word}: {_some(only_there)} there, {_some(only_here)} here"
+    if isinstance(there, int) and not isinstance(there, bool):
+        return f"{word} {there:,} there, {here:,} here"
+    return f"{word} {there} there, {here} here"
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "none other"
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a value type that chunks cannot have.
+
+    Raises
+    ------
+    ConfigError
+        Not one of float32, int32, uint16.
+    """
+    if dtype not in {"float32", "int32", "uint16"}:
+        raise ConfigError(f"--dtype {dtype}: chunks hold float32 (default), int32 or uint16", kind="bad-dtype")

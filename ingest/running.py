@@ -1,0 +1,173 @@
+"""A run from an open plan to a finished dataset: the pool is handed in, the person is told through an observer."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import random
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from ingest import __version__
+from ingest.driver import Driven, Observer, Totals, drive
+from ingest.finish import Finished, finish
+from ingest.preparing import scratch_of
+from ingest.schedule import Scheduler
+from ingest.worker import ChunkWorkerFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from ingest.opened import OpenPlan
+    from ingest.pool import Pool, UnitTask
+    from ingest.preparing import Work
+    from ingest.settings import WorkSettings
+
+__all__ = ["OpenPool", "RunReport", "run_plan"]
+
+
+class OpenPool(Protocol):
+    """Opens a pool of workers; the composition root knows which kind."""
+
+    def __call__(self, factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> AbstractContextManager[Pool]:
+        """Return a context whose exit ends all workers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run ended."""
+
+    run_id: str
+    driven: Driven | None
+    """None when nothing was missing."""
+    finished: Finished | None
+    """None when chunks are missing for a reason that another run may mend."""
+    seconds: float
+    """Wall time from the first unit's submission to the last receipt, workers' start included."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 1 failed, 3 incomplete, 130 interrupted."""
+        if self.finished is not None and self.finished.complete:
+            return 0
+        if self.driven is not None and self.driven.interrupted:
+            return 130
+        if self.driven is not None and self.driven.fatal is not None:
+            return 2 if self.driven.fatal.handling == "config" else 1
+        return 3
+
+
+def run_plan(
+    opened: OpenPlan,
+    work: Work,
+    settings: WorkSettings,
+    open_pool: OpenPool,
+    observer: Observer,
+    *,
+    stop_requested: Callable[[], bool],
+) -> RunReport:
+    """Make all missing chunks and finish the dataset.
+
+    Raises
+    ------
+    IngestError
+        Workers cannot start, or a receipt disagrees with the plan.
+    """
+    # The name orders runs for people; no decision is taken from it.
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    start = time.perf_counter()
+    driven: Driven | None = None
+    if work.units:
+        opened.ledger.start_run(run_id, _who(work))
+        outcome = "failed"
+        try:
+            driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested)
+            outcome = "interrupted" if driven.interrupted else "stopped" if driven.fatal else "ended"
+        finally:
+            opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
+    seconds = time.perf_counter() - start
+    stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
+    unfinished = stopped and not _all_done(opened)
+    return RunReport(run_id, driven, None if unfinished else finish(opened), seconds)
+
+
+def _all_done(opened: OpenPlan) -> bool:
+    return len(opened.ledger.done()) >= opened.plan.n_chunks
+
+
+def _drive(
+    opened: OpenPlan,
+    work: Work,
+    settings: WorkSettings,
+    open_pool: OpenPool,
+    observer: Observer,
+    run_id: str,
+    stop_requested: Callable[[], bool],
+) -> Driven:
+    factory = ChunkWorkerFactory(
+        dest=opened.store.url,
+        endpoint_url=settings.endpoint_url,
+        run_id=run_id,
+        slab_bytes=work.memory.slab,
+        threads=max(1, (os.cpu_count() or 1) // work.workers),
+        scratch=str(scratch_of(settings)),
+    )
+    scheduler = Scheduler([unit.chunks for unit in work.units], run_id=run_id, draw=random.random)
+    most_failed = None
+    if settings.max_failed_pct is not None:
+        most_failed = int(opened.plan.n_chunks * settings.max_failed_pct / 100)
+    size = opened.plan.identity.cells_per_chunk
+
+    def deadline_s(task: UnitTask) -> float:
+        return settings.deadline_s or 600.0 + 0.01 * size * len(task.chunks)
+
+    with open_pool(factory, work.workers, memory_bytes=work.memory.projected) as pool:
+        return drive(
+            scheduler,
+            pool,
+            opened.ledger,
+            observer,
+            stop_requested=stop_requested,
+            deadline_s=deadline_s,
+            most_failed=most_failed,
+        )
+
+
+def _who(work: Work) -> dict[str, object]:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may have no entry for its user
+        user = str(os.getuid())
+    return {
+        "version": __version__,
+        "user": user,
+        "host": socket.gethostname(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "workers": work.workers,
+        "chunks": len(work.missing),
+        "units": len(work.units),
+    }
+
+
+def _ended(outcome: str, driven: Driven | None, seconds: float) -> dict[str, object]:
+    totals = driven.totals if driven else Totals()
+    return {
+        "outcome": outcome,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "cells": totals.n_cells,
+        "chunks": totals.n_chunks,
+        "bytes_read": totals.bytes_read,
+        "bytes_written": totals.bytes_written,
+        "retries": totals.retries,
+        "peak_rss_bytes": totals.peak_rss_bytes,
+        "seconds_by_stage": {stage: round(value, 3) for stage, value in totals.seconds.items()},
+        "quarantined": sorted(driven.quarantined) if driven else [],
+        "gave_up": sorted(driven.gave_up) if driven else [],
+    }

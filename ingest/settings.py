@@ -1,0 +1,54 @@
+"""Every setting of a run, resolved: what shapes the data, and how the work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ingest.vocabulary import GeneRule
+
+__all__ = ["DEFAULT_CELLS_PER_CHUNK", "DEFAULT_MEMORY_BYTES", "DataSettings", "WorkSettings"]
+
+DEFAULT_CELLS_PER_CHUNK = 25_000
+DEFAULT_MEMORY_BYTES = 3 << 29  # 1.5 GiB
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """What shapes the data; it becomes the plan's identity."""
+
+    max_cells: int | None = None
+    """The first so many rows of the index (``-n``)."""
+    cells_per_chunk: int = DEFAULT_CELLS_PER_CHUNK
+    genes: GeneRule = field(default_factory=GeneRule)
+    strip_version: bool = False
+    """``ENSG00000141510.18`` becomes ``ENSG00000141510``."""
+    layer: str | None = None
+    """Which matrix of an h5ad; None detects the counts."""
+    allow_noninteger: bool = False
+    format: str = "h5ad"
+    dtype: str = "float32"
+    codec: str = "deflate"
+    level: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSettings:
+    """How the work is done; recorded, never compared."""
+
+    workers: int | None = None
+    """None: one a CPU, fewer when memory is short."""
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    """Most that one worker may hold."""
+    scratch: Path | None = None
+    """For transpositions larger than memory; None: the system's temporary folder."""
+    endpoint_url: str | None = None
+    pool: Literal["ray", "serial"] = "ray"
+    dashboard: bool = False
+    max_failed_pct: float | None = None
+    """Stop early when more than this share of the chunks, in per cent, has failed."""
+    single_driver: bool = False
+    """Accept a store that ignores preconditions, on the promise that nobody else writes to DEST."""
+    deadline_s: float | None = None
+    """For one unit; None: ten minutes and a hundredth of a second for every cell."""

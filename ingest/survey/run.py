@@ -1,0 +1,139 @@
+"""Surveying all sources of an index: in parallel, once, cached by what pins each source."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingest.errors import IngestError
+from ingest.source import Source
+from ingest.survey.table import surveys_from_bytes, surveys_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from ingest.fetch.base import FetchLimits
+    from ingest.survey.model import SourceSurvey
+
+__all__ = ["SurveyOptions", "default_cache", "survey_sources"]
+
+_FORMAT = 1
+"""Raised when a survey's content changes, so that old cache entries are not read."""
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyOptions:
+    """What a survey depends on beside the source."""
+
+    layer: str | None = None
+    strip_version: bool = False
+    allow_noninteger: bool = False
+
+
+def default_cache() -> Path:
+    """Return the folder where surveys of pinned sources are kept for the next run."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("cell-ingest") / "surveys"
+
+
+def survey_sources(
+    sources: Sequence[Source],
+    datasets: Sequence[Collection[str] | None],
+    options: SurveyOptions,
+    limits: FetchLimits,
+    *,
+    cache: Path | None,
+    on_done: Callable[[Source], None] = lambda _: None,
+) -> tuple[SourceSurvey, ...]:
+    """Survey every source.
+
+    Parameters
+    ----------
+    datasets
+        For each source, the dataset ids whose presence is wanted; None for all.
+    cache
+        Where surveys are kept; None keeps none.
+    on_done
+        Called as each source has been surveyed.
+
+    Raises
+    ------
+    IngestError
+        The first source, in order, that cannot be surveyed.
+    """
+
+    def survey(source: Source, wanted: Collection[str] | None) -> SourceSurvey:
+        found = _cached(source, wanted, options, limits, cache)
+        on_done(source)
+        return found
+
+    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(sources)))) as pool:
+        return tuple(pool.map(survey, sources, datasets))
+
+
+def _cached(
+    source: Source,
+    datasets: Collection[str] | None,
+    options: SurveyOptions,
+    limits: FetchLimits,
+    cache: Path | None,
+) -> SourceSurvey:
+    pinned = _pin(source)
+    path = None if cache is None or not pinned.version else cache / f"{_cache_key(pinned, datasets, options)}.feather"
+    if path is not None:
+        with contextlib.suppress(OSError, IngestError):
+            return surveys_from_bytes(path.read_bytes(), key=str(path))[0]
+    found = _survey(pinned, datasets, options, limits)
+    if path is not None:
+        # A cache that cannot be written costs a second survey, nothing else.
+        with contextlib.suppress(OSError):
+            _write_atomically(path, surveys_to_bytes([found]))
+    return found
+
+
+def _pin(source: Source) -> Source:
+    """Give an h5ad its present version where the index names none."""
+    if source.kind != "h5ad" or source.version:
+        return source
+    from ingest.fetch.h5ad_open import file_version
+
+    return replace(source, version=file_version(source.address))
+
+
+def _cache_key(source: Source, datasets: Collection[str] | None, options: SurveyOptions) -> str:
+    wanted = "all" if datasets is None else "\n".join(sorted(datasets))
+    return hashlib.sha256(f"{_FORMAT}\n{source}\n{options}\n{wanted}".encode()).hexdigest()[:32]
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(name).replace(path)
+
+
+def _survey(
+    source: Source, datasets: Collection[str] | None, options: SurveyOptions, limits: FetchLimits
+) -> SourceSurvey:
+    if source.kind == "h5ad":
+        from ingest.survey.h5ad import survey_h5ad
+
+        return survey_h5ad(
+            source,
+            layer=options.layer,
+            strip_version=options.strip_version,
+            allow_noninteger=options.allow_noninteger,
+        )
+    from ingest.survey.soma import survey_soma
+
+    return survey_soma(source, limits, datasets=datasets)

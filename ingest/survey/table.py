@@ -1,0 +1,110 @@
+"""Surveys as one feather table: vocabularies that sources share are stored once."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ingest.errors import CorruptError
+from ingest.genes import Genes
+from ingest.source import Source
+from ingest.survey.model import SourceSurvey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["surveys_from_bytes", "surveys_to_bytes"]
+
+_PLAIN = ("n_obs", "layout", "matrix", "dtype", "nnz", "band_rows", "stored_bytes", "names_unique", "integer")
+
+_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("n_obs", pa.int64()),
+        ("layout", pa.string()),
+        ("matrix", pa.string()),
+        ("dtype", pa.string()),
+        ("nnz", pa.int64()),
+        ("band_rows", pa.int64()),
+        ("stored_bytes", pa.int64()),
+        ("names_unique", pa.bool_()),
+        ("integer", pa.bool_()),
+        ("vocabulary", pa.int32()),  # row of this table that holds the gene columns
+        ("gene_ids", pa.list_(pa.string())),
+        ("gene_names", pa.list_(pa.string())),
+        ("gene_lengths", pa.list_(pa.int64())),
+        ("presence_ids", pa.list_(pa.string())),
+        ("presence_bits", pa.large_binary()),  # np.packbits of bool (n_datasets, n_vars), row by row
+        ("datasets", pa.string()),  # JSON
+    ]
+)
+
+
+def surveys_to_bytes(surveys: Sequence[SourceSurvey]) -> bytes:
+    """Encode surveys, in order; equal surveys give equal bytes."""
+    first_with: dict[str, int] = {}
+    rows = []
+    for number, survey in enumerate(surveys):
+        holder = first_with.setdefault(_vocabulary_identity(survey.genes), number)
+        rows.append(_row(survey, holder, with_genes=holder == number))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, _SCHEMA, options=options) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _vocabulary_identity(genes: Genes) -> str:
+    return f"{genes.digest}:{hash((genes.names, genes.lengths))}"
+
+
+def _row(survey: SourceSurvey, holder: int, *, with_genes: bool) -> dict[str, Any]:
+    present = sorted(survey.presence)
+    matrix = np.array([survey.presence[name] for name in present], bool).reshape(len(present), len(survey.genes))
+    return {
+        "source": str(survey.source),
+        **{name: getattr(survey, name) for name in _PLAIN},
+        "vocabulary": holder,
+        "gene_ids": list(survey.genes.ids) if with_genes else None,
+        "gene_names": list(survey.genes.names) if with_genes else None,
+        "gene_lengths": list(survey.genes.lengths) if with_genes else None,
+        "presence_ids": present,
+        "presence_bits": np.packbits(matrix, axis=1).tobytes(),
+        "datasets": json.dumps({name: dict(survey.datasets[name]) for name in sorted(survey.datasets)}, sort_keys=True),
+    }
+
+
+def surveys_from_bytes(data: bytes, *, key: str) -> tuple[SourceSurvey, ...]:
+    """Decode surveys.
+
+    Raises
+    ------
+    CorruptError
+        The bytes are no survey table.
+    """
+    try:
+        rows = pa.ipc.open_file(pa.BufferReader(data)).read_all().to_pylist()
+        genes: dict[int, Genes] = {}
+        for number, row in enumerate(rows):
+            if row["vocabulary"] == number:
+                genes[number] = Genes(tuple(row["gene_ids"]), tuple(row["gene_names"]), tuple(row["gene_lengths"]))
+        return tuple(_survey(row, genes[row["vocabulary"]]) for row in rows)
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{key} is no survey ({error})", key=key) from error
+
+
+def _survey(row: dict[str, Any], genes: Genes) -> SourceSurvey:
+    ids = row["presence_ids"]
+    packed = np.frombuffer(row["presence_bits"], np.uint8).reshape(len(ids), -1) if ids else np.empty((0, 0), np.uint8)
+    presence = {name: np.unpackbits(packed[at], count=len(genes)).astype(bool) for at, name in enumerate(ids)}
+    return SourceSurvey(
+        source=Source.parse(row["source"]),
+        genes=genes,
+        presence=presence,
+        datasets=json.loads(row["datasets"]),
+        **{name: row[name] for name in _PLAIN},
+    )

@@ -1,0 +1,64 @@
+"""The plan rows of one unit: their annotations, sources and coordinates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.units import cut_slabs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ingest.opened import OpenPlan
+
+__all__ = ["UnitRows"]
+
+_TRIPLE = 20
+"""Bytes of an entry as SOMA delivers it: two int64 coordinates and a float32."""
+
+
+class UnitRows:
+    """Consecutive plan rows; everything inside is addressed by plan row."""
+
+    def __init__(self, opened: OpenPlan, first: int, table: pa.Table) -> None:
+        """`table` has the plan's rows from `first` on."""
+        self.first = first
+        self.table = table
+        self._surveys = opened.surveys
+        number = {source: at for at, source in enumerate(opened.plan.identity.sources)}
+        column = self.table["source"].combine_chunks()
+        recode = np.array([number.get(value, -1) for value in column.dictionary.to_pylist()], np.int32)
+        self._codes: np.ndarray[Any, np.dtype[np.int32]] = recode[column.indices.to_numpy()]
+        is_soma = np.array([survey.layout == "soma" for survey in opened.surveys])[self._codes]
+        self._coordinates: np.ndarray[Any, np.dtype[np.int64]] = np.where(
+            is_soma, self.table["soma_joinid"].to_numpy(), self.table["row"].to_numpy()
+        )
+
+    def source(self, row: int) -> int:
+        """Return the source number of one plan row."""
+        return int(self._codes[row - self.first])
+
+    def codes(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Return the source numbers of plan rows ``[start, stop)``."""
+        return self._codes[start - self.first : stop - self.first]
+
+    def coordinates(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return joinids or row numbers of plan rows ``[start, stop)``."""
+        return self._coordinates[start - self.first : stop - self.first]
+
+    def obs(self, start: int, stop: int) -> pa.Table:
+        """Return the index's columns of plan rows ``[start, stop)``."""
+        return self.table.slice(start - self.first, stop - start)
+
+    def slabs(self, limit_bytes: int, value_bytes: int) -> list[tuple[int, int]]:
+        """Return ranges of plan rows that are read in one go, each within `limit_bytes` while reading."""
+        band_rows = np.array([max(1, survey.band_rows) for survey in self._surveys], np.int64)
+        mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
+        entries = mean[self._codes]
+        if "nnz" in self.table.column_names and not self.table["nnz"].null_count:
+            entries = self.table["nnz"].to_numpy().astype(np.int64)
+        bands = self._coordinates // band_rows[self._codes]
+        slabs = cut_slabs(self._codes, bands, entries * (_TRIPLE + 4 + value_bytes), limit=limit_bytes)
+        return [(start + self.first, stop + self.first) for start, stop in slabs]

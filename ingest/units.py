@@ -1,0 +1,218 @@
+"""Cutting the missing chunks into units and units into slabs. Pure: numbers in, ranges out.
+
+A *band* is what the source decodes together (2048 cells of a Census). Cutting a unit inside a band makes two
+workers read it, so cuts are few (at most a tenth of the bands) and fall between bands where they can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ingest.cells import Cells
+    from ingest.survey.model import SourceSurvey
+
+__all__ = ["OVERREAD", "Profile", "Unit", "cut_slabs", "cut_units", "profile_chunks", "read_bytes"]
+
+OVERREAD = 0.1
+"""Share of the bands that unit boundaries may split."""
+
+_MOST_BANDS = 20
+"""Bands in one unit: enough that splitting its two ends costs 5 %, little enough to lose with a worker."""
+
+_UNITS_PER_WORKER = 4
+"""So that the last worker to finish leaves the others idle for a quarter of their time at most."""
+
+_Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Consecutive missing chunks that one worker makes."""
+
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """What the chunks of a plan ask of their sources; one entry a chunk unless said."""
+
+    first_band: _Int64
+    """Ordinal of the first band that the chunk touches, counting all bands of the plan."""
+    last_band: _Int64
+    """Ordinal of the last one, inclusive."""
+    nnz: _Int64
+    """Non-zeros expected."""
+    band_bytes: np.ndarray[Any, np.dtype[np.float64]]
+    """``(n_bands,)``: stored bytes that reading any cell of the band costs."""
+    uncut: np.ndarray[Any, np.dtype[np.bool_]]
+    """``uncut[k]``: chunks k-1 and k share a source that must be read by one worker (a large CSC file)."""
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks in the plan."""
+        return len(self.nnz)
+
+
+def profile_chunks(
+    cells: Cells, surveys: Sequence[SourceSurvey], cells_per_chunk: int, *, uncut_bytes: int, n_genes: int
+) -> Profile:
+    """Describe every chunk of a plan.
+
+    Parameters
+    ----------
+    cells
+        In plan order.
+    surveys
+        One a source, in the order of ``cells.sources``.
+    uncut_bytes
+        A CSC file with more stored bytes than this is never read by two workers.
+    n_genes
+        Columns of the dataset; bounds the non-zeros of a cell.
+    """
+    band_rows = np.array([max(1, survey.band_rows) for survey in surveys], np.int64)
+    bands = cells.coordinates // band_rows[cells.codes]
+    new_band = np.empty(len(cells), bool)
+    new_band[:1] = True
+    new_band[1:] = (bands[1:] != bands[:-1]) | (cells.codes[1:] != cells.codes[:-1])
+    ordinal = np.cumsum(new_band) - 1
+    starts = np.arange(0, len(cells), cells_per_chunk)
+    ends = np.minimum(starts + cells_per_chunk, len(cells)) - 1
+    uncut = np.zeros(len(starts), bool)
+    large_csc = np.array([survey.layout == "csc" and survey.stored_bytes > uncut_bytes for survey in surveys], bool)
+    before, after = cells.codes[ends[:-1]], cells.codes[starts[1:]]
+    uncut[1:] = (before == after) & large_csc[before]
+    return Profile(
+        ordinal[starts],
+        ordinal[ends],
+        np.add.reduceat(_expected_nnz(cells, surveys, n_genes), starts),
+        _band_bytes(cells.codes[new_band], surveys, band_rows),
+        uncut,
+    )
+
+
+def _expected_nnz(cells: Cells, surveys: Sequence[SourceSurvey], n_genes: int) -> _Int64:
+    known = cells.nnz()
+    if known is None:
+        mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in surveys], np.int64)
+        known = mean[cells.codes]
+    return np.minimum(known, n_genes)
+
+
+def _band_bytes(
+    codes: np.ndarray[Any, np.dtype[np.int32]], surveys: Sequence[SourceSurvey], band_rows: _Int64
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    row_bytes = np.array([survey.stored_bytes / max(1, survey.n_obs) for survey in surveys])
+    rows = np.minimum(band_rows, np.array([max(1, survey.n_obs) for survey in surveys]))
+    costs: np.ndarray[Any, np.dtype[np.float64]] = (row_bytes * rows)[codes]
+    return costs
+
+
+def cut_units(profile: Profile, missing: Sequence[int], *, workers: int) -> list[Unit]:
+    """Cut the missing chunks, ascending, into units for `workers`.
+
+    Every missing chunk is in exactly one unit, units are consecutive chunks, and cuts inside a run of consecutive
+    chunks split at most a tenth of the bands.
+    """
+    chunks = np.asarray(missing, np.int64)
+    if not len(chunks):
+        return []
+    runs = np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1)
+    n_bands = sum(int(profile.last_band[run[-1]] - profile.first_band[run[0]]) + 1 for run in runs)
+    wanted = max(-(-n_bands // _MOST_BANDS), workers * _UNITS_PER_WORKER)
+    budget = int(OVERREAD * n_bands)
+    units: list[Unit] = []
+    for run in runs:
+        span = int(profile.last_band[run[-1]] - profile.first_band[run[0]]) + 1
+        share = span / n_bands
+        cuts = _choose_cuts(profile, run, max(1, round(wanted * share)), int(budget * share))
+        units += [Unit(tuple(int(chunk) for chunk in part)) for part in np.split(run, cuts)]
+    return units
+
+
+def _choose_cuts(profile: Profile, run: _Int64, parts: int, split_budget: int) -> list[int]:
+    """Return positions in `run` before which to cut: near even shares of the non-zeros, free cuts preferred."""
+    allowed = np.flatnonzero(~profile.uncut[run[1:]]) + 1
+    if parts <= 1 or not len(allowed):
+        return []
+    free = allowed[profile.last_band[run[allowed] - 1] != profile.first_band[run[allowed]]]
+    weight = np.cumsum(profile.nnz[run] + 1).astype(np.float64)
+    share_before = weight[:-1] / weight[-1]
+    goals = np.arange(1, parts) / parts
+    chosen = {_nearest(free, share_before, goal, within=0.25 / parts) for goal in goals}
+    costly = [goal for goal in goals if _nearest(free, share_before, goal, within=0.25 / parts) is None]
+    # Cuts that split a band are rationed; the ration is spread evenly over the run.
+    ration = min(len(costly), split_budget)
+    for at in range(1, ration + 1):
+        chosen.add(_nearest(allowed, share_before, costly[at * (len(costly) + 1) // (ration + 1) - 1], within=1.0))
+    return sorted(cut for cut in chosen if cut is not None)
+
+
+def _nearest(positions: _Int64, share_before: np.ndarray[Any, Any], goal: float, *, within: float) -> int | None:
+    """Return the cut position whose share of the work before it is nearest to `goal`, if `within`."""
+    if not len(positions):
+        return None
+    distance = np.abs(share_before[positions - 1] - goal)
+    best = int(np.argmin(distance))
+    return int(positions[best]) if distance[best] <= within else None
+
+
+def read_bytes(profile: Profile, units: Sequence[Unit]) -> tuple[float, float]:
+    """Return the stored bytes that the units read, and the least that anyone could read for the same chunks."""
+    total = np.concatenate([[0.0], np.cumsum(profile.band_bytes)])
+    planned = sum(
+        float(total[profile.last_band[unit.chunks[-1]] + 1] - total[profile.first_band[unit.chunks[0]]])
+        for unit in units
+    )
+    touched = np.zeros(len(profile.band_bytes) + 1, np.int64)
+    for unit in units:
+        touched[profile.first_band[unit.chunks[0]]] += 1
+        touched[profile.last_band[unit.chunks[-1]] + 1] -= 1
+    least = float(profile.band_bytes[np.cumsum(touched)[:-1] > 0].sum())
+    return planned, least
+
+
+def cut_slabs(
+    codes: np.ndarray[Any, np.dtype[np.int32]],
+    bands: _Int64,
+    weights: _Int64,
+    *,
+    limit: int,
+) -> list[tuple[int, int]]:
+    """Cut the rows of a unit into slabs that are read in one go.
+
+    Parameters
+    ----------
+    codes, bands
+        Source and band of every row, in plan order.
+    weights
+        Cost of every row (bytes, or non-zeros), in the unit of `limit`.
+    limit
+        Most that a slab may cost. A band is never split, so a slab of one band may cost more; rows whose band
+        costs more than the limit by themselves still make one slab.
+
+    Returns
+    -------
+    Half-open row ranges that cover all rows in order; none crosses a source.
+    """
+    if not len(codes):
+        return []
+    source_edge = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+    band_edge = np.flatnonzero((bands[1:] != bands[:-1]) | (codes[1:] != codes[:-1])) + 1
+    edges = np.concatenate([[0], band_edge, [len(codes)]])
+    cost = np.concatenate([[0], np.cumsum(weights)])
+    must = set(source_edge.tolist())
+    slabs: list[tuple[int, int]] = []
+    start = 0
+    for low, high in pairwise(edges.tolist()):
+        if low > start and (low in must or cost[high] - cost[start] > limit):
+            slabs.append((start, low))
+            start = low
+    slabs.append((start, len(codes)))
+    return slabs

@@ -1,0 +1,130 @@
+"""What one worker does, in whatever process a pool puts it. No Ray here."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.chunks import fetch_dtype
+from ingest.encode.open import open_codec
+from ingest.errors import IngestError
+from ingest.fetch.base import FetchLimits, FetchOptions
+from ingest.open_sources import OpenSources
+from ingest.opened import OpenPlan, open_plan
+from ingest.pool import Progress, UnitOutcome, UnitTask
+from ingest.store.open import open_store
+from ingest.unit_maker import Tally, UnitMaker, failure_of
+
+__all__ = ["ChunkWorker", "ChunkWorkerFactory"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWorkerFactory:
+    """All that travels to a worker; credentials do not, they come from its environment."""
+
+    dest: str
+    endpoint_url: str | None
+    run_id: str
+    slab_bytes: int
+    threads: int
+    scratch: str
+
+    def __call__(self) -> ChunkWorker:
+        """Build the worker, in the process that will use it."""
+        return ChunkWorker(self)
+
+
+class ChunkWorker:
+    """Makes the chunks of units, one unit at a time."""
+
+    def __init__(self, factory: ChunkWorkerFactory) -> None:
+        self._factory = factory
+        self._stop = threading.Event()
+        self._opened: OpenPlan | None = None
+        self._sources: OpenSources | None = None
+        self._maker: UnitMaker | None = None
+        self._retries_before = 0
+
+    def ready(self) -> None:
+        """Open DEST, read its plan, import what units need.
+
+        Raises
+        ------
+        IngestError
+            DEST or its plan cannot be read from here.
+        """
+        self._open()
+
+    def _open(self) -> tuple[OpenPlan, OpenSources]:
+        if self._opened is None or self._sources is None:
+            factory = self._factory
+            self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url))
+            identity = self._opened.plan.identity
+            options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
+            limits = FetchLimits(factory.slab_bytes, factory.threads, Path(factory.scratch))
+            self._sources = OpenSources(self._opened, options, limits)
+        return self._opened, self._sources
+
+    def run(self, task: UnitTask) -> UnitOutcome:
+        """Make the chunks of `task`; expected trouble is reported, not raised."""
+        tally = Tally(task.unit_id)
+        self._retries_before = self._retries()
+        try:
+            opened, sources = self._open()
+            opened.ledger.claim(self._factory.run_id, task.unit_id, task.chunks)
+            identity = opened.plan.identity
+            codec = open_codec(identity.format, identity.codec, identity.level)
+            self._maker = UnitMaker(opened, sources, codec, task, slab_bytes=self._factory.slab_bytes, stop=self._stop)
+            tally = self._maker.tally
+            self._maker.make()
+        except IngestError as error:
+            tally.failures.append(failure_of(error, _left(task, tally)))
+        finally:
+            self._maker = None
+        return self._outcome(task, tally)
+
+    def _outcome(self, task: UnitTask, tally: Tally) -> UnitOutcome:
+        return UnitOutcome(
+            unit_id=task.unit_id,
+            done=tuple(tally.done),
+            failures=tuple(tally.failures),
+            undone=_left(task, tally),
+            adopted=tuple(tally.adopted),
+            n_cells=tally.n_cells,
+            nnz=tally.nnz,
+            bytes_read=tally.bytes_read,
+            bytes_written=tally.bytes_written,
+            seconds=tally.seconds,
+            retries=self._retries() - self._retries_before,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+    def _retries(self) -> int:
+        return (self._opened.store.retries if self._opened else 0) + (self._sources.retries if self._sources else 0)
+
+    def progress(self) -> Progress | None:
+        """Return what has been done of the unit in hand; callable from any thread."""
+        maker = self._maker
+        if maker is None:
+            return None
+        tally = maker.tally
+        return Progress(tally.unit_id, tally.n_cells, tally.bytes_written, self._retries() - self._retries_before)
+
+    def stop_soon(self) -> None:
+        """End after the chunk in hand; callable from any thread."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Close sources and store."""
+        if self._sources is not None:
+            self._sources.close()
+        if self._opened is not None:
+            self._opened.store.close()
+        self._sources = self._opened = None
+
+
+def _left(task: UnitTask, tally: Tally) -> tuple[int, ...]:
+    ended = {*tally.done, *(chunk for failure in tally.failures for chunk in failure.chunks)}
+    return tuple(chunk for chunk in task.chunks if chunk not in ended)
