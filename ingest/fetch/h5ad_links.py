@@ -37,15 +37,17 @@ class _Fail(Protocol):
     def __call__(self, dataset: str, message: str, kind: str) -> HostileFileError: ...
 
 
-def check_links(file: h5py.File, *, budget: OpenBudget, size_bytes: int, fail: _Fail) -> None:
-    """Examine every link and every dataset header of `file`, of `size_bytes`, against `budget`.
+def check_links(file: h5py.File, *, budget: OpenBudget, size_bytes: int, fail: _Fail) -> int:
+    """Examine every link and dataset header of `file`, of `size_bytes`; return the bytes that all datasets declare.
 
     Raises
     ------
     HostileFileError
         Made by `fail`: the first rule broken, naming the object.
     """
-    _Walk(budget, size_bytes, fail).run(file)
+    walk = _Walk(budget, size_bytes, fail)
+    walk.run(file)
+    return walk.declared_bytes
 
 
 class _Walk:
@@ -55,6 +57,7 @@ class _Walk:
         self.most_bytes = budget.floor_bytes + budget.ratio * size_bytes
         self.visited: set[int] = set()
         self.links = 0
+        self.declared_bytes = 0
         self.soft: dict[str, str] = {}
 
     def run(self, file: h5py.File) -> None:
@@ -109,6 +112,7 @@ class _Walk:
             raise self.fail(path, "stores its data in another file", "external-storage")
         shape, itemsize = dataset.shape, dataset.get_type().get_size()
         declared = math.prod(shape or (0,)) * itemsize
+        self.declared_bytes += declared
         if declared > self.most_bytes:
             message = f"declares {declared:,} bytes, more than a file of this size can hold"
             raise self.fail(path, message, "declared-size")

@@ -55,6 +55,8 @@ class OpenH5ad:
         self.budget = budget
         self.name = unquote(urlsplit(source.address).path.rsplit("/", 1)[-1]) or source.address
         """The file's own name, for messages."""
+        self.declared_bytes = 0
+        """Decoded bytes that all datasets declare together."""
         self.tables: dict[str, Any] = {}
         """Tables opened so far, by path; see `ingest.fetch.h5ad_table`."""
         self.name_blocks: OrderedDict[int, pa.StringArray] = OrderedDict()
@@ -239,7 +241,7 @@ def _examined(source: Source, file: h5py.File, remote: RemoteBytes | None, budge
         _expect(source, version)
         opened.source = replace(source, version=version)
         with opened.reading("/"):
-            check_links(file, budget=budget, size_bytes=opened.size_bytes, fail=opened.error)
+            opened.declared_bytes = check_links(file, budget=budget, size_bytes=opened.size_bytes, fail=opened.error)
         _check_is_h5ad(opened)
     except BaseException:
         opened.close()

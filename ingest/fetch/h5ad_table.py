@@ -45,7 +45,7 @@ class Table:
 
 
 def open_table(opened: OpenH5ad, path: str) -> Table:
-    """Return the table at `path` (``obs``, ``var``, ``raw/var``, ``raw.var``); no rows are read yet, labels are.
+    """Return the table at `path` (``obs``, ``var``, ``raw/var``, ``raw.var``); no rows are read yet.
 
     Raises
     ------
@@ -108,15 +108,13 @@ def _column(opened: OpenH5ad, path: str, n_rows: int) -> Column | None:
     node = opened.get(path)
     if isinstance(node, h5py.Group):
         if "codes" in node and "categories" in node:
-            labels = f"{path}/categories"
-            return _categorical(opened, path, _plain(opened, f"{path}/codes", n_rows), lambda: _all(opened, labels))
+            return _categorical(opened, path, _plain(opened, f"{path}/codes", n_rows), f"{path}/categories")
         if "values" in node and "mask" in node:
             return _nullable(_plain(opened, f"{path}/values", n_rows), _plain(opened, f"{path}/mask", n_rows))
         return None
     if isinstance(node, h5py.Dataset) and "categories" in node.attrs:  # anndata 0.7
         parent, _, name = path.rpartition("/")
-        labels = f"{parent}/__categories/{name}"
-        return _categorical(opened, path, _plain(opened, path, n_rows), lambda: _all(opened, labels))
+        return _categorical(opened, path, _plain(opened, path, n_rows), f"{parent}/__categories/{name}")
     return _plain(opened, path, n_rows)
 
 
@@ -161,24 +159,36 @@ def _field(opened: OpenH5ad, path: str, dataset: h5py.Dataset, name: str) -> Col
     labels = f"uns/{name}_categories"
     plain = Column(kind, read)
     if pa.types.is_integer(kind) and isinstance(opened.get(labels), h5py.Dataset):
-        return _categorical(opened, f"{path}[{name}]", plain, lambda: _all(opened, labels))
+        return _categorical(opened, f"{path}[{name}]", plain, labels)
     return plain
 
 
-def _categorical(opened: OpenH5ad, path: str, codes: Column | None, read_labels: Callable[[], pa.Array]) -> Column:
+def _categorical(opened: OpenH5ad, path: str, codes: Column | None, labels_path: str) -> Column:
     if codes is None or not pa.types.is_integer(codes.type):
         raise opened.error(path, "category codes are no integers", "code-dtype")
-    labels = read_labels()
+    n_labels = _length(opened, labels_path)
+    if n_labels > _MOST_LABELS:
+        raise opened.error(labels_path, f"{n_labels:,} categories", "decoded-size")
+    labels = _column(opened, labels_path, n_labels)
+    if labels is None or pa.types.is_dictionary(labels.type):
+        raise opened.error(labels_path, "holds no labels", "not-h5ad")
+    once: list[pa.Array] = []  # one dictionary for all batches, read when first wanted
 
     def read(start: int, stop: int) -> pa.Array:
+        if not once:
+            once.append(_read_all(labels, n_labels))
         numbers = codes.read(start, stop).to_numpy()
-        if numbers.size and (numbers.min() < -1 or numbers.max() >= len(labels)):
-            wrong = int(numbers[(numbers < -1) | (numbers >= len(labels))][0])
-            raise opened.error(path, f"category code {wrong} of {len(labels)} categories", "code-range")
-        indices = pa.array(numbers.astype(np.int32), mask=numbers < 0)
-        return pa.DictionaryArray.from_arrays(indices, labels)
+        if numbers.size and (numbers.min() < -1 or numbers.max() >= n_labels):
+            wrong = int(numbers[(numbers < -1) | (numbers >= n_labels)][0])
+            raise opened.error(path, f"category code {wrong} of {n_labels} categories", "code-range")
+        return pa.DictionaryArray.from_arrays(pa.array(numbers.astype(np.int32), mask=numbers < 0), once[0])
 
     return Column(pa.dictionary(pa.int32(), labels.type), read)
+
+
+def _read_all(column: Column, n_rows: int) -> pa.Array:
+    parts = [column.read(at, min(at + _LABEL_ROWS, n_rows)) for at in range(0, n_rows, _LABEL_ROWS)]
+    return pa.concat_arrays(parts) if parts else pa.array([], column.type)
 
 
 def _nullable(values: Column | None, mask: Column | None) -> Column | None:
@@ -190,18 +200,6 @@ def _nullable(values: Column | None, mask: Column | None) -> Column | None:
         return pc.if_else(missing, pa.scalar(None, values.type), values.read(start, stop))
 
     return Column(values.type, read)
-
-
-def _all(opened: OpenH5ad, path: str) -> pa.Array:
-    """Read a whole array of labels, in blocks."""
-    n_labels = _length(opened, path)
-    if n_labels > _MOST_LABELS:
-        raise opened.error(path, f"{n_labels:,} categories", "decoded-size")
-    column = _column(opened, path, n_labels)
-    if column is None or pa.types.is_dictionary(column.type):
-        raise opened.error(path, "holds no labels", "not-h5ad")
-    parts = [column.read(at, min(at + _LABEL_ROWS, n_labels)) for at in range(0, n_labels, _LABEL_ROWS)]
-    return pa.concat_arrays(parts) if parts else pa.array([], column.type)
 
 
 def _arrow_type(dtype: np.dtype[Any]) -> pa.DataType | None:
