@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from ingest.testing.h5ad_bombs import bombs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,9 @@ class HostileFile(NamedTuple):
     """The rule it breaks, kebab-case; several files may break one rule."""
 
 
-def hostile_files(folder: Path, *, bomb_bytes: int = 1 << 30) -> dict[str, HostileFile]:
+def hostile_files(
+    folder: Path, *, layout: Literal["csr", "csc"] = "csr", bomb_bytes: int = 1 << 30
+) -> dict[str, HostileFile]:
     """Write the corpus into `folder` and return it by name.
 
     Every file but those that are no h5ad at all is a good one of 24 cells x 40 genes with a single thing changed,
@@ -43,16 +47,18 @@ def hostile_files(folder: Path, *, bomb_bytes: int = 1 << 30) -> dict[str, Hosti
     Parameters
     ----------
     folder
-        Existing, empty folder.
+        Existing, empty folder. ``good.h5ad``, the file before its change, stays in it.
+    layout
+        How the matrix lies; the few dense files of the corpus are the same in either.
     bomb_bytes
         Decoded size of each compression bomb, a multiple of 64 MiB; on disk they take a thousandth of it.
     """
     good = folder / "good.h5ad"
-    _write_good(good)
+    _write_good(good, layout)
     (folder / "secret.h5").write_bytes(good.read_bytes())
     (folder / "secret.bin").write_bytes(bytes(range(256)) * 64)
     corpus = {}
-    for name, (rule, change) in {**_MUTATIONS, **_bombs(bomb_bytes)}.items():
+    for name, (rule, change) in {**_MUTATIONS, **bombs(bomb_bytes)}.items():
         path = folder / f"{name}.h5ad"
         path.write_bytes(good.read_bytes())
         with h5py.File(path, "r+") as file:
@@ -65,11 +71,11 @@ def hostile_files(folder: Path, *, bomb_bytes: int = 1 << 30) -> dict[str, Hosti
     return corpus
 
 
-def _write_good(path: Path) -> None:
+def _write_good(path: Path, layout: Literal["csr", "csc"]) -> None:
     rng = np.random.default_rng(0)
     dense = rng.poisson(0.8, (_N_CELLS, _N_GENES)).astype(np.float32)
-    dense[:, 0] = np.maximum(dense[:, 0], 1)  # at least two entries in every row, for the mutations
-    dense[:, -1] = np.maximum(dense[:, -1], 1)
+    dense[:, 0] = np.maximum(dense[:, 0], 1)  # two entries at least in every row and the first column,
+    dense[:, -1] = np.maximum(dense[:, -1], 1)  # for the mutations
     obs = pd.DataFrame(
         {"cell_type": pd.Categorical(rng.choice(["B cell", "T cell"], _N_CELLS)), "score": rng.random(_N_CELLS)},
         index=[f"AAAC{number:04d}-1" for number in range(_N_CELLS)],
@@ -78,7 +84,9 @@ def _write_good(path: Path) -> None:
         {"feature_name": [f"GENE{number}" for number in range(_N_GENES)]},
         index=[f"ENSG{number:011d}" for number in range(1, _N_GENES + 1)],
     )
-    anndata.AnnData(sparse.csr_matrix(dense), obs=obs, var=var).write_h5ad(path)
+    anndata.AnnData((sparse.csr_matrix if layout == "csr" else sparse.csc_matrix)(dense), obs=obs, var=var).write_h5ad(
+        path
+    )
 
 
 def _set(name: str, position: Any, value: Any) -> Callable[[h5py.File], None]:
@@ -146,10 +154,29 @@ def _soft_cycle(file: h5py.File) -> None:
     file["X"] = h5py.SoftLink("/X")
 
 
-def _swap_in_row(file: h5py.File) -> None:
+def _swap_first_two(file: h5py.File) -> None:
     for name in ("X/indices", "X/data"):
         first, second = file[name][:2]
         file[name][:2] = [second, first]
+
+
+def _damaged_chunk(file: h5py.File) -> None:
+    length = file["X/data"].shape
+    del file["X/data"]
+    data = file["X"].create_dataset("data", length, np.float32, chunks=length, compression="gzip")
+    packed = bytearray(zlib.compress(np.ones(length, np.float32).tobytes()))
+    packed[len(packed) // 2] ^= 0xFF
+    data.id.write_direct_chunk((0,), bytes(packed))
+
+
+def _dense(value: float) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        values = np.ones((_N_CELLS, _N_GENES), np.float32)
+        values[7, 11] = value
+        del file["X"]
+        file.create_dataset("X", data=values).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+    return change
 
 
 def _missing_filter(file: h5py.File) -> None:
@@ -224,55 +251,16 @@ _MUTATIONS: dict[str, tuple[str, Callable[[h5py.File], None]]] = {
     "label-code-beyond": ("code-range", _set("obs/cell_type/codes", 0, 99)),
     "link-cycle": ("link-cycle", _link_cycle),
     "soft-link-cycle": ("link-cycle", _soft_cycle),
+    "dense-nan": ("not-finite", _dense(np.nan)),
+    "dense-negative": ("negative", _dense(-1)),
+    "dense-fractional": ("fractional", _dense(0.5)),
+    "damaged-chunk": ("unreadable", _damaged_chunk),
     "missing-filter": ("unreadable", _missing_filter),
     "no-matrix": ("not-h5ad", _remove("X")),
     "no-obs": ("not-h5ad", _remove("obs")),
     "unknown-encoding": ("not-h5ad", _attribute("X", "encoding-type", "pickle")),
-    "unsorted": (ACCEPTED, _swap_in_row),
+    "unsorted": (ACCEPTED, _swap_first_two),
 }
-
-
-def _bombs(bomb_bytes: int) -> dict[str, tuple[str, Callable[[h5py.File], None]]]:
-    def entries(file: h5py.File) -> None:
-        nnz = bomb_bytes // 4
-        file["X/indptr"][-1] = nnz
-        _replace_by_zeros(file, "X/data", nnz)
-        _replace_by_zeros(file, "X/indices", nnz)
-
-    def column(file: h5py.File) -> None:
-        attributes = dict(file["obs/score"].attrs)
-        _replace_by_zeros(file, "obs/score", bomb_bytes // 4)
-        file["obs/score"].attrs.update(attributes)
-
-    def one_chunk(file: h5py.File) -> None:
-        del file["X"]
-        shape = (_N_CELLS, _N_GENES)
-        matrix = file.create_dataset(
-            "X", shape, np.float32, maxshape=(None, None), chunks=(1024, bomb_bytes // 4096), compression="gzip"
-        )
-        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        matrix.id.write_direct_chunk((0, 0), _deflated_zeros(bomb_bytes))
-
-    return {
-        "bomb-entries": ("decoded-size", entries),
-        "bomb-column": ("decoded-size", column),
-        "bomb-chunk": ("decoded-size", one_chunk),
-    }
-
-
-def _replace_by_zeros(file: h5py.File, name: str, length: int) -> None:
-    chunk = 1 << 24
-    dtype = file[name].dtype if file[name].dtype.itemsize == 4 else np.dtype(np.float32)
-    del file[name]
-    dataset = file.create_dataset(name, (length,), dtype, chunks=(chunk,), compression="gzip")
-    packed = _deflated_zeros(chunk * 4)
-    for start in range(0, length, chunk):
-        dataset.id.write_direct_chunk((start,), packed)
-
-
-def _deflated_zeros(size: int) -> bytes:
-    packer, block = zlib.compressobj(1), bytes(1 << 20)
-    return b"".join([*(packer.compress(block) for _ in range(size >> 20)), packer.flush()])
 
 
 def _broken_bytes(good: bytes) -> dict[str, tuple[str, bytes]]:

@@ -68,9 +68,9 @@ def test_unknown_place_is_refused(tmp_path):
         write_h5ad_variant(tmp_path / "a.h5ad", sample_counts(2, 2), where="obsm")
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return hostile_files(tmp_path_factory.mktemp("hostile"), bomb_bytes=1 << 26)
+@pytest.fixture(scope="module", params=["csr", "csc"])
+def corpus(request, tmp_path_factory):
+    return hostile_files(tmp_path_factory.mktemp("hostile"), layout=request.param, bomb_bytes=1 << 26)
 
 
 def test_corpus_covers_every_rule_with_small_files(corpus):
@@ -103,6 +103,43 @@ def test_bombs_decode_to_what_they_promise(corpus):
 def test_the_declared_giant_is_nine_petabytes(corpus):
     with h5py.File(corpus["huge-dense"].path) as file:
         assert file["X"].nbytes == 9_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("damaged-chunk", "filter returned failure"),
+        ("missing-filter", "filter|plugin"),
+        ("zeroed-header", "header"),
+        ("truncated", "truncated"),
+        ("truncated-header", "truncated"),
+        ("text", "signature"),
+        ("empty", "signature"),
+    ],
+)
+def test_h5py_cannot_read_the_unreadable(corpus, name, message):
+    with pytest.raises(OSError, match=message), h5py.File(corpus[name].path) as file:
+        file["X/data"][()]
+
+
+def test_each_mutation_spoils_what_its_rule_says(corpus):
+    def matrix(name):
+        with h5py.File(corpus[name].path) as file:
+            return {part: file["X"][part][()] for part in ("indptr", "indices", "data")} | {
+                "shape": file["X"].attrs["shape"]
+            }
+
+    assert matrix("indptr-start")["indptr"][0] == 1
+    assert (np.diff(matrix("indptr-order")["indptr"]) < 0).any()
+    assert matrix("indptr-end")["indptr"][-1] != len(matrix("indptr-end")["data"])
+    assert matrix("index-negative")["indices"].min() < 0
+    assert matrix("index-beyond")["indices"].max() >= 40
+    assert (matrix("index-wraps")["indices"].astype(np.int32) < 40).all(), "harmless once cut to 32 bits"
+    double = matrix("duplicate-entry")
+    assert double["indices"][0] == double["indices"][1]
+    assert double["indptr"][1] >= 2
+    assert not np.isfinite(matrix("nan")["data"]).all()
+    assert (matrix("fractional")["data"] % 1).any()
 
 
 def test_the_accepted_file_equals_the_good_one_once_sorted(corpus):
