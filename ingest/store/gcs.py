@@ -158,20 +158,26 @@ class GCSStore:
 
     def delete(self, key: str, *, expected: str) -> None:
         """Remove `key` only while its generation is `expected`; see `Store.delete`."""
-        before = self.retries
         found = self.stat(key).version
         if found != expected:
             raise PreconditionError(f"{self.url}/{key} has version {found}, expected {expected}", key=key)
         url = self._client.object_url(self._where.bucket, self._name(key), ifGenerationMatch=expected)
         try:
             self._request(self._action("objects.delete", "delete", key), "DELETE", url, lambda _: None)
-        except NotFoundError:
-            if self.retries == before:  # otherwise an earlier try did it and its reply was lost
+        except (NotFoundError, PreconditionError):
+            if self._present(key):  # else it went in this instant: by an earlier try whose reply was lost
                 raise
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _present(self, key: str) -> bool:
+        try:
+            self.stat(key)
+        except NotFoundError:
+            return False
+        return True
 
     def _put(self, key: str, view: memoryview, generation: str, refused: type[ConflictError]) -> ObjectStat:
         action, crc32c = self._action("objects.insert", "write", key, refused), _crc32c(view)

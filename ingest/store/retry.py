@@ -75,12 +75,17 @@ class Retrier:
         CorruptError
             The bytes were damaged every time.
         """
-        start, earlier = self._clock(), 0
+        start, earlier, damaged = self._clock(), 0, 0
         while True:
             self._wait_for_all()
             try:
                 return operation(earlier)
-            except (TransientError, CorruptError) as error:
+            except CorruptError as error:
+                damaged += 1
+                if damaged >= _corrupt_tries(error):
+                    raise
+                self._pause(error, earlier, start)
+            except TransientError as error:
                 self._pause(error, earlier, start)
             earlier += 1
 
@@ -89,8 +94,7 @@ class Retrier:
         budget = self._budget
         wish = error.retry_after_s if isinstance(error, TransientError) else None
         pause = self._uniform(0.0, min(budget.most_s, budget.first_s * 2.0**earlier)) + (wish or 0.0)
-        attempts = budget.attempts if isinstance(error, TransientError) else _corrupt_tries(error)
-        if earlier + 1 >= min(attempts, budget.attempts) or self._clock() - start + pause > budget.total_s:
+        if earlier + 1 >= budget.attempts or self._clock() - start + pause > budget.total_s:
             raise error
         with self._lock:
             self.retries += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3.session
@@ -119,7 +119,8 @@ class S3Store:
 
         def read(client: S3Client) -> bytes:
             reply = client.get_object(Bucket=self._where.bucket, Key=name, ChecksumMode="ENABLED")
-            with reply["Body"] as body:
+            # Not `with`: entering it hands out the raw stream, past the checks of length and checksum.
+            with closing(reply["Body"]) as body:
                 return body.read()
 
         return self._call(self._action("GetObject", "read", key), read)
@@ -135,7 +136,7 @@ class S3Store:
 
         def read(client: S3Client) -> bytes:
             reply = client.get_object(Bucket=self._where.bucket, Key=name, Range=span)
-            with reply["Body"] as body:
+            with closing(reply["Body"]) as body:
                 if reply["ContentLength"] != length:
                     said = f"{reply['ContentLength']} of {length} bytes from {start}"
                     raise CorruptError(f"{self.url}/{key}: {said}", kind="short-read", key=key)
@@ -171,7 +172,7 @@ class S3Store:
         S3 answers the deletion of what is absent with success, so the object is looked at first; the condition in
         the request itself closes the gap between the two.
         """
-        before, name = self.retries, self._name(key)
+        name = self._name(key)
         found = self.stat(key).version
         if found != expected:
             raise PreconditionError(f"{self.url}/{key} has version {found}, expected {expected}", key=key)
@@ -181,8 +182,7 @@ class S3Store:
                 action, lambda client: client.delete_object(Bucket=self._where.bucket, Key=name, IfMatch=expected)
             )
         except (NotFoundError, PreconditionError):
-            # An earlier try whose reply was lost did it, when a try was lost and nothing is there any more.
-            if self.retries == before or self._present(key):
+            if self._present(key):  # else it went in this instant: by an earlier try whose reply was lost
                 raise
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ class StrictStorage(Storage):  # type: ignore[misc]  # the emulator has no types
         super().__init__(use_memory_fs=True)
         self._request = threading.local()
         self._sessions: dict[str, str | None] = {}
+        self.completed: dict[str, Any] = {}
         self.lock = threading.RLock()
 
     def begin(self, query: dict[str, list[str]]) -> None:
@@ -51,6 +52,8 @@ class StrictStorage(Storage):  # type: ignore[misc]  # the emulator has no types
         condition = self._request.generation if file_id is None else self._sessions.get(file_id)
         self._hold(bucket_name, file_name, condition)
         super().create_file(bucket_name, file_name, content, file_obj, file_id)
+        if file_id is not None:
+            self.completed[file_id] = file_obj
 
     def create_resumable_upload(self, bucket_name: str, file_name: str, file_obj: Any) -> str:
         """Start a session if the condition of the request holds, and keep it."""
@@ -105,8 +108,11 @@ class _Handler(RequestHandler):  # type: ignore[misc]  # the emulator has no typ
         try:
             with self.storage.lock:
                 self.storage.begin(query)
+                session = query.get("upload_id", [""])[0]
                 if method == "GET" and listing:
                     self._list(listing["bucket"], {name: values[0] for name, values in query.items()})
+                elif session in self.storage.completed:  # the emulator forgets what GCS still answers for
+                    self._answer(HTTPStatus.OK, self.storage.completed[session])
                 else:
                     Router(self).handle(method)
         except _ConditionFailedError:

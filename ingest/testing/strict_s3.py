@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.test import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,11 +48,25 @@ class StrictChecksums:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         code = _complaint(environ, body)
         if code is not None:
-            start_response("400 Bad Request", [("Content-Type", "application/xml")])
-            return [f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
+            return _refuse(start_response, "400 Bad Request", code)
         environ["wsgi.input"] = io.BytesIO(body)
         with self._one_write:
+            if self._is_outdated(environ):
+                return _refuse(start_response, "412 Precondition Failed", "PreconditionFailed")
             return list(self._app(environ, start_response))
+
+    def _is_outdated(self, environ: dict[str, Any]) -> bool:
+        """Whether a multipart upload is to be completed over another version than it names; moto does not look."""
+        wanted = environ.get("HTTP_IF_MATCH")
+        if environ["REQUEST_METHOD"] != "POST" or wanted is None:
+            return False
+        found = Client(self._app).head(environ["PATH_INFO"], base_url=f"http://{environ['HTTP_HOST']}")
+        return bool(found.headers.get("ETag") != wanted)
+
+
+def _refuse(start_response: Callable[..., Any], status: str, code: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "application/xml")])
+    return [f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
 
 
 def make_s3_server(port: int = 0) -> BaseWSGIServer:
