@@ -211,5 +211,5 @@ class H5adFetcher:
 
 def _inexact(value: float, dtype: np.dtype[Any]) -> bool:
     if dtype.kind == "f":
-        return bool(dtype.type(value) != value)
+        return float(dtype.type(value)) != value  # as Python floats: numpy would round `value` first
     return not 0 <= value <= np.iinfo(dtype).max or value != int(value)

@@ -262,8 +262,8 @@ def _open_local(source: Source, path: Path) -> h5py.File:
     except OSError as error:
         raise _os_error(source, error) from error
     try:
-        # No lock: sources lie on read-only and network file systems, and the version is compared anyway.
-        return h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        # Locking is left at its default: another one would keep anndata in this process from opening the same file.
+        return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except Exception as error:
         raise _open_error(source, error, head) from error
 
