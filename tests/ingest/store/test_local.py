@@ -229,6 +229,21 @@ def test_a_leftover_is_found_and_never_listed(store, tmp_path):
         store.get("a/.ingest-tmp-1-abc")
 
 
+def test_a_rival_that_comes_between_the_look_and_the_link_wins(store, tmp_path, monkeypatch):
+    rival, link = LocalStore(tmp_path / "dest"), os.link
+
+    def late(*arguments, **options):
+        monkeypatch.setattr(os, "link", link)
+        rival.put_new("k", b"rival")
+        link(*arguments, **options)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(AlreadyExistsError):
+        store.put_new("k", b"late")
+    assert store.get("k") == b"rival"
+    assert everything(tmp_path / "dest") == ["k"]
+
+
 RACER = """
 import sys
 from ingest.errors import ConflictError
