@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ingest.encode.base import Codec, Encoded
     from ingest.opened import OpenPlan
 
-__all__ = ["Committed", "MadeChunk", "commit_chunk", "fetch_dtype", "make_chunk"]
+__all__ = ["Commit", "Committed", "MadeChunk", "commit_chunk", "fetch_dtype", "make_chunk"]
 
 _UINT16_MAX = int(np.iinfo(np.uint16).max)
 
@@ -43,6 +43,14 @@ class Committed:
     """0 when the chunk was there already."""
     adopted: bool
     """Another attempt or another driver had made it; its content was compared."""
+
+
+class Commit(Protocol):
+    """What is done with a chunk that has been made; travels to workers, so a function of an installed module."""
+
+    def __call__(self, opened: OpenPlan, made: MadeChunk, *, attempt: str) -> Committed:
+        """Make `made` exist under DEST; raise ``IngestError`` where it cannot."""
+        ...
 
 
 def fetch_dtype(dtype: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
     from ingest.store.base import Store
 
-__all__ = ["Finished", "checked_chunks", "finish"]
+__all__ = ["Finished", "check_chunk", "check_plan", "checked_chunks", "finish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,39 @@ def checked_chunks(opened: OpenPlan, rows: UnitRows) -> list[ChunkReceipt]:
     """
     chunks: dict[int, ChunkReceipt] = {}
     for receipt in opened.ledger.receipts():
-        _check_plan(opened, receipt)
+        check_plan(opened, receipt)
         for chunk in receipt.chunks:
             standing = chunks.setdefault(chunk.chunk, chunk)
             if standing.content != chunk.content:
                 raise CorruptError(f"two receipts of chunk {chunk.chunk} disagree", key=receipt.key, chunk=chunk.chunk)
-    return [_check_chunk(opened, rows, chunks[number]) for number in sorted(chunks)]
+    return [check_chunk(opened, rows, chunks[number]) for number in sorted(chunks)]
 
 
-def _check_plan(opened: OpenPlan, receipt: Receipt) -> None:
+def check_plan(opened: OpenPlan, receipt: Receipt) -> None:
+    """Check that `receipt` is one of this plan's.
+
+    Raises
+    ------
+    CorruptError
+        It names another.
+    """
     if receipt.plan != opened.plan.identity.digest:
         raise CorruptError(f"{receipt.key} belongs to another plan ({receipt.plan})", key=receipt.key)
 
 
-def _check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkReceipt:
+def check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkReceipt:
+    """Return `chunk` after holding it against the plan: its key, its number of cells, which cells.
+
+    Parameters
+    ----------
+    rows
+        At least the chunk's own rows.
+
+    Raises
+    ------
+    CorruptError
+        It commits something else (kind ``receipt-disagrees``).
+    """
     plan = opened.plan
     start, stop = plan.rows(chunk.chunk) if chunk.chunk < plan.n_chunks else (0, 0)
     if (

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from ingest import __version__
+from ingest.chunks import commit_chunk
 from ingest.driver import Driven, Observer, Totals, drive
 from ingest.finish import Finished, finish
 from ingest.preparing import scratch_of
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from ingest.chunks import Commit
     from ingest.opened import OpenPlan
     from ingest.pool import Pool, UnitTask
     from ingest.preparing import Work
     from ingest.settings import WorkSettings
 
-__all__ = ["OpenPool", "RunReport", "run_plan"]
+__all__ = ["OpenPool", "RunReport", "UnitsRun", "run_plan", "run_units"]
 
 
 class OpenPool(Protocol):
@@ -37,6 +39,16 @@ class OpenPool(Protocol):
     def __call__(self, factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> AbstractContextManager[Pool]:
         """Return a context whose exit ends all workers."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsRun:
+    """How the units of a run ended; whether the dataset is whole is another question."""
+
+    run_id: str
+    driven: Driven | None
+    """None when there was nothing to do."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +91,51 @@ def run_plan(
     IngestError
         Workers cannot start, or a receipt disagrees with the plan.
     """
+    ran = run_units(opened, work, settings, open_pool, observer, stop_requested=stop_requested)
+    driven = ran.driven
+    stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
+    unfinished = stopped and not _all_done(opened)
+    return RunReport(ran.run_id, driven, None if unfinished else finish(opened), ran.seconds)
+
+
+def run_units(
+    opened: OpenPlan,
+    work: Work,
+    settings: WorkSettings,
+    open_pool: OpenPool,
+    observer: Observer,
+    *,
+    stop_requested: Callable[[], bool],
+    commit: Commit = commit_chunk,
+    command: str = "run",
+) -> UnitsRun:
+    """Make the chunks of `work` and record who did it and how it ended; the dataset is not finished yet.
+
+    Parameters
+    ----------
+    commit
+        What workers do with a chunk they have made.
+    command
+        Recorded with the run.
+
+    Raises
+    ------
+    IngestError
+        Workers cannot start.
+    """
     # The name orders runs for people; no decision is taken from it.
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     start = time.perf_counter()
     driven: Driven | None = None
     if work.units:
-        opened.ledger.start_run(run_id, _who(work))
+        opened.ledger.start_run(run_id, {"command": command, **_who(work)})
         outcome = "failed"
         try:
-            driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested)
+            driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested, commit)
             outcome = "interrupted" if driven.interrupted else "stopped" if driven.fatal else "ended"
         finally:
             opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
-    seconds = time.perf_counter() - start
-    stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
-    unfinished = stopped and not _all_done(opened)
-    return RunReport(run_id, driven, None if unfinished else finish(opened), seconds)
+    return UnitsRun(run_id, driven, time.perf_counter() - start)
 
 
 def _all_done(opened: OpenPlan) -> bool:
@@ -109,6 +150,7 @@ def _drive(
     observer: Observer,
     run_id: str,
     stop_requested: Callable[[], bool],
+    commit: Commit,
 ) -> Driven:
     factory = ChunkWorkerFactory(
         dest=opened.store.url,
@@ -117,6 +159,7 @@ def _drive(
         slab_bytes=work.memory.slab,
         threads=max(1, (os.cpu_count() or 1) // work.workers),
         scratch=str(scratch_of(settings)),
+        commit=commit,
     )
     scheduler = Scheduler([unit.chunks for unit in work.units], run_id=run_id, draw=random.random)
     most_failed = None

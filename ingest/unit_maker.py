@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingest.assembly import Assembly
-from ingest.chunks import commit_chunk, make_chunk
+from ingest.chunks import make_chunk
 from ingest.errors import (
     ConfigError,
     ConflictError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ingest.block import Counts
+    from ingest.chunks import Commit
     from ingest.encode.base import Codec
     from ingest.fetch.base import Fetched
     from ingest.open_sources import OpenSources
@@ -77,9 +78,10 @@ class UnitMaker:
         *,
         slab_bytes: int,
         stop: threading.Event,
+        commit: Commit,
     ) -> None:
         self._opened, self._sources, self._codec, self._task = opened, sources, codec, task
-        self._slab_bytes, self._stop = slab_bytes, stop
+        self._slab_bytes, self._stop, self._commit = slab_bytes, stop, commit
         self._boundaries = {chunk: opened.plan.rows(chunk) for chunk in task.chunks}
         self._assembly = Assembly(self._boundaries)
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
@@ -172,7 +174,7 @@ class UnitMaker:
                 notes=tuple(sorted(self._notes)),
             )
         with self.tally.timed("store"):
-            committed = commit_chunk(self._opened, made, attempt=self._task.attempt)
+            committed = self._commit(self._opened, made, attempt=self._task.attempt)
         self.tally.done.append(chunk)
         if committed.adopted:
             self.tally.adopted.append(chunk)

@@ -6,8 +6,9 @@ import resource
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ingest.chunks import fetch_dtype
+from ingest.chunks import commit_chunk, fetch_dtype
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError
 from ingest.fetch.base import FetchLimits, FetchOptions
@@ -16,6 +17,9 @@ from ingest.opened import OpenPlan, open_plan
 from ingest.pool import Progress, UnitOutcome, UnitTask
 from ingest.store.open import open_store
 from ingest.unit_maker import Tally, UnitMaker, failure_of
+
+if TYPE_CHECKING:
+    from ingest.chunks import Commit
 
 __all__ = ["ChunkWorker", "ChunkWorkerFactory"]
 
@@ -30,6 +34,8 @@ class ChunkWorkerFactory:
     slab_bytes: int
     threads: int
     scratch: str
+    commit: Commit = commit_chunk
+    """`commit_chunk` for a run; a repair replaces what is damaged."""
 
     def __call__(self) -> ChunkWorker:
         """Build the worker, in the process that will use it."""
@@ -76,7 +82,15 @@ class ChunkWorker:
             opened.ledger.claim(self._factory.run_id, task.unit_id, task.chunks)
             identity = opened.plan.identity
             codec = open_codec(identity.format, identity.codec, identity.level)
-            self._maker = UnitMaker(opened, sources, codec, task, slab_bytes=self._factory.slab_bytes, stop=self._stop)
+            self._maker = UnitMaker(
+                opened,
+                sources,
+                codec,
+                task,
+                slab_bytes=self._factory.slab_bytes,
+                stop=self._stop,
+                commit=self._factory.commit,
+            )
             tally = self._maker.tally
             self._maker.make()
         except IngestError as error:
