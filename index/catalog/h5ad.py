@@ -118,7 +118,8 @@ class H5adCells:
         for source in sources:
             self._files.append(_look_at(source))
             progress("looking at files", len(self._files))
-        kinds = {column: self._agree(column) for file in self._files for column in file.columns}
+        columns = dict.fromkeys(column for file in self._files for column in file.columns)
+        kinds = {column: self._agree(column) for column in columns}
         self._note_gaps(kinds)
         self._stored = placed_names(list(kinds), self._notes)
         obs = [(name, kinds[column]) for name, column in self._stored.items()]

@@ -159,7 +159,11 @@ def _has_credentials() -> bool:
 def _refused(place: str, *, remote: bool, error: Exception) -> ConfigError | TransientError:
     reason = str(error).splitlines()[0][:200]
     if isinstance(error, tiledbsoma.DoesNotExistError) or not remote:
-        return ConfigError(f"{place}: no Census there ({reason})", kind="no-census", hint="check --uri")
+        return ConfigError(
+            f"{place}: no Census there ({reason})",
+            kind="no-census",
+            hint="weekly builds vanish after a month" if place.startswith("Census ") else "check --uri",
+        )
     return TransientError(
         f"{place}: {reason}", kind="network", hint="check the network, the bucket and its credentials"
     )
