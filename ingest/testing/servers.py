@@ -18,10 +18,12 @@ import os
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from http.server import HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -56,7 +58,7 @@ class ObjectServer:
         return {"STORAGE_EMULATOR_HOST": self.endpoint_url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 
     def create_bucket(self, name: str) -> str:
-        """Make a bucket and return its URL."""
+        """Make a bucket, unless there is one of that name, and return its URL."""
         if self.kind == "s3":
             request = urllib.request.Request(f"{self.endpoint_url}/{name}", method="PUT")  # noqa: S310  # our own address
         else:
@@ -66,8 +68,13 @@ class ObjectServer:
                 headers={"Content-Type": "application/json"},
                 method="POST",
             )
-        with urllib.request.urlopen(request, timeout=30):  # noqa: S310  # our own address
-            return f"{'s3' if self.kind == 's3' else 'gs'}://{name}"
+        try:
+            urllib.request.urlopen(request, timeout=30).close()  # noqa: S310  # our own address
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != HTTPStatus.CONFLICT:
+                    raise
+        return f"{'s3' if self.kind == 's3' else 'gs'}://{name}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.server import RequestHandler, Router
 from gcp_storage_emulator.storage import Storage
@@ -21,6 +22,7 @@ from gcp_storage_emulator.storage import Storage
 __all__ = ["StrictStorage", "make_gcs_server"]
 
 _LIST = re.compile(r"(?:/storage/v1)?/b/(?P<bucket>[-.\w]+)/o")
+_RELATED = re.compile(r"""multipart/related;\s*boundary=["']?(?P<boundary>[^"';]+)""")
 _PAGE = 1000
 
 
@@ -154,10 +156,32 @@ for _method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
     setattr(_Handler, f"do_{_method}", partialmethod(_Handler._serve, _method))
 
 
+_read_data = emulator._read_data
+
+
+def _read_data_fast(handler: Any, query: Any) -> Any:
+    """Take the two parts of an upload apart by their boundary; the emulator's e-mail parser needs 5 s for 100 MB."""
+    match = _RELATED.match(handler.headers.get("Content-Type", ""))
+    if match is None or not handler.headers.get("Content-Length"):
+        return _read_data(handler, query)
+    body = handler.rfile.read(int(handler.headers["Content-Length"]))
+    boundary = b"--" + match["boundary"].encode()
+    _, meta, rest = body.split(boundary, 2)
+    kind, _, content = rest.partition(b"\r\n\r\n") if b"\r\n\r\n" in rest[:300] else rest.partition(b"\n\n")
+    end = content.rindex(boundary)
+    line_end = 2 if content[:end].endswith(b"\r\n") else 1
+    return {
+        "meta": json.loads(meta[meta.index(b"{") :]),
+        "content": content[: end - line_end],
+        "content-type": kind.partition(b":")[2].strip().decode() or "application/octet-stream",
+    }
+
+
 def make_gcs_server(port: int = 0) -> ThreadingHTTPServer:
     """Return a server on the loopback interface, not yet serving."""
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     logging.getLogger("api.object").setLevel(logging.CRITICAL)
+    emulator._read_data = _read_data_fast
     return ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, StrictStorage()))
 
 
