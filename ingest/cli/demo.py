@@ -1,0 +1,144 @@
+"""``demo``: the whole way on a Census built here; no network, no account."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ingest.cli.progress import note, notice
+from ingest.cli.style import Command
+from ingest.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ingest.opened import OpenPlan
+    from ingest.settings import WorkSettings
+    from ingest.testing.census import BuiltCensus
+
+__all__ = ["demo"]
+
+_FILTER = "disease == 'normal'"
+_CELLS_PER_CHUNK = 2_000
+
+
+@click.command(
+    cls=Command,
+    examples=("python -m ingest demo", "python -m ingest demo /tmp/try --cells 50000 -d 1"),
+)
+@click.argument("dest", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"), metavar="[DEST]")
+@click.option("--cells", type=click.IntRange(2_000), default=30_000, show_default=True, help="Cells of the Census.")
+@click.option("--genes", type=click.IntRange(5_000), default=20_000, show_default=True, help="Genes of the Census.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-c", "--cells-per-chunk", type=int, default=_CELLS_PER_CHUNK, show_default=True, metavar="N")
+@click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs unless said.")
+@click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
+def demo(**options: Any) -> int:
+    """Go the whole way on a Census built here: index, run on a local Ray, verify.
+
+    The Census is made of counts drawn from a seeded model with cell types, marker genes and library sizes, and is kept
+    in a cache folder for the next time. DEST (default: demo) gets the index and the dataset.
+    """
+    from ingest.cpu import require_avx2
+
+    require_avx2()
+    dest: Path = options["dest"]
+    census = _census(options)
+    index = dest / "index.feather"
+    _index(census, index)
+    opened, code = _run(dest / "dataset", index, options)
+    if code:
+        return code
+    code = _verify(opened)
+    _next_steps(dest)
+    return code
+
+
+def _census(options: dict[str, Any]) -> BuiltCensus:
+    from platformdirs import user_cache_path
+
+    from ingest.testing.census import CensusSpec, cached_census
+
+    mean = min(1_750, options["genes"] // 5)
+    spec = CensusSpec(n_cells=options["cells"], n_genes=options["genes"], mean_nnz_per_cell=mean, seed=options["seed"])
+    start = time.perf_counter()
+    built_here = False
+
+    def progress(_done: int, _total: int) -> None:
+        nonlocal built_here
+        if not built_here:
+            note(f"building a Census of {spec.n_cells:,} cells x {spec.n_genes:,} genes, once")
+        built_here = True
+
+    cache = user_cache_path("cell-ingest") / "census"
+    built = cached_census(cache, spec, progress=progress)
+    how = f"built in {time.perf_counter() - start:.1f} s" if built_here else "built earlier"
+    notice(
+        "Census", f"{spec.n_cells:,} cells, {spec.n_genes:,} genes, {spec.n_datasets} datasets; {how}    {built.path}"
+    )
+    return built
+
+
+def _index(census: BuiltCensus, path: Path) -> None:
+    from index.build import CensusOptions, index_census
+    from ingest.cli.index import report_index
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report_index(index_census(CensusOptions(output=path, uri=census.uri, value_filter=_FILTER)))
+    note(f"{'':8} value filter: {_FILTER}")
+
+
+def _settings(options: dict[str, Any]) -> WorkSettings:
+    from ingest.settings import WorkSettings
+
+    return WorkSettings(workers=options["workers"], pool=options["pool"])
+
+
+def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, int]:
+    from ingest.cells import read_cells
+    from ingest.cli.execute import describe_work, execute, plan_facts, say_end, speed_line
+    from ingest.committing import commit_plan
+    from ingest.errors import ForeignPlanError
+    from ingest.preparing import divide_work, draft_dataset
+    from ingest.settings import DataSettings
+    from ingest.store.open import open_store
+    from ingest.survey.run import default_cache
+
+    work = _settings(options)
+    store = open_store(str(dest))
+    data = DataSettings(cells_per_chunk=options["cells_per_chunk"])
+    draft = draft_dataset(read_cells(index), data, work, cache=default_cache())
+    try:
+        opened = commit_plan(store, draft)
+    except ForeignPlanError as error:
+        raise ConfigError(
+            f"{error.message}", kind="foreign-plan", hint=f"demo another folder, or remove {dest}"
+        ) from error
+    divided = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work)
+    if divided.missing:
+        describe_work(plan_facts(opened, divided))
+    report = execute(opened, divided, work)
+    facts = say_end(opened, report)
+    if report.finished is not None:
+        click.echo(speed_line(facts))
+    return opened, report.exit_code
+
+
+def _verify(opened: OpenPlan) -> int:
+    from ingest.cli.after import report_verification
+    from ingest.verifying import verify_dataset
+
+    return report_verification(opened, verify_dataset(opened, deep=True), deep=True)
+
+
+def _next_steps(dest: Path) -> None:
+    click.echo(f"  {dest}/dataset")
+    click.echo(
+        f"""
+Next     python -m ingest index show {dest}/index.feather
+         python -m ingest status {dest}/dataset
+         python -c "import anndata; print(anndata.read_h5ad('{dest}/dataset/chunks/chunk_000000.h5ad'))"
+         python -m ingest index census --value-filter "tissue == 'lung'" -o lung.feather     (the public Census; needs a network)
+         python -m ingest run s3://BUCKET/lung --index lung.feather -c 25000"""
+    )

@@ -1,0 +1,165 @@
+"""The way of `run`, told to a person step by step; `demo` goes the same way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ingest.cli.pools import pool_for
+from ingest.cli.progress import RunDisplay, note, notice
+from ingest.cli.words import bytes_text, duration_text
+from ingest.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ingest.opened import OpenPlan
+    from ingest.planning import Draft
+    from ingest.preparing import Work
+    from ingest.running import RunReport
+    from ingest.settings import WorkSettings
+
+__all__ = ["Facts", "describe_work", "execute", "plan_facts", "say_end", "speed_line"]
+
+_CELLS_PER_SECOND = 8_000
+"""Of one worker, for the expected time of a dry run; measured with anndata's writer on a mini-Census."""
+
+_BYTES_PER_NNZ = 2.2
+"""Of a chunk compressed at level 1, for the expected size."""
+
+_SAID = 5
+"""Quarantined chunks spelled out at the end."""
+
+Facts = dict[str, Any]
+
+
+def plan_facts(plan_of: Draft | OpenPlan, work: Work) -> Facts:
+    """Return what a dry run shows, as data."""
+    plan = plan_of.plan
+    size = plan.identity.cells_per_chunk
+    cells = sum(stop - start for start, stop in map(plan.rows, work.missing))
+    nnz = int(work.profile.nnz[list(work.missing)].sum()) if work.missing else 0
+    return {
+        "cells": plan.n_cells,
+        "chunks": plan.n_chunks,
+        "cells_per_chunk": size,
+        "genes": plan.identity.n_genes,
+        "sources": len(plan.identity.sources),
+        "missing_cells": cells,
+        "missing_chunks": len(work.missing),
+        "units": len(work.units),
+        "workers": work.workers,
+        "read_bytes": round(work.read_bytes),
+        "read_bytes_per_cell": round(work.read_bytes / max(1, cells)),
+        "read_ratio": round(work.read_bytes / work.least_bytes, 3) if work.least_bytes else 1.0,
+        "write_bytes": round(nnz * _BYTES_PER_NNZ),
+        "memory_per_worker_bytes": work.memory.projected,
+        "seconds": round(cells / (_CELLS_PER_SECOND * work.workers), 1),
+    }
+
+
+def describe_work(facts: Facts) -> None:
+    """Say what will be done, in a line or two."""
+    made = facts["chunks"] - facts["missing_chunks"]
+    if made:
+        notice("Resume", f"{made:,} of {facts['chunks']:,} chunks are there")
+    notice(
+        "Plan",
+        f"{facts['missing_cells']:,} cells x {facts['genes']:,} genes -> {_count(facts['missing_chunks'], 'chunk')} "
+        f"of {facts['cells_per_chunk']:,}, {_count(facts['units'], 'unit')} for {_count(facts['workers'], 'worker')}; "
+        f"{bytes_text(facts['read_bytes'])} to read ({bytes_text(facts['read_bytes_per_cell'])} a cell, "
+        f"{facts['read_ratio']:.2f} times the least), about {bytes_text(facts['write_bytes'])} to write, "
+        f"about {duration_text(facts['seconds'])}",
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
+    """Run the plan with a progress display and orderly interruption."""
+    from ingest.running import run_plan
+
+    plan = opened.plan
+    before = plan.n_cells - sum(stop - start for start, stop in map(plan.rows, work.missing))
+    with RunDisplay(plan.n_cells, before) as display, Interrupt(lambda: None) as interrupt:
+        return run_plan(opened, work, settings, pool_for(settings), display, stop_requested=lambda: interrupt.requested)
+
+
+def report_facts(opened: OpenPlan, report: RunReport) -> Facts:
+    """Return how the run ended, as data."""
+    driven, finished = report.driven, report.finished
+    totals = driven.totals if driven else None
+    facts: Facts = {
+        "dest": opened.store.url,
+        "run": report.run_id,
+        "exit_code": report.exit_code,
+        "complete": bool(finished and finished.complete),
+        "seconds": round(report.seconds, 3),
+        "cells_this_run": totals.n_cells if totals else 0,
+        "chunks_this_run": totals.n_chunks if totals else 0,
+        "retries": totals.retries if totals else 0,
+        "seconds_by_stage": totals.seconds if totals else {},
+        "peak_rss_bytes": totals.peak_rss_bytes if totals else 0,
+        "quarantined": _failures(driven.quarantined if driven else {}),
+        "gave_up": _failures(driven.gave_up if driven else {}),
+    }
+    if finished is not None:
+        facts |= {
+            "cells": finished.n_cells,
+            "chunks": finished.n_chunks,
+            "nnz": finished.nnz,
+            "bytes": finished.bytes,
+            "digest": finished.digest,
+        }
+    return facts
+
+
+def _failures(failures: Any) -> list[Facts]:
+    return [
+        {"chunk": chunk, "kind": failure.kind, "message": failure.message, "source": failure.source}
+        for chunk, failure in sorted(failures.items())
+    ]
+
+
+def speed_line(facts: Facts) -> str:
+    """Return what the first seed printed at its end, in a line."""
+    minutes, cells = facts["seconds"] / 60, facts["cells_this_run"]
+    speed = ""
+    if cells:
+        hours = facts["seconds"] / 3600 / cells * 1e6
+        speed = f"   minutes {minutes:.2f}   cells/s {cells / facts['seconds']:,.0f}   hours per 1 M cells {hours:.3f}"
+    each = facts["bytes"] / max(1, facts["chunks"])
+    per_cell = facts["bytes"] / max(1, facts["cells"])
+    return (
+        f"  cells {facts['cells']:,}   files {facts['chunks']:,}{speed}   "
+        f"average file {bytes_text(each)} ({bytes_text(per_cell)} a cell)"
+    )
+
+
+def say_end(opened: OpenPlan, report: RunReport) -> Facts:
+    """Say how the run ended; return the same as data."""
+    facts = report_facts(opened, report)
+    url = opened.store.url
+    _say_failures(facts["quarantined"], "quarantined", f"python -m ingest repair {url}")
+    _say_failures(facts["gave_up"], "not made, for trouble that may pass", f"python -m ingest run {url}")
+    driven = report.driven
+    if driven is not None and driven.fatal is not None:
+        note(f"error: {driven.fatal.message}")
+        if driven.fatal.hint:
+            note(f"       {driven.fatal.hint}")
+    if report.exit_code == 130 or (driven is not None and (driven.fatal or driven.stopped_early)):
+        done = len(opened.ledger.done())
+        note(f"stopped: {done:,} of {opened.plan.n_chunks:,} chunks done; run the same command to go on")
+    return facts
+
+
+def _say_failures(failures: Sequence[Facts], word: str, command: str) -> None:
+    if not failures:
+        return
+    note(f"{_count(len(failures), 'chunk')} {word}:")
+    for failure in failures[:_SAID]:
+        note(f"  chunk {failure['chunk']}: {failure['message']}")
+    if len(failures) > _SAID:
+        note(f"  and {len(failures) - _SAID:,} more; `status` names them all")
+    note(f"  `{command}` tries them again")

@@ -1,0 +1,89 @@
+"""The entry point: commands, errors as one readable line, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from ingest import __version__
+#AFTER
+from ingest.cli.demo import demo
+from ingest.cli.index import index
+from ingest.cli.run import run
+from ingest.cli.style import Group
+from ingest.errors import IngestError, TransientError, mask_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["cli", "main"]
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        "python -m ingest demo",
+        "python -m ingest index census --value-filter \"tissue == 'lung'\" -o lung.feather",
+    ),
+)
+@click.version_option(__version__, prog_name="cell-ingest")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(*, debug: bool) -> None:
+    """Carry single-cell counts from the CELLxGENE Census and h5ad files to chunks that are ready to train from.
+
+    An index says which cells, `run` brings them into a folder, s3:// or gs:// prefix, and goes on where it stopped.
+    """
+    del debug  # looked at by main(), which sees the error
+
+
+for _command in (demo, index, run):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or bool(os.environ.get("CELL_INGEST_DEBUG"))
+    sys.exit(_exit_code([word for word in given if word != "--debug"], debug=debug))
+
+
+def _exit_code(arguments: list[str], *, debug: bool) -> int:
+    try:
+        code = cli.main(arguments, prog_name="python -m ingest", standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "python -m ingest"
+        _complain(error.format_message(), f"`{command} --help` says how")
+        return 2
+    except click.exceptions.Abort:
+        _complain("interrupted", None)
+        return 130
+    except KeyboardInterrupt:
+        _complain("stopped at once", "run the same command to go on; what was committed is kept")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except IngestError as error:
+        if debug:
+            traceback.print_exc()
+        again = "run the same command again" if isinstance(error, TransientError) else None
+        _complain(str(error), error.hint or again)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        message = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split()))
+        _complain(f"unforeseen: {message}", "with --debug it shows where; please report it")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"       {hint}", err=True)

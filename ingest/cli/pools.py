@@ -1,0 +1,49 @@
+"""Which pool runs the units: the one place where `actors` meets `ingest`."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ingest.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ingest.running import OpenPool
+    from ingest.settings import WorkSettings
+    from ingest.worker import ChunkWorkerFactory
+
+__all__ = ["pool_for"]
+
+
+def pool_for(settings: WorkSettings) -> OpenPool:
+    """Return how to open the pool that the settings ask for."""
+    if settings.pool == "serial":
+        return _serial
+
+    @contextmanager
+    def open_ray(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+        from actors.cluster import connect
+        from actors.pool import RayPool
+
+        with connect(workers=size, dashboard=settings.dashboard):
+            pool = RayPool(factory, size, memory_bytes=memory_bytes)
+            try:
+                yield pool
+            finally:
+                pool.close()
+
+    return open_ray
+
+
+@contextmanager
+def _serial(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+    del size, memory_bytes  # one worker, in this process
+    from ingest.serial_pool import SerialPool
+
+    pool = SerialPool(factory)
+    try:
+        yield pool
+    finally:
+        pool.close()

@@ -1,0 +1,135 @@
+"""What a person sees while cells move: one bar on a terminal, a line every ten seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ingest.cli.words import bytes_text, duration_text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.progress import Task
+
+    from ingest.pool import Failure
+
+__all__ = ["RunDisplay", "note", "notice"]
+
+_LOG_EVERY_S = 10.0
+_SAID_TROUBLES = 20
+"""Troubles spelled out; a broken store would fill a log with thousands."""
+
+
+def notice(word: str, text: str) -> None:
+    """Write one step of the way to stderr: a word in its column and what it came to."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold]{word:<8}[/bold] ", end="")
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  # rich would read brackets in paths as markup
+
+
+def note(text: str) -> None:
+    """Write a plain line to stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  # stderr is for progress
+
+
+class _Rate(ProgressColumn):
+    """Cells and megabytes a second, and retries."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = max(task.elapsed or 0.0, 1e-9)
+        made = task.completed - task.fields["before"]
+        retries = task.fields["retries"]
+        word = "retry" if retries == 1 else "retries"
+        return Text(
+            f"{int(task.completed):,}/{int(task.total or 0):,} cells  {made / elapsed:,.0f} cells/s  "
+            f"{task.fields['written'] / elapsed / 1e6:,.1f} MB/s  {retries:,} {word}"
+        )
+
+
+class RunDisplay:
+    """The run's observer, as a context.
+
+    Parameters
+    ----------
+    total_cells, before_cells
+        Of the dataset, and of its chunks that exist already.
+    """
+
+    def __init__(self, total_cells: int, before_cells: int) -> None:
+        self._total, self._before = total_cells, before_cells
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal
+        self._start = self._last_line = time.monotonic()
+        self._state = (before_cells, 0, 0)
+        self._troubles = 0
+        self._progress = Progress(
+            TextColumn("[bold]Ingest  "),
+            BarColumn(bar_width=30),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(
+            "cells", total=total_cells, completed=before_cells, before=before_cells, written=0, retries=0
+        )
+
+    def __enter__(self) -> RunDisplay:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+        else:
+            self._line()
+
+    def moved(self, n_cells: int, bytes_written: int, retries: int) -> None:
+        """Take the state of this run."""
+        self._state = (self._before + n_cells, bytes_written, retries)
+        if self._live:
+            self._progress.update(self._task, completed=self._state[0], written=bytes_written, retries=retries)
+        elif time.monotonic() - self._last_line >= _LOG_EVERY_S:
+            self._line()
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed = max(self._last_line - self._start, 1e-9)
+        cells, written, retries = self._state
+        speed = (cells - self._before) / elapsed
+        left = f"about {duration_text((self._total - cells) / speed)} left" if speed and cells < self._total else ""
+        note(
+            f"{'Ingest':<8} {cells:,}/{self._total:,} cells  {speed:,.0f} cells/s  "
+            f"{bytes_text(written / elapsed)}/s  {retries:,} retries  {left}".rstrip()
+        )
+
+    def troubled(self, failure: Failure, retried: int) -> None:
+        """Say what went wrong and what is done about it."""
+        self._troubles += 1
+        if self._troubles > _SAID_TROUBLES:
+            return
+        what = f"{len(failure.chunks)} chunks" if len(failure.chunks) > 1 else f"chunk {failure.chunks[0]}"
+        then = "trying again" if retried else "set aside"
+        self.say(f"{what} {then}: {failure.message}")
+        if self._troubles == _SAID_TROUBLES:
+            self.say("further troubles are recorded, and counted at the end")
+
+    def draining(self, n_units: int) -> None:
+        """Say that the run ends after the units in hand."""
+        if n_units:
+            self.say(f"finishing {n_units} unit{'s' if n_units > 1 else ''} in hand (again to stop now)")
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar."""
+        if self._live:
+            self._console.print(Text(text))
+        else:
+            note(text)

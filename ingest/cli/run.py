@@ -1,0 +1,253 @@
+"""``run``: bring the cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ingest.cli.progress import notice
+from ingest.cli.style import ByteSize, Command, config_option
+from ingest.errors import ConfigError
+from ingest.settings import DEFAULT_CELLS_PER_CHUNK, DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
+from ingest.vocabulary import GeneRule
+
+if TYPE_CHECKING:
+    from ingest.opened import OpenPlan
+    from ingest.planning import Draft
+    from ingest.preparing import Work
+    from ingest.source import Source
+    from ingest.store.base import Store
+
+__all__ = ["run"]
+
+_SHAPING = {
+    "cells_per_chunk": "cells_per_chunk",
+    "format": "format",
+    "dtype": "dtype",
+    "codec": "codec",
+    "level": "level",
+}
+"""Options that a committed plan has settled -> their name in its identity."""
+
+_ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "strip_version", "allow_noninteger")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "python -m ingest run ./lung --index lung.feather -c 5000 -d 4",
+        "python -m ingest run s3://bucket/lung --index lung.feather --gene-filter ENSG00000161798,ENSG00000139618",
+    ),
+)
+@click.argument("dest", metavar="DEST")
+@click.option("--index", "index_path", type=click.Path(path_type=Path), metavar="FILE", help="The cells; needed once.")
+@click.option("-n", "--max-cells", type=int, metavar="N", help="Take the first N cells of the index.")
+@click.option("-c", "--cells-per-chunk", type=int, default=DEFAULT_CELLS_PER_CHUNK, show_default=True, metavar="N")
+@click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs, or as many as memory holds.")
+@click.option("--gene-filter", metavar="ID,ID|@FILE", help="Exactly these genes, in this order.")
+@click.option(
+    "--genes",
+    type=click.Choice(["union", "intersection"]),
+    default="union",
+    show_default=True,
+    help="Across sources with different genes.",
+)
+@click.option("--max-genes", type=int, metavar="N", help="The first N genes.")
+@click.option("--strip-version", is_flag=True, help="ENSG….18 is ENSG….")
+@click.option("--layer", metavar="NAME", help="Matrix of h5ad files: X, raw/X or a layer; detected unless said.")
+@click.option("--allow-noninteger", is_flag=True, help="Take fractional values as they are.")
+@click.option("--census-version", metavar="DATE", help="Where an index without a source column lies.")
+@click.option("--uri", metavar="URI", help="The same, for another copy of a Census.")
+@click.option("--organism", default="homo_sapiens", show_default=True, help="The same.")
+@click.option("--format", type=click.Choice(["h5ad"]), default="h5ad", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "int32", "uint16"]), default="float32", show_default=True)
+@click.option("--codec", type=click.Choice(["deflate", "none"]), default="deflate", show_default=True)
+@click.option("--level", type=click.IntRange(0, 9), default=1, show_default=True, help="Of compression.")
+@click.option(
+    "--memory",
+    type=ByteSize(),
+    default=DEFAULT_MEMORY_BYTES,
+    show_default="1.5G",
+    metavar="SIZE",
+    help="Most that one worker may hold.",
+)
+@click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For large CSC files.")
+@click.option("--endpoint-url", metavar="URL", help="Of an S3 or GCS look-alike.")
+@click.option("--max-failed-pct", type=click.FloatRange(0, 100), metavar="P", help="Stop early beyond this share.")
+@click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
+@click.option("--dashboard", is_flag=True, help="Start Ray's dashboard with a local Ray.")
+@click.option("--single-driver", is_flag=True, help="Accept a store that ignores preconditions.")
+@click.option("--deadline", type=float, metavar="SECONDS", help="Most that one unit may take.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@config_option
+@click.pass_context
+def run(ctx: click.Context, **options: Any) -> int:
+    """Bring the cells of an index to DEST, a folder, s3:// or gs:// prefix, as compressed h5ad chunks.
+
+    The same command again goes on where it stopped; `run DEST` alone does too.
+    """
+    data, work = _data_settings(options), _work_settings(options)
+    store = _open(options["dest"], work)
+    try:
+        if options["index_path"] is None:
+            return _resume(ctx, store, work, options)
+        return _from_index(store, data, work, options)
+    finally:
+        store.close()
+
+
+def _data_settings(options: dict[str, Any]) -> DataSettings:
+    wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"])
+    return DataSettings(
+        max_cells=options["max_cells"],
+        cells_per_chunk=options["cells_per_chunk"],
+        genes=GeneRule(wanted, options["genes"], options["max_genes"]),
+        strip_version=options["strip_version"],
+        layer=options["layer"],
+        allow_noninteger=options["allow_noninteger"],
+        format=options["format"],
+        dtype=options["dtype"],
+        codec=options["codec"],
+        level=options["level"],
+    )
+
+
+def gene_ids(text: str) -> tuple[str, ...]:
+    """Read ``ID,ID`` or ``@file`` with ids separated by commas or white space.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or there is no id.
+    """
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--gene-filter: cannot read {text[1:]} ({error})", kind="bad-gene-file") from error
+    ids = tuple(text.replace(",", " ").split())
+    if not ids:
+        raise ConfigError("--gene-filter holds no gene id", kind="bad-gene-file")
+    return ids
+
+
+def _work_settings(options: dict[str, Any]) -> WorkSettings:
+    if options["workers"] is not None and options["workers"] < 1:
+        raise ConfigError(f"-d {options['workers']}: at least one worker is needed", kind="bad-workers")
+    return WorkSettings(
+        workers=options["workers"],
+        memory_bytes=options["memory"],
+        scratch=options["scratch"],
+        endpoint_url=options["endpoint_url"],
+        pool=options["pool"],
+        dashboard=options["dashboard"],
+        max_failed_pct=options["max_failed_pct"],
+        single_driver=options["single_driver"],
+        deadline_s=options["deadline"],
+    )
+
+
+def _open(dest: str, work: WorkSettings) -> Store:
+    from ingest.store.open import open_store
+
+    return open_store(dest, endpoint_url=work.endpoint_url)
+
+
+def _default_source(options: dict[str, Any]) -> Source | None:
+    """Return the source of an index that has none of its own."""
+    from ingest.source import Source, address_of
+
+    if options["uri"] is not None:
+        return Source("soma", address_of(options["uri"]), "", options["organism"])
+    if options["census_version"] is None:
+        return None
+    from index.catalog.release import find_release
+
+    date = find_release(options["census_version"]).date
+    return Source("census", date, date, options["organism"])
+
+
+def _from_index(store: Store, data: DataSettings, work: WorkSettings, options: dict[str, Any]) -> int:
+    from ingest.cells import read_cells
+    from ingest.committing import commit_plan
+    from ingest.preparing import divide_work, draft_dataset
+    from ingest.survey.run import default_cache
+
+    path = options["index_path"]
+    cells = read_cells(path, limit=data.max_cells, default_source=_default_source(options))
+    sources = f"{len(cells.sources):,} sources" if len(cells.sources) > 1 else str(cells.sources[0])
+    notice("Index", f"{len(cells):,} cells of {sources}    {path}")
+    draft = draft_dataset(cells, data, work, cache=default_cache())
+    if options["dry_run"]:
+        return _dry_run(draft, divide_work(draft.cells, draft.surveys, draft, set(), work), options)
+    # The work is divided before anything is written: a chunk that cannot fit must not leave a plan behind.
+    divide_work(draft.cells, draft.surveys, draft, set(), work)
+    opened = commit_plan(store, draft, single_driver=work.single_driver)
+    return _go(opened, divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work), work, options)
+
+
+def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[str, Any]) -> int:
+    from ingest.opened import open_plan
+    from ingest.preparing import cells_of_plan, divide_work
+
+    opened = open_plan(store)
+    _refuse_other_settings(ctx, opened, options)
+    divided = divide_work(cells_of_plan(opened), opened.surveys, opened, opened.ledger.done(), work)
+    if options["dry_run"]:
+        return _dry_run(opened, divided, options)
+    return _go(opened, divided, work, options)
+
+
+def _refuse_other_settings(ctx: click.Context, opened: OpenPlan, options: dict[str, Any]) -> None:
+    """Hold what was said on the command line against the plan of DEST, which is never changed."""
+    said = {name for name in options if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
+    for name in _ONLY_WITH_INDEX:
+        if name in said:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} shapes a new dataset, and {opened.store.url} holds one",
+                kind="settled-by-plan",
+                hint="give --index with it to compare, or leave it out to go on",
+            )
+    for option, name in _SHAPING.items():
+        there = getattr(opened.plan.identity, name)
+        if option in said and options[option] != there:
+            raise ConfigError(
+                f"{opened.store.url} holds a plan with {name} {there}, not {options[option]}",
+                kind="settled-by-plan",
+                hint="leave the option out to go on, or use another destination",
+            )
+
+
+def _dry_run(plan_of: Draft | OpenPlan, work: Work, options: dict[str, Any]) -> int:
+    from ingest.cli.execute import describe_work, plan_facts
+    from ingest.cli.words import bytes_text
+
+    facts = plan_facts(plan_of, work)
+    if options["as_json"]:
+        click.echo(json.dumps(facts, indent=1))
+        return 0
+    describe_work(facts)
+    notice("Memory", f"{bytes_text(facts['memory_per_worker_bytes'])} a worker, by projection")
+    notice("Dry run", "nothing was read beyond the survey, nothing was written")
+    return 0
+
+
+def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any]) -> int:
+    from ingest.cli.execute import describe_work, execute, plan_facts, say_end, speed_line
+
+    if work.missing:
+        describe_work(plan_facts(opened, work))
+    else:
+        notice("Resume", f"all {opened.plan.n_chunks:,} chunks are there")
+    report = execute(opened, work, settings)
+    facts = say_end(opened, report)
+    if options["as_json"]:
+        click.echo(json.dumps(facts, indent=1))
+    elif report.finished is not None:
+        click.echo(speed_line(facts))
+        click.echo(f"  {opened.store.url}" + ("" if report.finished.complete else "   incomplete"))
+    return report.exit_code
