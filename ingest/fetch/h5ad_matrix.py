@@ -186,12 +186,13 @@ def describe_matrix(file: OpenH5ad, path: str) -> MatrixRef:
 def _describe(file: OpenH5ad, path: str, var_path: str) -> MatrixRef:
     node = file.get(path)
     shape = (open_table(file, "obs").n_rows, open_table(file, var_path).n_rows)
-    if isinstance(node, h5py.Dataset):
-        matrix = _describe_dense(file, path, shape)
-    elif isinstance(node, h5py.Group):
-        matrix = _describe_sparse(file, path, node, shape)
-    else:
-        raise file.error(path, "is missing", "not-h5ad")
+    with file.reading(path):
+        if isinstance(node, h5py.Dataset):
+            matrix = _describe_dense(file, path, shape)
+        elif isinstance(node, h5py.Group):
+            matrix = _describe_sparse(file, path, node, shape)
+        else:
+            raise file.error(path, "is missing", "not-h5ad")
     return replace(matrix, var_path=var_path, integer=_sample_fault(file, matrix) is None)
 
 
@@ -253,9 +254,8 @@ def _check_values(file: OpenH5ad, path: str, dtype: np.dtype[Any]) -> None:
 
 
 def _stored_bytes(file: OpenH5ad, dataset: h5py.Dataset) -> int:
-    with file.reading(dataset.name):
-        if dataset.chunks is None or not file.is_remote:
-            return int(dataset.id.get_storage_size())
+    if dataset.chunks is None or not file.is_remote:
+        return int(dataset.id.get_storage_size())
     return file.size_bytes * int(dataset.nbytes) // max(file.declared_bytes, 1)
 
 
@@ -268,7 +268,7 @@ def _sample_fault(file: OpenH5ad, matrix: MatrixRef) -> str | None:
     length = len(dataset)
     step = min(length, max(1, _SAMPLE // max(matrix.shape[1], 1)) if dense else _SAMPLE)
     for start in sorted({0, (length - step) // 2, length - step}):
-        with file.reading(dataset.name):
+        with file.reading(matrix.path):
             values = np.ravel(dataset[start : start + step])
         wrong = np.flatnonzero(~((values >= 0) & (values == np.floor(values)) & np.isfinite(values)))
         if len(wrong):

@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 _TRIES = 4
 _BACKOFF_S = 0.25
 _BLOCK_BYTES = 1 << 20
-_CACHE_BLOCKS = 48
-_REQUEST_BLOCKS = 16
+_CACHE_BLOCKS = 32
+_REQUEST_BLOCKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,9 @@ def _version_of(info: dict[str, Any], size: int) -> str:
 class RemoteBytes(io.RawIOBase):
     """A seekable, read-only file over range requests, with a cache of recent blocks.
 
-    HDF5 reads metadata in many small pieces and data in large ones: both go through blocks of 1 MiB, missing
-    neighbours being fetched in one request. What went wrong stays in `failure`, since HDF5 between the reader and
-    this class reports some faults in its own words.
+    HDF5 reads piece by piece, mostly of a few kilobytes: all go through blocks of 1 MiB, neighbours being fetched in
+    one request, and the more of them the longer blocks are wanted one after the other. What went wrong stays in
+    `failure`, since HDF5 between the reader and this class reports some faults in its own words.
     """
 
     def __init__(self, url: str) -> None:
@@ -122,6 +122,8 @@ class RemoteBytes(io.RawIOBase):
         self._filesystem = remote_filesystem(url)
         self.stat = stat_remote(url, self._filesystem)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._next = -1
+        self._ahead = 1
         self._position = 0
         self._handle: Any = None
 
@@ -184,9 +186,12 @@ class RemoteBytes(io.RawIOBase):
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]
+        self._ahead = min(2 * self._ahead, _REQUEST_BLOCKS) if number == self._next else 1
+        last = min(max(last, number + self._ahead - 1), (self.stat.size - 1) // _BLOCK_BYTES)
         stop = number + 1
         while stop <= last and stop - number < _REQUEST_BLOCKS and stop not in self._blocks:
             stop += 1
+        self._next = stop
         data = self._fetch(number * _BLOCK_BYTES, min(stop * _BLOCK_BYTES, self.stat.size))
         for offset in range(0, len(data), _BLOCK_BYTES):
             self._blocks[number + offset // _BLOCK_BYTES] = data[offset : offset + _BLOCK_BYTES]

@@ -73,9 +73,9 @@ def plan_runs(starts: Array, ends: Array, rows: Array, *, merge: int, most: int)
     return slabs
 
 
-def read_slice(file: OpenH5ad, dataset: h5py.Dataset, where: Any) -> Array:
-    """Read a slice of `dataset` as a numpy array, library faults turned into the project's errors."""
-    with file.reading(dataset.name.lstrip("/")):
+def read_slice(file: OpenH5ad, path: str, dataset: h5py.Dataset, where: Any) -> Array:
+    """Read a slice of the dataset at `path` as a numpy array, library faults turned into the project's errors."""
+    with file.reading(path):
         values: Array = dataset[where]
     return values
 
@@ -104,6 +104,7 @@ class H5Entries:
         self._file = file
         self._data = file.dataset(f"{matrix.path}/data")
         self._indices = file.dataset(f"{matrix.path}/indices")
+        self._path = matrix.path
         self._label = f"{file.name}: {matrix.path}"
         entry = self._data.dtype.itemsize + self._indices.dtype.itemsize
         gap = _REMOTE_MERGE_BYTES if file.is_remote else _MERGE_BYTES
@@ -113,20 +114,23 @@ class H5Entries:
 
     def indices(self, start: int, stop: int) -> Array:
         """Return int32 or int64 indices of entries ``[start, stop)``."""
-        return plain_indices(self._read(self._indices, start, stop), source=f"{self._label}/indices")
+        return plain_indices(self._read("indices", self._indices, start, stop), source=f"{self._label}/indices")
 
     def data(self, start: int, stop: int) -> Array:
         """Return the values of entries ``[start, stop)`` in one of the kernels' types."""
-        return plain_values(self._read(self._data, start, stop), source=f"{self._label}/data")
+        return plain_values(self._read("data", self._data, start, stop), source=f"{self._label}/data")
 
-    def _read(self, dataset: h5py.Dataset, start: int, stop: int) -> Array:
-        self.bytes_read += stored_bytes_of(dataset, start, stop)
-        return read_slice(self._file, dataset, slice(start, stop))
+    def _read(self, name: str, dataset: h5py.Dataset, start: int, stop: int) -> Array:
+        self.bytes_read += stored_bytes_of(self._file, dataset, start, stop)
+        return read_slice(self._file, f"{self._path}/{name}", dataset, slice(start, stop))
 
 
-def stored_bytes_of(dataset: h5py.Dataset, start: int, stop: int) -> int:
-    """Return the stored bytes of rows ``[start, stop)``: whole chunks, each of the dataset's mean size."""
-    if stop <= start:
+def stored_bytes_of(file: OpenH5ad, dataset: h5py.Dataset, start: int, stop: int) -> int:
+    """Return the stored bytes of rows ``[start, stop)``: whole chunks, each of the dataset's mean size.
+
+    0 for a remote file: what came over the network is counted there, and asking for sizes would read all of it.
+    """
+    if stop <= start or file.is_remote:
         return 0
     if dataset.chunks is None:
         return int((stop - start) * (dataset.nbytes // max(len(dataset), 1)))
@@ -145,7 +149,7 @@ class Pointers:
         self._file, self._path = file, path
         self._dataset = file.dataset(path)
         self._kept: Array | None = None
-        self.bytes_read = stored_bytes_of(self._dataset, 0, len(self._dataset))
+        self.bytes_read = stored_bytes_of(file, self._dataset, 0, len(self._dataset))
         keep = len(self._dataset) * 8 <= most_bytes
         parts = [part for part in self._checked(n_entries) if keep]
         if keep:
@@ -169,7 +173,7 @@ class Pointers:
         return self._file.error(self._path, message, kind)
 
     def _load(self, start: int, stop: int) -> Array:
-        part = plain_indices(read_slice(self._file, self._dataset, slice(start, stop)), source=self._path)
+        part = plain_indices(read_slice(self._file, self._path, self._dataset, slice(start, stop)), source=self._path)
         return part.astype(np.int64, copy=False)
 
     def between(self, first: int, last: int) -> Array:
@@ -260,6 +264,7 @@ class DenseReader:
     def __init__(self, file: OpenH5ad, matrix: MatrixRef, genes: GeneMap, *, slab_bytes: int) -> None:
         self._file, self._genes = file, genes
         self._dataset = file.dataset(matrix.path)
+        self._path = matrix.path
         self._label = f"{file.name}: {matrix.path}"
         self._row_bytes = max(matrix.shape[1] * self._dataset.dtype.itemsize * 3, 1)
         self._chunk_rows = matrix.chunk_rows
@@ -281,19 +286,19 @@ class DenseReader:
 
     def _by_rows(self, rows: Array) -> Assembled:
         low, high = int(rows[0]), int(rows[-1]) + 1
-        self.bytes_read += stored_bytes_of(self._dataset, low, high)
-        block = plain_values(read_slice(self._file, self._dataset, slice(low, high)), source=self._label)
+        self.bytes_read += stored_bytes_of(self._file, self._dataset, low, high)
+        block = plain_values(read_slice(self._file, self._path, self._dataset, slice(low, high)), source=self._label)
         return dense_rows(block, rows - low, self._genes, source=self._label)
 
     def _by_columns(self, rows: Array) -> Assembled:
         low, high = int(rows[0]), int(rows[-1]) + 1
-        self.bytes_read += stored_bytes_of(self._dataset, low, high)
+        self.bytes_read += stored_bytes_of(self._file, self._dataset, low, high)
         dtype = plain_values(np.empty(0, self._dataset.dtype), source=self._label).dtype
         assembler = CooAssembler(rows, self._genes, dtype=dtype, source=self._label)
         for start in range(0, self._genes.n_source, self._dataset.chunks[1]):
             stop = min(start + self._dataset.chunks[1], self._genes.n_source)
             if (self._genes.targets(start, stop) >= 0).any():
-                block = read_slice(self._file, self._dataset, (slice(low, high), slice(start, stop)))
+                block = read_slice(self._file, self._path, self._dataset, (slice(low, high), slice(start, stop)))
                 self._add(assembler, plain_values(block, source=self._label), low, start)
         return assembler.finish()
 

@@ -56,7 +56,8 @@ def open_table(opened: OpenH5ad, path: str) -> Table:
         node = opened.get(path)
         if node is None:
             raise opened.error(path, "is missing", "not-h5ad")
-        opened.tables[path] = (_from_group if isinstance(node, h5py.Group) else _from_compound)(opened, path, node)
+        with opened.reading(path):
+            opened.tables[path] = (_from_group if isinstance(node, h5py.Group) else _from_compound)(opened, path, node)
     table: Table = opened.tables[path]
     return table
 
