@@ -89,6 +89,7 @@ def drive(
     stop_requested: Callable[[], bool],
     deadline_s: Callable[[UnitTask], float],
     most_failed: int | None = None,
+    has_rivals: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Driven:
     """Run until every chunk has ended, or the run must.
@@ -97,8 +98,10 @@ def drive(
     ----------
     most_failed
         Stop when more chunks than this are quarantined or given up.
+    has_rivals
+        Another driver may be at work on this plan: look after every unit what it has finished.
     """
-    loop = _Loop(scheduler, pool, ledger, observer)
+    loop = _Loop(scheduler, pool, ledger, observer, has_rivals=has_rivals)
     draining = interrupted = stopped_early = False
     while not scheduler.finished:
         interrupted = interrupted or stop_requested()
@@ -117,8 +120,11 @@ def drive(
 
 
 class _Loop:
-    def __init__(self, scheduler: Scheduler, pool: Pool, ledger: Ledger, observer: Observer) -> None:
+    def __init__(
+        self, scheduler: Scheduler, pool: Pool, ledger: Ledger, observer: Observer, *, has_rivals: bool
+    ) -> None:
         self._scheduler, self._pool, self._ledger, self._observer = scheduler, pool, ledger, observer
+        self._has_rivals = has_rivals
         self.totals = Totals()
 
     def feed(self, clock: Callable[[], float], deadline_s: Callable[[UnitTask], float]) -> None:
@@ -134,8 +140,9 @@ class _Loop:
             if isinstance(event, Ended):
                 self.totals.add(event)
             self._report(event.task, settled)
-            if settled.adopted:
-                # Somebody else works on the same plan: what they have finished need not be done twice.
+            self._has_rivals = self._has_rivals or bool(settled.adopted)
+            if self._has_rivals:
+                # What somebody else has finished of the same plan need not be done twice.
                 self._scheduler.forget(self._ledger.done())
         in_hand = self._pool.progress()
         self._observer.moved(

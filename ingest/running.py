@@ -128,6 +128,7 @@ def run_units(
     start = time.perf_counter()
     driven: Driven | None = None
     if work.units:
+        has_rivals = bool(opened.ledger.open_runs())
         opened.ledger.start_run(run_id, {"command": command, **_who(work)})
         outcome = "failed"
         try:
@@ -161,7 +162,9 @@ def _drive(
         scratch=str(scratch_of(settings)),
         commit=commit,
     )
-    scheduler = Scheduler([unit.chunks for unit in work.units], run_id=run_id, draw=random.random)
+    # Two drivers that begin at opposite ends meet once in the middle, instead of racing for every unit.
+    units = [unit.chunks for unit in work.units]
+    scheduler = Scheduler(units[::-1] if has_rivals else units, run_id=run_id, draw=random.random)
     most_failed = None
     if settings.max_failed_pct is not None:
         most_failed = int(opened.plan.n_chunks * settings.max_failed_pct / 100)
@@ -179,6 +182,7 @@ def _drive(
             stop_requested=stop_requested,
             deadline_s=deadline_s,
             most_failed=most_failed,
+            has_rivals=has_rivals,
         )
 
 

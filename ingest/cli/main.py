@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from ingest import __version__
-#AFTER
+
+# AFTER
 from ingest.cli.demo import demo
 from ingest.cli.index import index
 from ingest.cli.run import run

@@ -58,9 +58,12 @@ class RunDisplay:
     ----------
     total_cells, before_cells
         Of the dataset, and of its chunks that exist already.
+    idle
+        There is nothing to make, so there is nothing to show.
     """
 
-    def __init__(self, total_cells: int, before_cells: int) -> None:
+    def __init__(self, total_cells: int, before_cells: int, *, idle: bool = False) -> None:
+        self._idle = idle
         self._total, self._before = total_cells, before_cells
         self._console = Console(stderr=True, highlight=False)
         self._live = self._console.is_terminal
@@ -80,7 +83,7 @@ class RunDisplay:
         )
 
     def __enter__(self) -> RunDisplay:
-        if self._live:
+        if self._live and not self._idle:
             self._progress.start()
         return self
 
@@ -89,7 +92,7 @@ class RunDisplay:
     ) -> None:
         if self._live:
             self._progress.stop()
-        else:
+        elif not self._idle:
             self._line()
 
     def moved(self, n_cells: int, bytes_written: int, retries: int) -> None:

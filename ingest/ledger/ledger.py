@@ -154,6 +154,17 @@ class Ledger:
         """Record how the run ended."""
         put_same(self.store, run_end_key(run_id), readable({"run": run_id, **facts}))
 
+    def open_runs(self) -> set[str]:
+        """Return the runs that have begun and not ended: still at work, or killed. One listing."""
+        started, ended = set(), set()
+        for stat in self.store.list(RUNS):
+            run_id, name = stat.key.removeprefix(RUNS).split("/", 1)
+            if name == "start.json":
+                started.add(run_id)
+            elif name == "end.json":
+                ended.add(run_id)
+        return started - ended
+
     def runs(self) -> list[dict[str, Any]]:
         """Return every run: its start, its end (absent: killed or still going) and the chunks of its claims."""
         runs: dict[str, dict[str, Any]] = {}
