@@ -130,7 +130,8 @@ class PoolConformance:
     def test_takes_no_more_than_it_can_hold(self, make_pool: MakePool, journal_folder: str) -> None:
         """`has_free` bounds submission; at most `size` units are in hand, and a further one is refused."""
         size = self.size(2)
-        pool = make_pool(ScriptedFactory(journal_folder), size)
+        factory = ScriptedFactory(journal_folder)
+        pool = make_pool(factory, size)
         assert pool.size == size
         tasks, n_submitted, n_ended = tasks_of(range(10)), 0, 0
 
@@ -147,6 +148,7 @@ class PoolConformance:
             n_ended += len(pool.wait(1.0))
 
         eventually(lambda: n_ended == len(tasks), step)
+        assert factory.journal.most_units_at_once() <= size
 
     def test_stop_soon_leaves_chunks_undone(self, make_pool: MakePool, journal_folder: str) -> None:
         """The chunk in hand is finished, the others come back undone; no later unit does anything."""

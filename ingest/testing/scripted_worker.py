@@ -80,13 +80,13 @@ class Journal:
         return sum(entry.what == what and chunk in (None, entry.chunk) for entry in self.entries())
 
     def most_units_at_once(self) -> int:
-        """Return how many units were in hand at most; of crashed workers the last unit ends at the next's start."""
+        """Return how many units were in hand at most; a journal does not see deaths, so not for crashing workers."""
         busy: set[int] = set()
         most = 0
         for entry in self.entries():
             if entry.what == "unit":
                 busy.add(entry.pid)
-            elif entry.what in ("end", "start"):
+            elif entry.what == "end":
                 busy.discard(entry.pid)
             most = max(most, len(busy))
         return most
@@ -150,6 +150,13 @@ class ScriptedWorker:
         """Take the next step of each chunk's script."""
         self._unit, self._n_done = task, 0
         self._journal.write("unit", task.unit_id)
+        try:
+            return self._outcome(task)
+        finally:
+            self._unit = None
+            self._journal.write("end", task.unit_id)
+
+    def _outcome(self, task: UnitTask) -> UnitOutcome:
         done: list[int] = []
         failures: list[Failure] = []
         undone: list[int] = []
@@ -161,8 +168,6 @@ class ScriptedWorker:
             else:
                 done.append(chunk)
                 self._n_done += 1
-        self._journal.write("end", task.unit_id)
-        self._unit = None
         n_cells = CELLS_PER_CHUNK * len(done)
         return UnitOutcome(task.unit_id, tuple(done), tuple(failures), tuple(undone), n_cells=n_cells)
 
