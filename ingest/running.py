@@ -91,7 +91,8 @@ def run_plan(
     IngestError
         Workers cannot start, or a receipt disagrees with the plan.
     """
-    ran = run_units(opened, work, settings, open_pool, observer, stop_requested=stop_requested)
+    rivals = bool(work.units) and bool(opened.ledger.open_runs())
+    ran = run_units(opened, work, settings, open_pool, observer, stop_requested=stop_requested, has_rivals=rivals)
     driven = ran.driven
     stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
     unfinished = stopped and not _all_done(opened)
@@ -106,6 +107,7 @@ def run_units(
     observer: Observer,
     *,
     stop_requested: Callable[[], bool],
+    has_rivals: bool = False,
     commit: Commit = commit_chunk,
     command: str = "run",
 ) -> UnitsRun:
@@ -113,6 +115,9 @@ def run_units(
 
     Parameters
     ----------
+    has_rivals
+        Somebody else may be making the same chunks: those with a receipt are then left out as the run goes on. Not
+        for a repair, whose chunks may all have one.
     commit
         What workers do with a chunk they have made.
     command
@@ -128,11 +133,10 @@ def run_units(
     start = time.perf_counter()
     driven: Driven | None = None
     if work.units:
-        has_rivals = bool(opened.ledger.open_runs())
         opened.ledger.start_run(run_id, {"command": command, **_who(work)})
         outcome = "failed"
         try:
-            driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested, commit)
+            driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested, has_rivals, commit)
             outcome = "interrupted" if driven.interrupted else "stopped" if driven.fatal else "ended"
         finally:
             opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
@@ -151,6 +155,7 @@ def _drive(
     observer: Observer,
     run_id: str,
     stop_requested: Callable[[], bool],
+    has_rivals: bool,
     commit: Commit,
 ) -> Driven:
     factory = ChunkWorkerFactory(
