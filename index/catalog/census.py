@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import tiledbsoma
 
 from index.catalog.columns import placed_names
-from index.catalog.release import find_release, open_census, open_copy
+from index.catalog.release import find_release
 from index.dictionaries import is_text
 from index.filtered import nothing_matched
-from ingest.errors import ConfigError, EmptySelectionError, SourceError, TransientError
+from ingest.cpu import require_avx2
+from ingest.errors import ConfigError, EmptySelectionError, SourceError
+from ingest.fetch.base import FetchLimits
+from ingest.fetch.soma_errors import soma_errors
+from ingest.fetch.soma_open import open_experiment
 from ingest.grammar import Filter, did_you_mean, parse_filter, unknown_column
 from ingest.source import Source, address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from ingest.fetch.soma_open import OpenExperiment
 
 __all__ = ["ALWAYS_COLUMNS", "DEFAULT_COLUMNS", "CensusCatalog", "CensusCells"]
 
@@ -28,6 +36,8 @@ ALWAYS_COLUMNS: Final = ("dataset_id", "nnz", "raw_sum")
 """Planning and verifying use them."""
 _PRIMARY: Final = "is_primary_data"
 _MOST_KNOWN: Final = 10_000
+_MEMORY_BYTES: Final = 2**30
+"""Column buffers of 16 MiB; obs streams no faster with more."""
 
 
 class CensusCatalog:
@@ -35,19 +45,17 @@ class CensusCatalog:
 
     Parameters
     ----------
-    census
-        The open root collection; closed with the catalogue.
-    source
-        What index rows will name; its organism is among the Census'.
+    opened
+        The open experiment; closed with the catalogue.
     notes
         What a person should know of it.
     """
 
-    def __init__(self, census: Any, source: Source, notes: Sequence[str] = ()) -> None:
-        self._census = census
-        self.source = source
+    def __init__(self, opened: OpenExperiment, notes: Sequence[str] = ()) -> None:
+        self._opened = opened
+        self.source = replace(opened.source, version=opened.version)
         self.notes = tuple(notes)
-        self._obs = census["census_data"][source.organism].obs
+        self._obs = opened.obs
 
     @classmethod
     def open(cls, *, version: str = "stable", uri: str | None = None, organism: str = "homo_sapiens") -> CensusCatalog:
@@ -56,29 +64,17 @@ class CensusCatalog:
         Raises
         ------
         ConfigError
-            ``unknown-version``, ``unknown-organism``, ``no-census``.
+            ``cpu-no-avx2``, ``unknown-version``, ``unknown-organism``, ``no-census``, ``secret-url``.
         TransientError
             The network.
         """
-        if uri is None:
-            release = find_release(version)
-            return cls._checked(open_census(release.date), organism, ("census", release.date), release.notes)
-        return cls._checked(open_copy(uri), organism, ("soma", address_of(uri)), ())
-
-    @classmethod
-    def _checked(cls, census: Any, organism: str, at: tuple[Any, str], notes: Sequence[str]) -> CensusCatalog:
-        wanted = organism.strip().lower().replace(" ", "_")
-        there = sorted(census["census_data"].keys())
-        if wanted not in there:
-            census.close()
-            raise ConfigError(
-                f"no organism {organism!r} in the Census{did_you_mean(wanted, there)}",
-                kind="unknown-organism",
-                hint=f"it has {', '.join(there)}",
-            )
-        kind, address = at
-        version = address if kind == "census" else _build_date(census)
-        return cls(census, Source(kind, address, version, wanted), notes)
+        require_avx2()
+        name = organism.strip().lower().replace(" ", "_")
+        if uri is not None:
+            return cls(_open(Source("soma", address_of(uri), "", name), "--uri names the folder of census_data"))
+        release = find_release(version)
+        source = Source("census", release.date, release.date, name)
+        return cls(_open(source, "weekly builds vanish after a month"), release.notes)
 
     def __enter__(self) -> CensusCatalog:
         return self
@@ -88,7 +84,7 @@ class CensusCatalog:
 
     def close(self) -> None:
         """Release the handles."""
-        self._census.close()
+        self._opened.close()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -214,7 +210,7 @@ class CensusCells:
         ]
         known = {name: set[str]() for name in plain}
         if plain:
-            with self._reading():
+            with soma_errors(self._source):
                 for table in self._obs.read(column_names=plain):
                     for name in plain:
                         known[name].update(pc.unique(table[name]).drop_null().to_pylist())
@@ -227,14 +223,14 @@ class CensusCells:
 
         Raises
         ------
-        TransientError, SourceError
-            Reading failed, from afar or here.
+        SourceError, TransientError
+            The Census is damaged, or the network.
         """
         schema = self.schema
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
         stored = [self._stored[name] for name in schema.names if name in self._stored]
-        with self._reading():
+        with soma_errors(self._source):
             # Unordered would be a little faster; by joinid, samples and `-n` do not depend on buffer sizes.
             tables = self._obs.read(
                 column_names=["soma_joinid", *stored],
@@ -253,20 +249,11 @@ class CensusCells:
             return pa.array(np.full(len(batch), -1, np.int64))
         return batch.column(self._stored.get(name, name))
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except tiledbsoma.SOMAError as error:
-            reason = str(error).splitlines()[0][:200]
-            failure = SourceError if self._source.path is not None else TransientError
-            raise failure(f"reading the Census obs failed: {reason}", source=str(self._source)) from error
 
-
-def _build_date(census: Any) -> str:
-    info = census["census_info"]
-    if "summary" not in info:
-        return ""
-    summary = info["summary"].read(column_names=["label", "value"]).concat().to_pydict()
-    facts = dict(zip(map(str, summary["label"]), map(str, summary["value"]), strict=True))
-    return facts.get("census_build_date", "")
+def _open(source: Source, hint: str) -> OpenExperiment:
+    limits = FetchLimits(_MEMORY_BYTES, len(os.sched_getaffinity(0)), Path(tempfile.gettempdir()))
+    try:
+        return open_experiment(source, limits)
+    except SourceError as error:
+        # While choosing cells there is nothing yet whose source could be at fault: the place asked for is.
+        raise ConfigError(f"no Census there: {error}", kind="no-census", hint=hint, source=str(source)) from error

@@ -9,7 +9,6 @@ import tiledbsoma
 
 from index.build import CensusOptions, index_census
 from index.catalog.census import ALWAYS_COLUMNS, DEFAULT_COLUMNS, CensusCatalog
-from index.catalog.release import tiledb_settings
 from index.sample import BAND_CELLS, Sampling
 from ingest.errors import ConfigError
 from ingest.source import Source
@@ -163,26 +162,3 @@ def test_batches_are_bounded_and_by_joinid(census, obs):
         joinids = np.concatenate([batch.column("soma_joinid").to_numpy() for batch in cells.batches(["soma_joinid"])])
         assert next(cells.batches(["tissue", "row"])).schema.names == ["tissue", "row"]
     assert joinids.tolist() == obs["soma_joinid"].tolist()
-
-
-def test_s3_settings_follow_the_usual_variables(monkeypatch, tmp_path):
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert tiledb_settings("s3://bucket/census")["vfs.s3.no_sign_request"] == "true"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    settings = tiledb_settings("s3://bucket/census")
-    assert settings | {"soma.init_buffer_bytes": 0} == {
-        "soma.init_buffer_bytes": 0,
-        "vfs.s3.region": "eu-central-1",
-        "vfs.s3.no_sign_request": "false",
-        "vfs.s3.endpoint_override": "127.0.0.1:5000",
-        "vfs.s3.scheme": "http",
-        "vfs.s3.use_virtual_addressing": "false",
-    }
-    assert "vfs.s3.region" not in tiledb_settings("file:///census")
