@@ -7,6 +7,7 @@ from typing import Final
 
 __all__ = [
     "CELLS_KEY",
+    "CHUNKS",
     "CHUNK_INDEX_KEY",
     "CHUNK_OFFSETS_KEY",
     "CHUNK_SUMMARY_KEY",
@@ -14,6 +15,7 @@ __all__ = [
     "EXPERIMENTS_KEY",
     "FAILURES",
     "FORMAT_VERSION",
+    "GARBAGE",
     "GENE_LIST_KEY",
     "PLAN_KEY",
     "PRESENCE_KEY",
@@ -24,6 +26,7 @@ __all__ = [
     "chunk_key",
     "claim_key",
     "failure_key",
+    "garbage_key",
     "genes_key",
     "index_key",
     "receipt_chunks",
@@ -40,6 +43,8 @@ PLAN_KEY: Final = "_ingest/plan.json"
 RECEIPTS: Final = "_ingest/receipts/"
 FAILURES: Final = "_ingest/failures/"
 RUNS: Final = "_ingest/runs/"
+GARBAGE: Final = "_ingest/gc/"
+CHUNKS: Final = "chunks/"
 GENE_LIST_KEY: Final = "gene_list.json"
 CHUNK_INDEX_KEY: Final = "chunk_index.json"
 CHUNK_OFFSETS_KEY: Final = "chunk_offsets.feather"
@@ -71,7 +76,7 @@ def genes_key(digest: str) -> str:
 
 def chunk_key(chunk: int, digits: int, suffix: str) -> str:
     """Return the key of chunk number `chunk`; `digits` is fixed by the plan so that keys sort by number."""
-    return f"chunks/chunk_{chunk:0{digits}d}{suffix}"
+    return f"{CHUNKS}chunk_{chunk:0{digits}d}{suffix}"
 
 
 def receipt_key(first: int, last: int) -> str:
@@ -103,3 +108,8 @@ def run_start_key(run_id: str) -> str:
 def run_end_key(run_id: str) -> str:
     """Return the key of how the run ended."""
     return f"{RUNS}{run_id}/end.json"
+
+
+def garbage_key(marking_id: str) -> str:
+    """Return the key of one marking of what no receipt names."""
+    return f"{GARBAGE}{marking_id}.json"

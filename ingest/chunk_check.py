@@ -1,0 +1,86 @@
+"""Check one chunk object against its receipt: there, of the right size, the right bytes, the right content."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from ingest.documents import sha256_hex
+from ingest.errors import CorruptError, NotFoundError
+from ingest.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ingest.deep import DeepCheck
+    from ingest.ledger.receipts import ChunkReceipt
+    from ingest.store.base import ObjectStat, Store
+    from ingest.unit_rows import UnitRows
+
+__all__ = ["check_object", "object_sha256"]
+
+_PIECE_BYTES = 16 << 20
+"""An object whose bytes alone are checked is hashed in such pieces."""
+
+_TRIES = 2
+"""Readings before bytes count as damaged: ranges carry no checksum, so the transfer may be at fault."""
+
+
+def check_object(
+    store: Store, entry: ChunkReceipt, stat: ObjectStat | None, deep: DeepCheck | None, rows: UnitRows | None
+) -> Sequence[Finding]:
+    """Return the rules that the object of `entry` breaks.
+
+    Only bytes that have the receipt's sha256 are decoded: HDF5 libraries do not survive every damaged file.
+
+    Parameters
+    ----------
+    stat
+        What a listing says of the object; None when it was not in it.
+    deep, rows
+        Decode it and hold it against these plan rows; not when either is None.
+    """
+
+    def finding(kind: str, said: str) -> list[Finding]:
+        return [Finding(kind, f"{entry.key} {said}", entry.chunk, entry.key)]
+
+    if stat is None:
+        return finding("chunk-missing", "is gone; its receipt is there")
+    if stat.size != entry.size:
+        return finding("chunk-size", f"has {stat.size:,} bytes, its receipt says {entry.size:,}")
+    try:
+        if deep is not None and rows is not None:
+            data = _matching_bytes(store, entry)
+            if data is not None:
+                return deep.findings(entry, data, rows)
+        elif any(object_sha256(store, entry.key, entry.size) == entry.sha256 for _ in range(_TRIES)):
+            return ()
+    except NotFoundError:
+        return finding("chunk-missing", "is gone; its receipt is there")
+    except CorruptError as error:
+        return finding("chunk-sha256", f"cannot be read whole ({error})")
+    return finding("chunk-sha256", "is damaged: it has another sha256 than its receipt says")
+
+
+def _matching_bytes(store: Store, entry: ChunkReceipt) -> bytes | None:
+    for _ in range(_TRIES):
+        data = store.get(entry.key)
+        if sha256_hex(data) == entry.sha256:
+            return data
+    return None
+
+
+def object_sha256(store: Store, key: str, size: int) -> str:
+    """Return the sha256 of an object of `size` bytes as 64 hex digits, in memory that does not grow with it.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    CorruptError
+        It is shorter than `size`.
+    """
+    digest = hashlib.sha256()
+    for start in range(0, size, _PIECE_BYTES):
+        digest.update(store.get_range(key, start, min(_PIECE_BYTES, size - start)))
+    return digest.hexdigest()
