@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["COORDINATES", "Cells", "cells_of_table", "read_cells"]
+__all__ = ["COORDINATES", "Cells", "cells_of_table", "known_nnz", "read_cells"]
 
 COORDINATES = ("source", "soma_joinid", "row")
 """The columns that say where a cell lies; all others annotate it."""
+
+_NO_NAMES = ("", ".", "..", "_index")  # HDF5 and anndata keep them for themselves
 
 _Int64 = np.ndarray[Any, np.dtype[np.int64]]
 _Int32 = np.ndarray[Any, np.dtype[np.int32]]
@@ -49,15 +51,32 @@ class Cells:
         return Cells(self.table.set_column(0, "source", column), sources, self.codes, self.coordinates)
 
     def with_column(self, name: str, values: np.ndarray[Any, Any]) -> Cells:
-        """Return the same cells with one more obs column."""
-        return Cells(self.table.append_column(name, pa.array(values)), self.sources, self.codes, self.coordinates)
+        """Return the same cells with one more obs column, or with other values in the one of that name."""
+        at = self.table.schema.get_field_index(name)
+        column = pa.array(values)
+        table = self.table.append_column(name, column) if at < 0 else self.table.set_column(at, name, column)
+        return Cells(table, self.sources, self.codes, self.coordinates)
 
     def nnz(self) -> _Int64 | None:
         """Return the non-zeros of every cell, where the index knows them for all."""
-        if "nnz" not in self.table.column_names or self.table["nnz"].null_count:
-            return None
-        values: _Int64 = self.table["nnz"].to_numpy().astype(np.int64)
-        return values
+        known = known_nnz(self.table)
+        return None if known is None or (known < 0).any() else known
+
+
+def known_nnz(table: pa.Table) -> _Int64 | None:
+    """Return the non-zeros of every cell as its ``nnz`` column has them, -1 where it does not know.
+
+    None where there is no such column of numbers: an index made by hand may use the name for something else.
+    """
+    if "nnz" not in table.column_names:
+        return None
+    kind = table["nnz"].type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    values = table["nnz"].to_numpy()
+    known = np.isfinite(values) & (values >= 0)
+    counts: _Int64 = np.where(known, values, -1).astype(np.int64)
+    return counts
 
 
 def read_cells(path: Path, *, limit: int | None = None, default_source: Source | None = None) -> Cells:
@@ -97,8 +116,24 @@ def _open(path: Path) -> pa.Table:
         ) from error
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: not a feather file ({error})", kind="bad-index") from error
+    _check_columns(table, path)
     leftovers = [name for name in table.column_names if name.startswith("__index_level_")]
     return table.drop_columns(leftovers)
+
+
+def _check_columns(table: pa.Table, path: Path) -> None:
+    """Refuse what could not be written as obs later, and codes that point outside their dictionary."""
+    for at, name in enumerate(table.column_names):
+        if name in table.column_names[:at]:
+            raise ConfigError(f"{path}: column {name!r} stands twice", kind="bad-index", hint="rename one of them")
+        if name in _NO_NAMES or "/" in name or "\0" in name:
+            raise ConfigError(
+                f"{path}: a column cannot be called {name!r} in an h5ad file", kind="bad-index", hint="rename it"
+            )
+    try:
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged ({error})", kind="bad-index") from error
 
 
 def _normalise(table: pa.Table, path: Path, default_source: Source | None) -> pa.Table:
@@ -113,7 +148,7 @@ def _normalise(table: pa.Table, path: Path, default_source: Source | None) -> pa
 
 def _source_column(table: pa.Table, path: Path, default_source: Source | None) -> pa.ChunkedArray:
     if "source" in table.column_names:
-        column = _as_dictionary(table["source"])
+        column = _as_dictionary(table["source"], "source", path)
         if column.null_count:
             raise ConfigError(f"{path}: {column.null_count:,} cells have no source", kind="bad-index")
         return column
@@ -130,47 +165,68 @@ def _source_column(table: pa.Table, path: Path, default_source: Source | None) -
 def _coordinate_column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
     if name not in table.column_names:
         return pa.chunked_array([pa.array(np.full(len(table), -1, np.int64))])
-    column = pc.fill_null(table[name], -1)
+    column = table[name]
     try:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         # pandas turns integers with gaps into floats: whole ones are taken, a fraction is refused by the safe cast.
-        return column.cast(pa.int64(), safe=True)
+        return pc.fill_null(column.cast(pa.int64(), safe=True), -1)
     except pa.ArrowException as error:
-        raise ConfigError(
-            f"{path}: column {name!r} ({column.type}) holds no whole numbers", kind="bad-index"
-        ) from error
+        message = f"{path}: column {name!r} ({column.type}) holds no whole numbers"
+        raise ConfigError(message, kind="bad-index") from error
 
 
-def _as_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_dictionary(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.string()).dictionary_encode()
-    return column.cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
+    column = column.cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
+    values = column.chunk(0).dictionary
+    if values.null_count or len(values.unique()) < len(values):
+        # Arrow allows missing and repeated values in a dictionary, categoricals do not.
+        column = column.cast(pa.string()).dictionary_encode()
+    if pc.any(pc.match_substring(column.chunk(0).dictionary, "\0")).as_py():
+        raise ConfigError(f"{path}: column {name!r} holds a NUL character, which HDF5 cannot", kind="bad-index")
+    return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _obs_column(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
-        values = kind.value_type
-        if pa.types.is_string(values) or pa.types.is_large_string(values):
-            return _as_dictionary(column)
-        return _obs_column(column.cast(values), name, path)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _as_dictionary(column)
-    if pa.types.is_null(kind):
-        return column.cast(pa.string()).cast(pa.dictionary(pa.int32(), pa.string()))
-    if pa.types.is_boolean(kind) and column.null_count:
-        return _as_dictionary(column.cast(pa.string()))
+        if _is_text(kind.value_type):
+            return _as_dictionary(column, name, path)
+        return _obs_column(column.cast(kind.value_type), name, path)
+    if _is_text(kind) or pa.types.is_null(kind) or (pa.types.is_boolean(kind) and column.null_count):
+        return _as_dictionary(column.cast(pa.string()), name, path)
     if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and not column.null_count):
         return column
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        # HDF5 has no missing integer; NaN is what pandas and anndata make of one.
-        return pc.fill_null(column.cast(kind if pa.types.is_floating(kind) else pa.float64()), float("nan"))
+        return _with_nan(column, name, path)
     if pa.types.is_temporal(kind):
-        return _as_dictionary(column.cast(pa.string()))
+        return _as_dictionary(column.cast(pa.string()), name, path)
     raise ConfigError(
         f"{path}: column {name!r} of type {kind} cannot stand in obs",
         kind="bad-index",
         hint="drop it, or turn it into numbers or strings",
     )
+
+
+def _with_nan(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    """Put NaN for what is missing: HDF5 has no missing integer, and pandas and anndata make the same of one."""
+    try:
+        floats = column if pa.types.is_floating(column.type) else column.cast(pa.float64(), safe=True)
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"{path}: column {name!r} has missing values beside whole numbers beyond 2**53, which no float holds",
+            kind="bad-index",
+            hint="drop it, or turn it into strings",
+        ) from error
+    return pc.fill_null(floats, float("nan"))
 
 
 def _in_source_order(table: pa.Table, path: Path) -> Cells:
@@ -179,9 +235,12 @@ def _in_source_order(table: pa.Table, path: Path) -> Cells:
     raw_codes = source.indices.to_numpy()
     _, first_rows = np.unique(raw_codes, return_index=True)
     present = raw_codes[np.sort(first_rows)]
-    sources = tuple(_parse_source(source.dictionary[int(code)].as_py(), path) for code in present)
+    parsed = [_parse_source(source.dictionary[int(code)].as_py(), path) for code in present]
+    # One source may be spelled in two ways; cells that stand twice would pass unseen as cells of two.
+    number: dict[Source, int] = {}
     recode = np.full(len(source.dictionary), -1, np.int32)
-    recode[present] = np.arange(len(present), dtype=np.int32)
+    recode[present] = [number.setdefault(one, len(number)) for one in parsed]
+    sources = tuple(number)
     codes = recode[raw_codes]
     coordinates = _coordinates(table, sources, codes, path)
     order = _source_order(codes, coordinates)
@@ -204,7 +263,8 @@ def _coordinates(table: pa.Table, sources: tuple[Source, ...], codes: _Int32, pa
     if (values < 0).any():
         at = int(np.flatnonzero(values < 0)[0])
         name = "row" if is_h5ad[at] else "soma_joinid"
-        raise ConfigError(f"{path}: row {at:,} of the index has no {name} in {sources[codes[at]]}", kind="bad-index")
+        has = f"no {name}" if values[at] == -1 else f"{name} {values[at]}"
+        raise ConfigError(f"{path}: row {at:,} of the index has {has} in {sources[codes[at]]}", kind="bad-index")
     return values
 
 

@@ -39,17 +39,18 @@ def levels_of(column: pa.Array) -> Levels:
     Parameters
     ----------
     column
-        ``DictionaryArray`` with int32 indices; its dictionary may be unsorted and hold values that are not present.
+        ``DictionaryArray`` with int32 indices; its dictionary may be unsorted, repeat itself, and hold nulls and
+        values that are not present.
     """
     codes = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     present = np.unique(codes)
     present = present[present >= 0]
-    names = [column.dictionary[int(code)].as_py() for code in present]
-    order = sorted(range(len(names)), key=names.__getitem__)
+    names = column.dictionary.take(pa.array(present)).to_pylist()
+    values = sorted({name for name in names if name is not None})
+    rank = {value: at for at, value in enumerate(values)}
     recode = np.full(len(column.dictionary) + 1, -1, np.int32)  # the last slot takes code -1
-    for rank, at in enumerate(order):
-        recode[present[at]] = rank
-    return Levels(tuple(names[at] for at in order), recode[codes])
+    recode[present] = [rank.get(name, -1) for name in names]
+    return Levels(tuple(values), recode[codes])
 
 
 class _Stream:
@@ -60,13 +61,17 @@ class _Stream:
 
     def array(self, name: str, values: np.ndarray[Any, Any]) -> None:
         little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        self._hash.update(f"{name}\0{little.dtype.str}\0{len(little)}\0".encode())
+        self._head(name, little.dtype.str, len(little))
         self._hash.update(np.ascontiguousarray(little).view(np.uint8).data if len(little) else b"")
 
     def texts(self, name: str, values: Iterable[str]) -> None:
         blob = b"".join(len(raw).to_bytes(8, "little") + raw for raw in (value.encode() for value in values))
-        self._hash.update(f"{name}\0text\0{len(blob)}\0".encode())
+        self._head(name, "text", len(blob))
         self._hash.update(blob)
+
+    def _head(self, name: str, kind: str, length: int) -> None:
+        raw = name.encode()
+        self._hash.update(len(raw).to_bytes(8, "little") + raw + f"{kind}\0{length}\0".encode())
 
     def column(self, name: str, column: pa.ChunkedArray) -> None:
         whole = column.combine_chunks()

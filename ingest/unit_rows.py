@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.cells import known_nnz
+from ingest.errors import CorruptError
 from ingest.units import cut_slabs
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class UnitRows:
         column = self.table["source"].combine_chunks()
         recode = np.array([number.get(value, -1) for value in column.dictionary.to_pylist()], np.int32)
         self._codes: np.ndarray[Any, np.dtype[np.int32]] = recode[column.indices.to_numpy()]
+        if (self._codes < 0).any():
+            raise CorruptError("the plan's index names a source that the plan does not", kind="foreign-source")
         is_soma = np.array([survey.layout == "soma" for survey in opened.surveys])[self._codes]
         self._coordinates: np.ndarray[Any, np.dtype[np.int64]] = np.where(
             is_soma, self.table["soma_joinid"].to_numpy(), self.table["row"].to_numpy()
@@ -56,9 +60,8 @@ class UnitRows:
         """Return ranges of plan rows that are read in one go, each within `limit_bytes` while reading."""
         band_rows = np.array([max(1, survey.band_rows) for survey in self._surveys], np.int64)
         mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
-        entries = mean[self._codes]
-        if "nnz" in self.table.column_names and not self.table["nnz"].null_count:
-            entries = self.table["nnz"].to_numpy().astype(np.int64)
+        known = known_nnz(self.table)
+        entries = mean[self._codes] if known is None else np.where(known < 0, mean[self._codes], known)
         bands = self._coordinates // band_rows[self._codes]
         slabs = cut_slabs(self._codes, bands, entries * (_TRIPLE + 4 + value_bytes), limit=limit_bytes)
         return [(start + self.first, stop + self.first) for start, stop in slabs]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.cells import known_nnz
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -98,11 +100,10 @@ def profile_chunks(
 
 
 def _expected_nnz(cells: Cells, surveys: Sequence[SourceSurvey], n_genes: int) -> _Int64:
-    known = cells.nnz()
-    if known is None:
-        mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in surveys], np.int64)
-        known = mean[cells.codes]
-    return np.minimum(known, n_genes)
+    mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in surveys], np.int64)
+    known = known_nnz(cells.table)
+    expected = mean[cells.codes] if known is None else np.where(known < 0, mean[cells.codes], known)
+    return np.minimum(expected, n_genes)
 
 
 def _band_bytes(

@@ -63,6 +63,8 @@ def _genes(var: h5py.Group) -> Genes:
 
 def _obs(obs: h5py.Group) -> pa.Table:
     names: Sequence[Any] = list(obs.attrs["column-order"])
+    if not names:  # a table without columns still has rows
+        return pa.table({"": pa.nulls(len(obs[obs.attrs["_index"]]))}).select([])
     return pa.table({str(name): _column(obs[name]) for name in names})
 
 
