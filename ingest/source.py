@@ -6,7 +6,8 @@
     soma+s3://bucket/census#organism=homo_sapiens&build=…   any other copy of a Census; build is its own date
     file:///data/a.h5ad#version=5120-1700000000000000000    an h5ad; size-mtime, ETag, generation or digest
 
-A source is a key as well as an address: two strings differ when, and only when, the data may.
+A source is a key as well as an address: two strings differ when, and only when, the data may. A ``#`` that belongs
+to the address is written ``%23``, as file URLs have it anyway.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from ingest.errors import ConfigError, mask_secrets
 __all__ = ["Source", "address_of"]
 
 _LABEL = re.compile(r"[^A-Za-z0-9._-]+")
+_URL_ENCODED = ("file://", "http://", "https://")
+"""Addresses in which ``%`` is an escape already; in a bucket it is a character of the key."""
+_ESCAPED = re.compile(r"%(?=(?:25)*23)")
+_ESCAPED_TWICE = re.compile(r"%25(?=(?:25)*23)")
 
 
 def address_of(location: str) -> str:
@@ -38,9 +43,24 @@ def address_of(location: str) -> str:
             kind="secret-url",
             hint="give the plain URL and pass credentials by environment variables",
         )
+    if location.startswith("file://"):
+        return location.replace("#", "%23")
     if "://" in location:
-        return location.rstrip("/") if not location.startswith("file://") else location
+        return location.rstrip("/")
     return Path(location).expanduser().resolve().as_uri()
+
+
+def _escape(address: str) -> str:
+    """Write ``#`` as ``%23`` where it stands for itself, and what reads ``%23`` already as ``%2523``."""
+    if address.startswith(_URL_ENCODED):
+        return address.replace("#", "%23")
+    return _ESCAPED.sub("%25", address).replace("#", "%23")
+
+
+def _unescape(address: str) -> str:
+    if address.startswith(_URL_ENCODED):
+        return address
+    return _ESCAPED_TWICE.sub("%", address.replace("%23", "#"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +79,13 @@ class Source:
     def __str__(self) -> str:
         if self.kind == "census":
             return f"census://{self.version}/{self.organism}"
-        address = self.address.replace("#", "%23")
+        address = _escape(self.address)
         if self.kind == "soma":
             build = f"&build={quote(self.version)}" if self.version else ""
             return f"soma+{address}#organism={quote(self.organism)}{build}"
-        return f"{address}#version={quote(self.version)}" if self.version else address
+        if not self.version and "#version=" not in self.address:
+            return self.address
+        return f"{address}#version={quote(self.version)}"
 
     @property
     def label(self) -> str:
@@ -93,11 +115,22 @@ class Source:
             if not version or not organism:
                 raise ConfigError(f"{text!r} is no source: census://VERSION/ORGANISM is", kind="bad-source")
             return cls("census", version, version, organism)
-        address, _, fragment = text.partition("#")
-        options = dict(parse_qsl(fragment))
-        if address.startswith("soma+"):
+        if text.startswith("soma+"):
+            address, options = _split(text.removeprefix("soma+"), "organism")
             if "organism" not in options:
                 raise ConfigError(f"{text!r} is no source: '#organism=…' is missing", kind="bad-source")
-            location = address_of(address.removeprefix("soma+")).replace("%23", "#")
-            return cls("soma", location, options.get("build", ""), options["organism"])
-        return cls("h5ad", address_of(address), options.get("version", ""))
+            return cls("soma", address, options.get("build", ""), options["organism"])
+        address, options = _split(text, "version")
+        if address.startswith("http") and "#" in address:
+            raise ConfigError(f"{text!r}: a web address ends before '#'", kind="bad-source", hint="write # as %23")
+        return cls("h5ad", address, options.get("version", ""))
+
+
+def _split(text: str, first_option: str) -> tuple[str, dict[str, str]]:
+    """Take the options off an address; a ``#`` that does not introduce them belongs to the address."""
+    address, found, rest = text.rpartition(f"#{first_option}=")
+    if not found:
+        # Nothing is escaped in what a person writes, so nothing is unescaped.
+        return address_of(text), {}
+    options = dict(parse_qsl(f"{first_option}={rest}"))
+    return (_unescape(address_of(address)) if "://" in address else address_of(address)), options
