@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ingest.cpu import require_avx2
-from ingest.errors import ConfigError, SourceChangedError, TransientError
+from ingest.errors import ConfigError, SourceChangedError, SourceError, TransientError
 from ingest.fetch.soma_config import tiledb_config
 from ingest.fetch.soma_errors import soma_errors
 from ingest.grammar.suggest import did_you_mean
@@ -41,17 +39,34 @@ class OpenExperiment:
     @property
     def obs(self) -> Any:
         """The cells' table."""
-        return self.experiment.obs
+        return self._member("obs")
 
     @property
     def var(self) -> Any:
         """The genes' table."""
-        return self.experiment.ms["RNA"].var
+        return self._member("ms", "RNA", "var")
 
     @property
     def raw(self) -> Any:
         """X raw: the counts, sparse ``(n_cells, n_genes)``."""
-        return self.experiment.ms["RNA"].X["raw"]
+        return self._member("ms", "RNA", "X", "raw")
+
+    @property
+    def presence(self) -> Any | None:
+        """The matrix ``(n_datasets, n_genes)`` of what was measured where, or None."""
+        measurement = self._member("ms", "RNA")
+        name = "feature_dataset_presence_matrix"
+        return measurement.get(name)
+
+    def _member(self, *names: str) -> Any:
+        member = self.experiment
+        for name in names:
+            if name not in member:
+                there = ", ".join(sorted(member.keys())) or "nothing"
+                message = f"{self.source}: no {'/'.join(names)}: where {name!r} should be is {there}"
+                raise SourceError(message, kind="no-raw-counts", source=str(self.source))
+            member = member[name]
+        return member
 
     def close(self) -> None:
         """Release all handles."""
@@ -86,22 +101,13 @@ def open_experiment(source: Source, limits: FetchLimits) -> OpenExperiment:
     census = _open_census(source, limits)
     try:
         with soma_errors(source):
-            experiment = _organism(census, source)
-            version = source.version if source.kind == "census" else _version(census, experiment, source.version)
-        _check_version(source, version)
+            opened = OpenExperiment(source, source.version, census, _organism(census, source))
+            if source.kind != "census":
+                opened = replace(opened, version=_version(opened))
     except BaseException:
         census.close()
         raise
-    return OpenExperiment(source, version, census, experiment)
-
-
-def _check_version(source: Source, found: str) -> None:
-    if source.version and found != source.version:
-        raise SourceChangedError(
-            f"{source}: is build {found} now, not {source.version}",
-            hint="make the index again: joinids are stable only within one build",
-            source=str(source),
-        )
+    return opened
 
 
 def _open_census(source: Source, limits: FetchLimits) -> Any:
@@ -165,9 +171,17 @@ def _organism(census: Any, source: Source) -> Any:
     )
 
 
-def _version(census: Any, experiment: Any, wanted: str) -> str:
-    build = "" if wanted.startswith(_PINNED_BY_CONTENT) else _build_date(census)
-    return build or content_version(experiment)
+def _version(opened: OpenExperiment) -> str:
+    wanted = opened.source.version
+    build = "" if wanted.startswith(_PINNED_BY_CONTENT) else _build_date(opened.census)
+    found = build or content_version(opened)
+    if wanted and found != wanted:
+        raise SourceChangedError(
+            f"{opened.source}: is build {found} now, not {wanted}",
+            hint="make the index again: joinids are stable only within one build",
+            source=str(opened.source),
+        )
+    return found
 
 
 def _build_date(census: Any) -> str:
@@ -179,12 +193,11 @@ def _build_date(census: Any) -> str:
     return str(facts.get("census_build_date") or "")
 
 
-def content_version(experiment: Any) -> str:
+def content_version(opened: OpenExperiment) -> str:
     """Return what pins a copy without a build date: a digest over cells, genes (ids in order) and stored entries.
 
     Cheap, and blind to counts changed in place: whoever edits a copy gives it a build date.
     """
-    table = experiment.ms["RNA"].var.read(column_names=["soma_joinid", "feature_id"]).concat()
-    ids = np.array(table["feature_id"].to_pylist(), np.str_)[np.argsort(table["soma_joinid"].to_numpy())]
-    facts = [str(experiment.obs.count), str(experiment.ms["RNA"].X["raw"].nnz), *ids]
+    table = opened.var.read(column_names=["soma_joinid", "feature_id"]).concat().sort_by("soma_joinid")
+    facts = [str(opened.obs.count), str(opened.raw.nnz), *table["feature_id"].to_pylist()]
     return _PINNED_BY_CONTENT + hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -150,21 +150,16 @@ def _presence(
     datasets: Collection[str] | None,
     n_genes: int,
 ) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
-    measurement = opened.experiment.ms["RNA"]
-    if "feature_dataset_presence_matrix" not in measurement:
+    matrix = opened.presence
+    if matrix is None:
         return {}
     at = {joinid: name for name, (joinid, _) in known.items() if datasets is None or name in datasets}
     presence: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
-    if not at:
-        return presence
     # A joinid beyond the matrix's rows would be refused, not merely absent.
-    rows = np.array(
-        sorted(row for row in at if row < measurement["feature_dataset_presence_matrix"].shape[0]), np.int64
-    )
+    rows = np.array(sorted(row for row in at if row < matrix.shape[0]), np.int64)
     if not len(rows):
         return presence
-    read = measurement["feature_dataset_presence_matrix"].read((rows,))
-    for table in read.tables():
+    for table in matrix.read((rows,)).tables():
         measured = table["soma_data"].to_numpy().astype(np.bool_)
         dim0, dim1 = table["soma_dim_0"].to_numpy()[measured], table["soma_dim_1"].to_numpy()[measured]
         for row in np.unique(dim0):
