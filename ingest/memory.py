@@ -28,6 +28,12 @@ _CELL = 400
 
 _LEAST_SLAB = 96 * MIB
 
+_USUAL_SLAB = 256 * MIB
+"""Larger reads are no faster (design.md: buffers of 32 to 128 MB do); smaller ones cost a call each."""
+
+_TRIPLE = 20
+"""An entry as SOMA delivers it: two int64 coordinates and a float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
@@ -63,10 +69,11 @@ def plan_memory(profile: Profile, *, cells_per_chunk: int, value_bytes: int, lim
     """
     largest = int(profile.nnz.max(initial=0))
     chunk = largest * (_CSR_COPIES * (value_bytes + 4) + _ENCODED_PER_NNZ) + cells_per_chunk * _CELL
+    least = max(_LEAST_SLAB, profile.largest_band_nnz * (_TRIPLE + value_bytes + 4))
     room = limit - BASE - chunk
-    if room < _LEAST_SLAB:
-        needed = -(-(BASE + chunk + _LEAST_SLAB) // MIB)
-        fits = max(0, limit - BASE - _LEAST_SLAB) * cells_per_chunk // max(1, chunk)
+    if room < least:
+        needed = -(-(BASE + chunk + least) // MIB)
+        fits = max(0, limit - BASE - least) * cells_per_chunk // max(1, chunk)
         smaller = f", or -c {fits:,} fits".replace(",", "") if fits else ""
         raise ConfigError(
             f"a chunk of {cells_per_chunk:,} cells with {largest:,} non-zeros needs {needed:,} MiB in a worker; "
@@ -74,4 +81,4 @@ def plan_memory(profile: Profile, *, cells_per_chunk: int, value_bytes: int, lim
             kind="memory",
             hint=f"--memory {needed}M would do{smaller}",
         )
-    return MemoryPlan(chunk, min(room, 1024 * MIB))
+    return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)))

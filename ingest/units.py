@@ -53,6 +53,8 @@ class Profile:
     """Non-zeros expected."""
     band_bytes: np.ndarray[Any, np.dtype[np.float64]]
     """``(n_bands,)``: stored bytes that reading any cell of the band costs."""
+    largest_band_nnz: int
+    """Non-zeros wanted of the fullest band: the least that must be read in one go."""
     uncut: np.ndarray[Any, np.dtype[np.bool_]]
     """``uncut[k]``: chunks k-1 and k share a source that must be read by one worker (a large CSC file)."""
 
@@ -90,11 +92,13 @@ def profile_chunks(
     large_csc = np.array([survey.layout == "csc" and survey.stored_bytes > uncut_bytes for survey in surveys], bool)
     before, after = cells.codes[ends[:-1]], cells.codes[starts[1:]]
     uncut[1:] = (before == after) & large_csc[before]
+    nnz = _expected_nnz(cells, surveys, n_genes)
     return Profile(
         ordinal[starts],
         ordinal[ends],
-        np.add.reduceat(_expected_nnz(cells, surveys, n_genes), starts),
+        np.add.reduceat(nnz, starts),
         _band_bytes(cells.codes[new_band], surveys, band_rows),
+        int(np.add.reduceat(nnz, np.flatnonzero(new_band)).max()),
         uncut,
     )
 
