@@ -73,6 +73,7 @@ class H5adFetcher:
         try:
             self._matrix = describe_matrix(self._file, survey.matrix)
             self._check_survey()
+            self._bytes_seen = self._file.bytes_read
         except BaseException:
             self._file.close()
             raise
@@ -194,8 +195,7 @@ class H5adFetcher:
         return Counts(indptr, indices, data, len(self._genes))
 
     def _new_bytes(self) -> int:
-        local = self._reader.bytes_read if self._reader is not None else 0
-        total = self._file.remote_bytes_read if self._file.is_remote else local
+        total = self._file.bytes_read
         new, self._bytes_seen = total - self._bytes_seen, total
         return new
 

@@ -93,7 +93,6 @@ class CscReader:
             assembler.fill(block.first, block.indptr, indices, data)
         self._rows = assembler.finish()
         self._step = max(slab_bytes // (dtype.itemsize + 4), 1)
-        self.bytes_read = entries.bytes_read + pointers.bytes_read
 
     @staticmethod
     def memory_bytes(pointers: Pointers, matrix: MatrixRef, genes: GeneMap) -> int:
@@ -162,7 +161,6 @@ class ScratchReader:
         except BaseException:
             self.close()
             raise
-        self.bytes_read = entries.bytes_read + pointers.bytes_read
 
     def close(self) -> None:
         """Remove the scratch files."""

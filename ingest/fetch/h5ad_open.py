@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import os
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -22,13 +21,13 @@ from urllib.parse import unquote, urlsplit
 import h5py
 
 from ingest.errors import ConfigError, HostileFileError, IngestError, SourceChangedError, SourceError, TransientError
+from ingest.fetch.h5ad_bytes import LocalBytes, SourceBytes, version_of
 from ingest.fetch.h5ad_links import OpenBudget, check_links
 from ingest.fetch.h5ad_remote import RemoteBytes, stat_remote
 from ingest.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -48,7 +47,7 @@ class OpenH5ad:
     HDF5 is not fork-safe: it is opened in the process that reads it.
     """
 
-    def __init__(self, source: Source, file: h5py.File, remote: RemoteBytes | None, budget: OpenBudget) -> None:
+    def __init__(self, source: Source, file: h5py.File, stream: SourceBytes, budget: OpenBudget) -> None:
         self.source = source
         """With the version found."""
         self.file = file
@@ -61,7 +60,7 @@ class OpenH5ad:
         """Tables opened so far, by path; see `ingest.fetch.h5ad_table`."""
         self.name_blocks: OrderedDict[int, pa.StringArray] = OrderedDict()
         """Blocks of obs names read last; see `ingest.fetch.h5ad_obs`."""
-        self._remote = remote
+        self._stream = stream
         _open_files.add(self)
 
     def __enter__(self) -> OpenH5ad:
@@ -75,23 +74,22 @@ class OpenH5ad:
         self.tables.clear()
         self.name_blocks.clear()
         self.file.close()
-        if self._remote is not None:
-            self._remote.close()
+        self._stream.close()
 
     @property
     def is_remote(self) -> bool:
         """Whether it is read by range requests."""
-        return self._remote is not None
+        return isinstance(self._stream, RemoteBytes)
 
     @property
-    def remote_bytes_read(self) -> int:
-        """Bytes that came over the network so far; 0 for a local file."""
-        return 0 if self._remote is None else self._remote.bytes_read
+    def bytes_read(self) -> int:
+        """Bytes read from the disk or over the network so far."""
+        return self._stream.bytes_read
 
     @property
     def size_bytes(self) -> int:
         """Length of the file."""
-        return _local_stat(self.file).st_size if self._remote is None else self._remote.stat.size
+        return self._stream.size
 
     def error(self, dataset: str, message: str, kind: str) -> HostileFileError:
         """Make the error of a rule that `dataset` breaks."""
@@ -147,13 +145,14 @@ class OpenH5ad:
         SourceChangedError
             They differ: what was read meanwhile must not be used.
         """
-        version = self._remote.current_version() if self._remote else _version(_local_stat(self.file))
-        path = self.source.path
-        if path is not None:
-            try:
-                version = _version(path.stat())
-            except OSError as error:
-                raise _os_error(self.source, error) from error
+        try:
+            version = self._stream.current_version()
+        except SourceError as error:
+            raise _gone(self.source) if error.kind == "no-such-file" else error from error
+        except OSError as error:
+            raise (
+                _gone(self.source) if isinstance(error, FileNotFoundError) else _os_error(self.source, error)
+            ) from error
         if version != self.source.version:
             raise _changed(self.source, version)
 
@@ -163,13 +162,14 @@ class OpenH5ad:
         try:
             yield
         except IngestError:
+            self._stream.failure = None
             raise
         except UnicodeError as error:
             raise self.error(what, "holds text that is not UTF-8", "not-utf8") from error
         except MemoryError as error:
             raise self.error(what, "does not fit in memory", "decoded-size") from error
         except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError alike
-            failure = self._remote.failure if self._remote is not None else None
+            failure, self._stream.failure = self._stream.failure, None
             if failure is not None:
                 raise failure from error
             raise self.error(what, f"cannot be read ({error})", "unreadable") from error
@@ -195,23 +195,15 @@ def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None) -> Open
         It cannot be reached.
     """
     source = Source.parse(source) if isinstance(source, str) else source
-    budget = budget or OpenBudget()
-    path = source.path
     try:
-        if path is not None:
-            return _examined(source, _open_local(source, path), None, budget)
-        remote = RemoteBytes(source.address)
+        stream = _stream(source)
     except SourceError as error:
-        if error.kind == "no-such-file" and source.version:
-            raise SourceChangedError(
-                f"{source.address}: the file is gone", kind="source-gone", source=str(source)
-            ) from error
-        raise
+        raise _gone(source) if error.kind == "no-such-file" and source.version else error from error
     try:
-        _expect(source, remote.stat.version)
-        return _examined(source, _open_remote(source, remote), remote, budget)
+        _expect(source, stream.version)
+        return _examined(source, stream, budget or OpenBudget())
     except BaseException:
-        remote.close()
+        stream.close()
         raise
 
 
@@ -229,19 +221,25 @@ def file_version(url: str) -> str:
     if (path := source.path) is None:
         return stat_remote(source.address).version
     try:
-        return _version(path.stat())
+        return version_of(path.stat())
     except OSError as error:
         raise _os_error(source, error) from error
 
 
-def _examined(source: Source, file: h5py.File, remote: RemoteBytes | None, budget: OpenBudget) -> OpenH5ad:
-    version = remote.stat.version if remote else _version(_local_stat(file))
-    opened = OpenH5ad(source, file, remote, budget)
+def _stream(source: Source) -> SourceBytes:
+    if (path := source.path) is None:
+        return RemoteBytes(source.address)
     try:
-        _expect(source, version)
-        opened.source = replace(source, version=version)
+        return LocalBytes(path, source.address)
+    except OSError as error:
+        raise _os_error(source, error) from error
+
+
+def _examined(source: Source, stream: SourceBytes, budget: OpenBudget) -> OpenH5ad:
+    opened = OpenH5ad(replace(source, version=stream.version), _open_hdf5(source, stream), stream, budget)
+    try:
         with opened.reading("/"):
-            opened.declared_bytes = check_links(file, budget=budget, size_bytes=opened.size_bytes, fail=opened.error)
+            opened.declared_bytes = check_links(opened.file, budget=budget, size_bytes=stream.size, fail=opened.error)
         _check_is_h5ad(opened)
     except BaseException:
         opened.close()
@@ -255,26 +253,15 @@ def _check_is_h5ad(opened: OpenH5ad) -> None:
         raise opened.error("/", f"HDF5, but no h5ad: {' and '.join(missing)} missing", "not-h5ad")
 
 
-def _open_local(source: Source, path: Path) -> h5py.File:
+def _open_hdf5(source: Source, stream: SourceBytes) -> h5py.File:
+    head = bytearray(min(_SUPERBLOCK_BYTES, stream.size))
     try:
-        with path.open("rb") as stream:
-            head = stream.read(_SUPERBLOCK_BYTES)
-    except OSError as error:
-        raise _os_error(source, error) from error
-    try:
-        # Locking is left at its default: another one would keep anndata in this process from opening the same file.
-        return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        stream.readinto(head)
+        return h5py.File(stream, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+    except IngestError:
+        raise
     except Exception as error:
-        raise _open_error(source, error, head) from error
-
-
-def _open_remote(source: Source, remote: RemoteBytes) -> h5py.File:
-    head = bytearray(min(_SUPERBLOCK_BYTES, remote.stat.size))
-    remote.readinto(head)
-    try:
-        return h5py.File(remote, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-    except Exception as error:
-        raise (remote.failure or _open_error(source, error, bytes(head))) from error
+        raise (stream.failure or _open_error(source, error, bytes(head))) from error
 
 
 def _open_error(source: Source, error: Exception, head: bytes) -> IngestError:
@@ -294,19 +281,14 @@ def _os_error(source: Source, error: OSError) -> IngestError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SourceError(f"{where}: there is no such file", kind="no-such-file", source=str(source))
     if isinstance(error, IsADirectoryError):
-        return SourceError(f"{where}: this is a folder", kind="not-hdf5", source=str(source))
+        return SourceError(f"{where}: this is a folder or a device, no file", kind="not-hdf5", source=str(source))
     if isinstance(error, PermissionError):
         return ConfigError(f"{where}: no permission to read it", kind="no-permission", source=str(source))
     return TransientError(f"{where}: {error}", kind="io", source=str(source))
 
 
-def _local_stat(file: h5py.File) -> os.stat_result:
-    # Of the open file itself: the path may have been replaced since.
-    return os.fstat(file.id.get_vfd_handle())
-
-
-def _version(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+def _gone(source: Source) -> SourceChangedError:
+    return SourceChangedError(f"{source.address}: the file is gone", kind="source-gone", source=str(source))
 
 
 def _expect(source: Source, version: str) -> None:

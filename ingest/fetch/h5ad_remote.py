@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import random
 import threading
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingest.errors import ConfigError, CredentialsError, IngestError, SourceChangedError, SourceError, TransientError
+from ingest.fetch.h5ad_bytes import SourceBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,58 +106,31 @@ def _version_of(info: dict[str, Any], size: int) -> str:
     return f"{size}-{modified}" if modified else f"{size}"
 
 
-class RemoteBytes(io.RawIOBase):
-    """A seekable, read-only file over range requests, with a cache of recent blocks.
+class RemoteBytes(SourceBytes):
+    """A remote file over range requests, with a cache of recent blocks.
 
     HDF5 reads piece by piece, mostly of a few kilobytes: all go through blocks of 1 MiB, neighbours being fetched in
-    one request, and the more of them the longer blocks are wanted one after the other. What went wrong stays in
-    `failure`, since HDF5 between the reader and this class reports some faults in its own words.
+    one request, and the more of them the longer blocks are wanted one after the other.
     """
 
     def __init__(self, url: str) -> None:
-        super().__init__()
-        self.url = url
-        self.failure: IngestError | None = None
-        self.bytes_read = 0
+        super().__init__(url)
         self._filesystem = remote_filesystem(url)
-        self.stat = stat_remote(url, self._filesystem)
+        self._stat = stat_remote(url, self._filesystem)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next = -1
         self._ahead = 1
-        self._position = 0
         self._handle: Any = None
 
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
+    @property
+    def size(self) -> int:
+        """Length of the file."""
+        return self._stat.size
 
-    def seekable(self) -> bool:
-        """Tell that it can seek."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position in bytes and return it."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.stat.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` from the position; what lies past the end of the file reads as nothing."""
-        view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self.stat.size - self._position))
-        try:
-            self._copy(view[:wanted])
-        except IngestError as error:
-            self.failure = error
-            raise
-        # HDF5 takes what it asked for as given: bytes past the end must not be whatever the buffer held.
-        view[wanted:] = bytes(len(view) - wanted)
-        self._position += wanted
-        return wanted
+    @property
+    def version(self) -> str:
+        """ETag, generation, or what else the server gives."""
+        return self._stat.version
 
     def current_version(self) -> str:
         """Ask the server for the version that the URL has now."""
@@ -171,12 +144,19 @@ class RemoteBytes(io.RawIOBase):
             self._handle = None
         super().close()
 
-    def _copy(self, view: memoryview) -> None:
+    def copy(self, position: int, view: memoryview) -> None:
+        """Fill `view` from `position`.
+
+        Raises
+        ------
+        SourceError, SourceChangedError, CredentialsError, TransientError
+            See `remote_error`.
+        """
         done = 0
+        last = (position + len(view) - 1) // _BLOCK_BYTES
         while done < len(view):
-            at = self._position + done
+            at = position + done
             number = at // _BLOCK_BYTES
-            last = (self._position + len(view) - 1) // _BLOCK_BYTES
             block = self._block(number, last)
             piece = block[at - number * _BLOCK_BYTES :][: len(view) - done]
             view[done : done + len(piece)] = piece
@@ -187,12 +167,12 @@ class RemoteBytes(io.RawIOBase):
             self._blocks.move_to_end(number)
             return self._blocks[number]
         self._ahead = min(2 * self._ahead, _REQUEST_BLOCKS) if number == self._next else 1
-        last = min(max(last, number + self._ahead - 1), (self.stat.size - 1) // _BLOCK_BYTES)
+        last = min(max(last, number + self._ahead - 1), (self.size - 1) // _BLOCK_BYTES)
         stop = number + 1
         while stop <= last and stop - number < _REQUEST_BLOCKS and stop not in self._blocks:
             stop += 1
         self._next = stop
-        data = self._fetch(number * _BLOCK_BYTES, min(stop * _BLOCK_BYTES, self.stat.size))
+        data = self._fetch(number * _BLOCK_BYTES, min(stop * _BLOCK_BYTES, self.size))
         for offset in range(0, len(data), _BLOCK_BYTES):
             self._blocks[number + offset // _BLOCK_BYTES] = data[offset : offset + _BLOCK_BYTES]
         while len(self._blocks) > _CACHE_BLOCKS:

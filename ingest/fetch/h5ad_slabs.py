@@ -85,8 +85,6 @@ class Entries(Protocol):
 
     merge: int
     """Entries worth reading over rather than reading twice."""
-    bytes_read: int
-    """Stored bytes read so far; remote files count elsewhere."""
 
     def indices(self, start: int, stop: int) -> Array:
         """Return int32 or int64 indices of entries ``[start, stop)``."""
@@ -110,7 +108,6 @@ class H5Entries:
         gap = _REMOTE_MERGE_BYTES if file.is_remote else _MERGE_BYTES
         # A chunk is decoded whole: what lies in it between two rows is paid for already.
         self.merge = max(gap // entry, *(part.chunks[0] if part.chunks else 0 for part in (self._data, self._indices)))
-        self.bytes_read = 0
 
     def indices(self, start: int, stop: int) -> Array:
         """Return int32 or int64 indices of entries ``[start, stop)``."""
@@ -121,22 +118,7 @@ class H5Entries:
         return plain_values(self._read("data", self._data, start, stop), source=f"{self._label}/data")
 
     def _read(self, name: str, dataset: h5py.Dataset, start: int, stop: int) -> Array:
-        self.bytes_read += stored_bytes_of(self._file, dataset, start, stop)
         return read_slice(self._file, f"{self._path}/{name}", dataset, slice(start, stop))
-
-
-def stored_bytes_of(file: OpenH5ad, dataset: h5py.Dataset, start: int, stop: int) -> int:
-    """Return the stored bytes of rows ``[start, stop)``: whole chunks, each of the dataset's mean size.
-
-    0 for a remote file: what came over the network is counted there, and asking for sizes would read all of it.
-    """
-    if stop <= start or file.is_remote:
-        return 0
-    if dataset.chunks is None:
-        return int((stop - start) * (dataset.nbytes // max(len(dataset), 1)))
-    step = dataset.chunks[0]
-    bands = -(-stop // step) - start // step
-    return int(dataset.id.get_storage_size() * bands // -(-len(dataset) // step))
 
 
 class Pointers:
@@ -149,7 +131,6 @@ class Pointers:
         self._file, self._path = file, path
         self._dataset = file.dataset(path)
         self._kept: Array | None = None
-        self.bytes_read = stored_bytes_of(file, self._dataset, 0, len(self._dataset))
         keep = len(self._dataset) * 8 <= most_bytes
         parts = [part for part in self._checked(n_entries) if keep]
         if keep:
@@ -196,11 +177,6 @@ class Pointers:
 class RowReader(Protocol):
     """Rows of one matrix in ascending order, in parts bounded in bytes."""
 
-    @property
-    def bytes_read(self) -> int:
-        """Stored bytes read so far; remote files count elsewhere."""
-        ...
-
     def parts(self, ascending: Array) -> Iterator[tuple[int, int, Assembled]]:
         """Yield ``(first, last, rows)``: the rows ``ascending[first:last]`` assembled, in that order."""
         ...
@@ -216,11 +192,6 @@ class CsrReader:
         self._n_vars = matrix.shape[1]
         entry = np.dtype(matrix.dtype).itemsize + np.dtype(matrix.index_dtype).itemsize + _WORKING_BYTES
         self._most = max(slab_bytes // entry, 1)
-
-    @property
-    def bytes_read(self) -> int:
-        """Stored bytes read so far."""
-        return self._entries.bytes_read + self._pointers.bytes_read
 
     def parts(self, ascending: Array) -> Iterator[tuple[int, int, Assembled]]:
         """Yield ``(first, last, rows)``: the rows ``ascending[first:last]`` assembled, in that order.
@@ -271,7 +242,6 @@ class DenseReader:
         self._slab_rows = max(slab_bytes // self._row_bytes, 1)
         self._slab_bytes = slab_bytes
         self._tall = self._slab_rows < self._chunk_rows
-        self.bytes_read = 0
 
     def parts(self, ascending: Array) -> Iterator[tuple[int, int, Assembled]]:
         """Yield ``(first, last, rows)``: the rows ``ascending[first:last]`` assembled, in that order."""
@@ -286,13 +256,11 @@ class DenseReader:
 
     def _by_rows(self, rows: Array) -> Assembled:
         low, high = int(rows[0]), int(rows[-1]) + 1
-        self.bytes_read += stored_bytes_of(self._file, self._dataset, low, high)
         block = plain_values(read_slice(self._file, self._path, self._dataset, slice(low, high)), source=self._label)
         return dense_rows(block, rows - low, self._genes, source=self._label)
 
     def _by_columns(self, rows: Array) -> Assembled:
         low, high = int(rows[0]), int(rows[-1]) + 1
-        self.bytes_read += stored_bytes_of(self._file, self._dataset, low, high)
         dtype = plain_values(np.empty(0, self._dataset.dtype), source=self._label).dtype
         assembler = CooAssembler(rows, self._genes, dtype=dtype, source=self._label)
         for start in range(0, self._genes.n_source, self._dataset.chunks[1]):

@@ -111,11 +111,13 @@ def test_every_real_file_equals_plain_anndata(name, tmp_path):
         matrix, names = true_matrix(path, survey.matrix)
         assert matrix.shape == (survey.n_obs, len(survey.genes))
         rows = np.random.default_rng(0).permutation(survey.n_obs)
+        bytes_read = 0
         for part in np.array_split(rows, 3):
             fetched = fetcher.read(part)
+            bytes_read += fetched.bytes_read
             assert_rows(fetched, matrix[part])
             assert fetched.names.to_pylist() == names[part].tolist()
-            assert fetched.bytes_read > 0
+        assert bytes_read > survey.stored_bytes / 2  # headers and samples were read before
 
 
 counts_strategy = st.tuples(st.integers(1, 30), st.integers(1, 12), st.floats(0, 1), st.integers(0, 2**32 - 1)).map(
@@ -223,7 +225,7 @@ def test_a_gene_filter_transposes_only_its_columns(tmp_path):
         fetched = fetcher.read(np.arange(3000))
         assert isinstance(fetcher._reader, CscReader)
         assert_rows(fetched, matrix[:, [7, 3]])
-        assert fetched.bytes_read < survey.stored_bytes / 20
+        assert fetched.bytes_read < survey.stored_bytes / 8  # names and bridged gaps included
 
 
 @pytest.mark.parametrize("memory", [64 * MEBIBYTE, 1 << 17])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -257,3 +258,22 @@ def test_plain_anndata_may_have_the_file_open_too(good):
 def test_a_process_may_end_with_a_file_open(good):
     code = f"from ingest.fetch.h5ad_open import open_h5ad; kept = open_h5ad({str(good)!r})"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("number", "size"), [(0, 0), (0, 8), (1, 2**64 - 16), (1, 2**64 - 1), (3, 1 << 40)])
+def test_a_heap_that_hdf5_would_walk_for_ever_is_refused_before(good, number, size):
+    data = bytearray(good.read_bytes())
+    heap = data.index(b"GCOL")
+    data[heap + 16 : heap + 18] = number.to_bytes(2, "little")
+    data[heap + 24 : heap + 32] = size.to_bytes(8, "little")
+    good.write_bytes(data)
+    with pytest.raises(HostileFileError) as caught:
+        read_everything(good, good.parent)
+    assert caught.value.kind == "damaged-heap"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5ad")
+    with pytest.raises(SourceError) as caught:
+        open_h5ad(str(tmp_path / "pipe.h5ad"))
+    assert caught.value.kind == "not-hdf5"

@@ -1,0 +1,192 @@
+"""The bytes that HDF5 reads from, with a look at each heap before HDF5 parses it.
+
+HDF5 (2.0, tried) walks a global heap, where texts of variable length lie, by the sizes written in it: a size of zero,
+or one that wraps around, and it walks in a circle for ever, in C, holding h5py's lock. So every heap that passes
+through here is walked first. Format: "Global Heap" in the HDF5 file format specification.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import HostileFileError, IngestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["LocalBytes", "SourceBytes"]
+
+_HEAP = re.compile(rb"GCOL\x01\0\0\0")
+_HEAP_SIZE = struct.Struct("<Q")
+_HEAP_HEADER_BYTES = 16
+_HEAP_OBJECT = struct.Struct("<HHIQ")
+_LEAST_HEAP_BYTES = 4096
+_MOST_HEAP_BYTES = 256 << 20
+
+
+class SourceBytes(io.RawIOBase):
+    """A seekable, read-only file of one version. What went wrong stays in `failure`: HDF5 may report it otherwise.
+
+    Subclasses say how to copy bytes; positions and sizes are in bytes.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.failure: IngestError | None = None
+        self.bytes_read = 0
+        self._position = 0
+        self._sound_heaps: set[int] = set()
+
+    @property
+    def size(self) -> int:
+        """Length of the file."""
+        raise NotImplementedError
+
+    @property
+    def version(self) -> str:
+        """What pins the bytes read; never empty."""
+        raise NotImplementedError
+
+    def current_version(self) -> str:
+        """Ask which version the address has now."""
+        raise NotImplementedError
+
+    def copy(self, position: int, view: memoryview) -> None:
+        """Fill `view` from `position`; all of it lies within the file."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it can seek."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the position; what lies past the end of the file reads as zeros."""
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self.size - self._position))
+        try:
+            self.copy(self._position, view[:wanted])
+            for heap in _HEAP.finditer(view[:wanted]):
+                self._check_heap(self._position + heap.start())
+        except IngestError as error:
+            self.failure = error
+            raise
+        # HDF5 takes what it asked for as given: bytes past the end must not be whatever the buffer held.
+        view[wanted:] = bytes(len(view) - wanted)
+        self._position += wanted
+        return wanted
+
+    def _check_heap(self, position: int) -> None:
+        if position in self._sound_heaps or position + _HEAP_HEADER_BYTES > self.size:
+            return
+        (length,) = _HEAP_SIZE.unpack(self._peek(position + 8, 8))
+        if not _LEAST_HEAP_BYTES <= length <= self.size - position:
+            return  # HDF5 refuses such a heap by itself
+        if length > _MOST_HEAP_BYTES:
+            raise self._heap_error(position, "decoded-size", f"is {length:,} bytes long")
+        if not _ends(self._peek(position, length)):
+            raise self._heap_error(position, "damaged-heap", "is damaged")
+        self._sound_heaps.add(position)
+
+    def _peek(self, position: int, length: int) -> bytearray:
+        data = bytearray(length)
+        self.copy(position, memoryview(data))
+        return data
+
+    def _heap_error(self, position: int, kind: str, what: str) -> HostileFileError:
+        name = self.url.rsplit("/", 1)[-1]
+        return HostileFileError(f"{name}: the heap of texts at byte {position:,} {what}", kind=kind, source=self.url)
+
+
+def _ends(heap: bytearray) -> bool:
+    """Tell whether a walk by the objects' sizes moves on at each step and stays inside."""
+    at, end = _HEAP_HEADER_BYTES, len(heap)
+    while end - at >= _HEAP_OBJECT.size:
+        number, _, _, size = _HEAP_OBJECT.unpack_from(heap, at)
+        # Number 0 is the free space: its size counts its own header.
+        step = size if number == 0 else _HEAP_OBJECT.size + (size + 7) // 8 * 8
+        if not _HEAP_OBJECT.size <= step <= end - at:
+            return False
+        at += step
+    return True
+
+
+class LocalBytes(SourceBytes):
+    """A file on a local or mounted disk, by positioned reads of one descriptor."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        super().__init__(url)
+        self._path = path
+        if not path.is_file() and path.exists():
+            raise IsADirectoryError(f"{path} is no regular file")  # a pipe would block when opened
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Of the descriptor, not of the path: the file may be replaced between the two.
+        stat = os.fstat(self._descriptor)
+        self._size, self._version = stat.st_size, version_of(stat)
+
+    @property
+    def size(self) -> int:
+        """Length of the file."""
+        return self._size
+
+    @property
+    def version(self) -> str:
+        """Size and modification time in nanoseconds."""
+        return self._version
+
+    def current_version(self) -> str:
+        """Return the version of what the path names now, or of the open file if that was written to since.
+
+        Raises
+        ------
+        OSError
+            There is nothing there any more.
+        """
+        own = version_of(os.fstat(self._descriptor))
+        return own if own != self._version else version_of(self._path.stat())
+
+    def copy(self, position: int, view: memoryview) -> None:
+        """Fill `view` from `position`.
+
+        Raises
+        ------
+        HostileFileError
+            ``truncated``: the file has become shorter.
+        OSError
+            The disk.
+        """
+        while len(view):
+            done = os.preadv(self._descriptor, [view], position)
+            if done == 0:
+                name = self.url.rsplit("/", 1)[-1]
+                raise HostileFileError(f"{name}: the file is cut short", kind="truncated", source=self.url)
+            self.bytes_read += done
+            position, view = position + done, view[done:]
+
+    def close(self) -> None:
+        """Close the descriptor; twice does no harm."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+def version_of(stat: os.stat_result) -> str:
+    """Return what pins a local file."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
