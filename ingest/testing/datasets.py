@@ -29,9 +29,18 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
     from ingest.pool import Failure, Pool
     from ingest.running import RunReport
+    from ingest.testing.census import BuiltCensus
     from ingest.worker import ChunkWorkerFactory
 
-__all__ = ["MadeDataset", "SilentObserver", "make_dataset", "open_serial_pool", "write_h5ad_index", "write_sources"]
+__all__ = [
+    "MadeDataset",
+    "SilentObserver",
+    "make_dataset",
+    "open_serial_pool",
+    "write_census_index",
+    "write_h5ad_index",
+    "write_sources",
+]
 
 
 class SilentObserver:
@@ -106,6 +115,18 @@ def write_h5ad_index(path: Path, files: Sequence[Path]) -> Path:
         )
     table = pd.concat(frames, ignore_index=True)
     table["cell_type"] = table["cell_type"].astype("category")
+    table.to_feather(path)
+    return path
+
+
+def write_census_index(path: Path, census: BuiltCensus, *, organism: str = "homo_sapiens") -> Path:
+    """Write an index of all primary cells of a mini-Census: joinids, a few labels, ``nnz`` and ``raw_sum``."""
+    import tiledbsoma
+
+    columns = ["soma_joinid", "dataset_id", "cell_type", "tissue", "nnz", "raw_sum"]
+    with tiledbsoma.DataFrame.open(f"{census.uri}/census_data/{organism}/obs") as obs:
+        table = obs.read(column_names=columns, value_filter="is_primary_data == True").concat().to_pandas()
+    table.insert(0, "source", str(Source("soma", address_of(census.uri), census.spec.build_date, organism)))
     table.to_feather(path)
     return path
 

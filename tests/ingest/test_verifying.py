@@ -1,0 +1,362 @@
+"""Verify names exactly what is wrong, whatever was done to the files; nothing more."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ingest.documents import seal, sha256_hex
+from ingest.finish import finish
+from ingest.layout import chunk_key, receipt_key
+from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.opened import OpenPlan, open_plan
+from ingest.settings import DataSettings
+from ingest.store.open import open_store
+from ingest.summary_check import SUMMARY_KEYS
+from ingest.testing.census import CensusSpec, build_census
+from ingest.testing.datasets import make_dataset, write_census_index, write_h5ad_index, write_sources
+from ingest.verifying import verify_dataset
+from ingest.vocabulary import GeneRule
+
+
+@dataclass(frozen=True)
+class Dest:
+    """A finished dataset in a folder, free to be damaged."""
+
+    path: Path
+
+    def open(self) -> OpenPlan:
+        return open_plan(open_store(str(self.path)))
+
+    def chunk(self, number: int) -> Path:
+        return self.path / chunk_key(number, 6, ".h5ad")
+
+    def receipt(self, number: int) -> Path:
+        return self.path / receipt_key(number, number)
+
+    def read_receipt(self, number: int) -> Receipt:
+        return parse_receipt(self.receipt(number).read_bytes(), key=receipt_key(number, number))
+
+    def reseal(self, number: int, **changes: object) -> None:
+        """Make receipt and summaries agree with the object's bytes, as if it had been written so."""
+        data = self.chunk(number).read_bytes()
+        receipt = self.read_receipt(number)
+        entry = replace(receipt.chunks[0], size=len(data), sha256=sha256_hex(data), **changes)
+        self.receipt(number).write_bytes(replace(receipt, chunks=(entry,)).seal())
+        finish(self.open())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("verify")
+
+
+@pytest.fixture(scope="module")
+def finished(folder) -> Path:
+    """9 chunks of 7 cells (the last 4) of two h5ad files; chunk 4 has cells of both."""
+    index = write_h5ad_index(folder / "index.feather", write_sources(folder / "sources"))
+    make_dataset(str(folder / "finished"), index)
+    return folder / "finished"
+
+
+@pytest.fixture
+def dest(finished, tmp_path) -> Dest:
+    shutil.copytree(finished, tmp_path / "dest")
+    return Dest(tmp_path / "dest")
+
+
+@pytest.fixture(scope="module")
+def finished_census(folder) -> Path:
+    spec = CensusSpec(n_cells=60, n_genes=30, mean_nnz_per_cell=8, n_datasets=2)
+    index = write_census_index(folder / "census.feather", build_census(folder / "census", spec))
+    make_dataset(str(folder / "of_census"), index, data=DataSettings(cells_per_chunk=20))
+    return folder / "of_census"
+
+
+@pytest.fixture
+def census_dest(finished_census, tmp_path) -> Dest:
+    shutil.copytree(finished_census, tmp_path / "dest")
+    return Dest(tmp_path / "dest")
+
+
+def kinds(report) -> set[tuple[int | None, str]]:
+    return {(finding.chunk, finding.kind) for finding in report.findings}
+
+
+def flip_bit(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+# -- nothing wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{}, {"deep": True}, {"source": True}])
+def test_a_finished_dataset_is_good(dest, how):
+    seen = []
+    report = verify_dataset(dest.open(), **how, on_chunk=lambda chunk, findings: seen.append((chunk, findings)))
+    assert report.findings == ()
+    assert (report.complete, report.exit_code, report.bad, report.strays) == (True, 0, (), ())
+    assert (report.checked_chunks, report.checked_cells) == (9, 60)
+    assert report.checked_bytes == sum(path.stat().st_size for path in (dest.path / "chunks").iterdir())
+    assert seen == [(chunk, ()) for chunk in range(9)] + [(chunk, []) for chunk in range(9) if "source" in how]
+    json.dumps(asdict(report))
+
+
+@pytest.mark.parametrize("how", [{"deep": True}, {"source": True}])
+def test_a_finished_census_dataset_is_good(census_dest, how):
+    report = verify_dataset(census_dest.open(), **how)
+    assert (report.findings, report.exit_code, report.checked_cells) == ((), 0, 54)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataSettings(cells_per_chunk=11, dtype="uint16"),
+        DataSettings(cells_per_chunk=100, dtype="int32", genes=GeneRule(max_genes=5)),
+        DataSettings(cells_per_chunk=1, max_cells=3),
+    ],
+)
+def test_other_types_and_genes_and_sizes_are_good(folder, tmp_path, data, finished):  # noqa: ARG001 # it wrote the index
+    made = make_dataset(str(tmp_path / "dest"), folder / "index.feather", data=data)
+    assert verify_dataset(made.reopen(), source=True).findings == ()
+
+
+# -- bytes ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_damage_is_named_and_nothing_else(dest):
+    flip_bit(dest.chunk(1), at=dest.chunk(1).stat().st_size // 2)
+    dest.chunk(2).write_bytes(dest.chunk(2).read_bytes()[:-100])
+    dest.chunk(3).unlink()
+    flip_bit(dest.receipt(4), at=200)
+    one, other = dest.chunk(5).read_bytes(), dest.chunk(6).read_bytes()
+    dest.chunk(5).write_bytes(other)
+    dest.chunk(6).write_bytes(one)
+    dest.receipt(7).unlink()
+    report = verify_dataset(dest.open(), deep=True)
+    assert {(chunk, kind) for chunk, kind in kinds(report) if chunk not in (5, 6)} == {
+        (1, "chunk-sha256"),
+        (2, "chunk-size"),
+        (3, "chunk-missing"),
+        (4, "receipt-damaged"),
+        (7, "receipt-missing"),
+    }
+    assert report.bad == (1, 2, 3, 4, 5, 6, 7)
+    assert (report.missing, report.strays) == ((7,), (dest.open().plan.key(7),))
+    assert (report.exit_code, report.complete) == (1, False)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.999])
+def test_a_flipped_bit_anywhere_is_found(dest, place):
+    flip_bit(dest.chunk(0), at=int(dest.chunk(0).stat().st_size * place))
+    assert kinds(verify_dataset(dest.open())) == {(0, "chunk-sha256")}
+
+
+def test_an_edited_receipt_is_found_even_when_it_is_sealed_again(dest):
+    receipt = dest.read_receipt(2)
+    dest.receipt(2).write_bytes(replace(receipt, plan="0" * 32).seal())
+    entry = replace(dest.read_receipt(3).chunks[0], n_cells=6)
+    dest.receipt(3).write_bytes(replace(receipt, chunks=(entry,)).seal())
+    entry = replace(dest.read_receipt(5).chunks[0], rows="0" * 32)
+    dest.receipt(5).write_bytes(replace(receipt, chunks=(entry,)).seal())
+    dest.receipt(6).write_bytes(dest.receipt(7).read_bytes())
+    assert kinds(verify_dataset(dest.open())) == {
+        (2, "receipt-damaged"),
+        (3, "receipt-disagrees"),
+        (5, "receipt-disagrees"),
+        (6, "receipt-damaged"),
+    }
+
+
+def test_a_receipt_of_no_planned_chunk_is_found(dest):
+    entry = replace(dest.read_receipt(0).chunks[0], chunk=9)
+    dest.receipt(9).write_bytes(replace(dest.read_receipt(0), chunks=(entry,)).seal())
+    assert kinds(verify_dataset(dest.open())) == {(None, "receipt-unplanned")}
+
+
+def test_one_receipt_for_several_chunks_is_as_good(dest):
+    entries = tuple(dest.read_receipt(chunk).chunks[0] for chunk in (3, 4, 5))
+    joint = Receipt(dest.read_receipt(3).plan, "joint", entries)
+    (dest.path / joint.key).write_bytes(joint.seal())
+    for chunk in (3, 4, 5):
+        dest.receipt(chunk).unlink()
+    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+    flip_bit(dest.path / joint.key, at=300)
+    report = verify_dataset(dest.open())
+    assert kinds(report) == {(chunk, "receipt-damaged") for chunk in (3, 4, 5)}
+
+
+def test_a_damaged_index_is_found_and_bytes_are_still_checked(dest):
+    opened = dest.open()
+    flip_bit(dest.path / opened.plan.files["index"], at=-40)  # in the footer's tail: what is open stays readable
+    dest.chunk(8).unlink()
+    assert kinds(verify_dataset(opened, deep=True)) == {(None, "plan-file"), (8, "chunk-missing")}
+
+
+def test_what_no_receipt_names_is_a_stray_and_no_fault(dest):
+    (dest.path / "chunks" / "chunk_000099.h5ad").write_bytes(b"left over")
+    report = verify_dataset(dest.open())
+    assert (report.strays, report.exit_code) == (("chunks/chunk_000099.h5ad",), 0)
+
+
+# -- content -------------------------------------------------------------------------------------------------------
+
+
+def test_obs_edited_in_a_valid_file_takes_decoding_to_find(dest):
+    with h5py.File(dest.chunk(3), "r+") as file:
+        codes = file["obs/cell_type/codes"][()]
+        file["obs/cell_type/codes"][...] = np.roll(codes, 1)
+    dest.reseal(3)
+    assert verify_dataset(dest.open()).exit_code == 0
+    assert kinds(verify_dataset(dest.open(), deep=True)) == {(3, "obs"), (3, "content")}
+
+
+def test_one_changed_count_of_the_same_size_takes_decoding_to_find(dest):
+    with h5py.File(dest.chunk(3), "r+") as file:
+        data = file["X/data"][()]
+        data[0] += 1
+        file["X/data"][...] = data
+    dest.reseal(3)
+    assert verify_dataset(dest.open()).exit_code == 0
+    found = kinds(verify_dataset(dest.open(), deep=True))
+    assert {(3, "content"), (3, "cell-sums")} <= found <= {(3, "content"), (3, "cell-sums"), (3, "totals")}
+
+
+def swap_two_counts(path: Path) -> None:
+    """Exchange two different counts of one cell: every sum, number and maximum stays."""
+    with h5py.File(path, "r+") as file:
+        data, indptr = file["X/data"][()], file["X/indptr"][()]
+        cell = next(c for c in range(len(indptr) - 1) if len(set(data[indptr[c] : indptr[c + 1]])) > 1)
+        part = data[indptr[cell] : indptr[cell + 1]]
+        data[indptr[cell] : indptr[cell + 1]] = np.roll(part, 1)
+        file["X/data"][...] = data
+
+
+def test_two_counts_exchanged_within_a_cell_are_found_by_content(dest):
+    swap_two_counts(dest.chunk(3))
+    dest.reseal(3)
+    assert kinds(verify_dataset(dest.open(), deep=True)) == {(3, "content")}
+
+
+def test_even_a_receipt_that_lies_with_its_chunk_is_contradicted_by_the_source(dest):
+    from ingest.digest import content_digest
+    from ingest.encode.decode import decode_chunk
+
+    swap_two_counts(dest.chunk(3))
+    dest.reseal(3, content=content_digest(decode_chunk(dest.chunk(3).read_bytes(), key="")))
+    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+    report = verify_dataset(dest.open(), source=True)
+    assert (3, "source-differs") in kinds(report)
+    assert report.bad == (3,)
+    message = next(finding.message for finding in report.findings if finding.kind == "source-differs")
+    assert "for gene ENSG" in message
+    assert "of cell sample0:" in message
+
+
+def test_a_census_knows_the_sums_of_its_cells(census_dest):
+    with h5py.File(census_dest.chunk(1), "r+") as file:
+        data = file["X/data"][()]
+        data[0] += 1
+        file["X/data"][...] = data
+    from ingest.digest import content_digest, sums_digest
+    from ingest.encode.decode import decode_chunk
+    from ingest.validate import row_sums
+
+    block = decode_chunk(census_dest.chunk(1).read_bytes(), key="")
+    census_dest.reseal(
+        1,
+        content=content_digest(block),
+        cell_sums=sums_digest(*row_sums(block.counts)),
+        sum=float(block.counts.data.sum()),
+        maximum=float(block.counts.data.max()),
+    )
+    assert kinds(verify_dataset(census_dest.open(), deep=True)) == {(1, "index-raw-sum")}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("obs/soma_joinid", "row-ids"), ("obs/_index", "obs-names"), ("var/feature_name", "genes")]
+)
+def test_names_of_cells_and_genes_are_compared(census_dest, path, kind):
+    with h5py.File(census_dest.chunk(0), "r+") as file:
+        values = file[path][()]
+        file[path][...] = values[::-1]
+    census_dest.reseal(0)
+    assert (0, kind) in kinds(verify_dataset(census_dest.open(), deep=True))
+
+
+def test_a_file_that_is_no_chunk_is_a_finding(dest):
+    with h5py.File(dest.chunk(2), "r+") as file:
+        del file["X/indptr"]
+    dest.reseal(2)
+    with h5py.File(dest.chunk(4), "r+") as file:
+        file["X/indices"][0] = -5
+    dest.reseal(4)
+    assert kinds(verify_dataset(dest.open(), deep=True)) == {(2, "undecodable-chunk"), (4, "index-range")}
+
+
+def test_a_source_that_has_changed_is_no_fault_of_the_chunks(finished, folder, tmp_path):
+    shutil.copytree(folder / "sources", tmp_path / "sources")
+    index = write_h5ad_index(tmp_path / "index.feather", sorted((tmp_path / "sources").iterdir()))
+    made = make_dataset(str(tmp_path / "dest"), index)
+    (tmp_path / "sources" / "sample1.h5ad").touch()
+    report = verify_dataset(made.reopen(), source=True)
+    assert report.bad == ()
+    assert report.exit_code == 1
+    assert {finding.kind for finding in report.findings} == {"source-changed"}
+    assert finished.exists()
+
+
+# -- summaries and unfinished datasets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", SUMMARY_KEYS[:-1])
+def test_a_lost_and_a_damaged_summary_are_found(dest, key):
+    data = (dest.path / key).read_bytes()
+    (dest.path / key).unlink()
+    report = verify_dataset(dest.open())
+    assert kinds(report) == {(None, "summary-missing")}
+    assert report.missing_summaries == (key,)
+    (dest.path / key).write_bytes(data[: len(data) // 2])
+    assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
+
+
+def test_a_summary_that_says_the_same_in_other_words_is_good(dest):
+    path = dest.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert verify_dataset(dest.open()).exit_code == 0
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "total_cells_downloaded": 61}))
+    assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
+
+
+def test_without_the_last_file_a_dataset_is_incomplete_not_bad(dest):
+    (dest.path / "_SUCCESS.json").unlink()
+    report = verify_dataset(dest.open())
+    assert (report.exit_code, report.missing_summaries, report.findings) == (3, ("_SUCCESS.json",), ())
+
+
+def test_an_interrupted_dataset_is_checked_as_far_as_it_goes(dest):
+    (dest.path / "_SUCCESS.json").unlink()
+    for chunk in (6, 7, 8):
+        dest.receipt(chunk).unlink()
+    dest.chunk(8).unlink()
+    report = verify_dataset(dest.open(), source=True)
+    assert (report.exit_code, report.missing, report.checked_chunks) == (3, (6, 7, 8), 6)
+    assert report.strays == tuple(dest.open().plan.key(chunk) for chunk in (6, 7))
+    dest.chunk(0).unlink()
+    assert verify_dataset(dest.open()).exit_code == 1
+
+
+def test_seal_is_what_the_tests_edit_with(dest):
+    document = json.loads(dest.receipt(0).read_bytes())
+    document.pop("digest")
+    document.pop("format_version")
+    assert seal(document) == dest.receipt(0).read_bytes()
