@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ingest.pool import Ended
+from ingest.errors import TransientError
+from ingest.pool import Ended, Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +80,8 @@ class Driven:
     interrupted: bool
     stopped_early: bool
     """More chunks failed than ``--max-failed-pct`` allows."""
+    done: frozenset[int] = frozenset()
+    """Chunks that are right through this run, or were found to be."""
 
 
 def drive(
@@ -116,7 +120,15 @@ def drive(
         if not draining:
             loop.feed(clock, deadline_s)
         loop.take(pool.wait(_POLL_S), clock())
-    return Driven(loop.totals, scheduler.quarantined, scheduler.gave_up, scheduler.fatal, interrupted, stopped_early)
+    return Driven(
+        loop.totals,
+        scheduler.quarantined,
+        scheduler.gave_up,
+        scheduler.fatal,
+        interrupted,
+        stopped_early,
+        frozenset(scheduler.done),
+    )
 
 
 class _Loop:
@@ -125,6 +137,8 @@ class _Loop:
     ) -> None:
         self._scheduler, self._pool, self._ledger, self._observer = scheduler, pool, ledger, observer
         self._has_rivals = has_rivals
+        # A repair makes chunks that have receipts: those say nothing of what a lost worker had done.
+        self._before = ledger.done()
         self.totals = Totals()
 
     def feed(self, clock: Callable[[], float], deadline_s: Callable[[UnitTask], float]) -> None:
@@ -141,9 +155,12 @@ class _Loop:
                 self.totals.add(event)
             self._report(event.task, settled)
             self._has_rivals = self._has_rivals or bool(settled.adopted)
-            if self._has_rivals:
-                # What somebody else has finished of the same plan need not be done twice.
-                self._scheduler.forget(self._ledger.done())
+            # The listing spares work and decides nothing: without it, chunks that exist are made again and adopted.
+            with suppress(TransientError):
+                if self._has_rivals:
+                    self._scheduler.forget(self._ledger.done())
+                elif _may_have_made_more(event):
+                    self._scheduler.forget(self._ledger.done() - self._before)
         in_hand = self._pool.progress()
         self._observer.moved(
             self.totals.n_cells + sum(progress.n_cells for progress in in_hand),
@@ -153,7 +170,14 @@ class _Loop:
 
     def _report(self, task: UnitTask, settled: Settled) -> None:
         if settled.failures:
-            self._ledger.record_failures(task.attempt, settled.failures)
+            # A store that is down must not take the run with it: the units in hand end in their own way.
+            with suppress(TransientError):
+                self._ledger.record_failures(task.attempt, settled.failures)
         self.totals.retries += 1 if settled.retried else 0
         for failure in settled.failures:
             self._observer.troubled(failure, settled.retried)
+
+
+def _may_have_made_more(event: PoolEvent) -> bool:
+    """Say whether chunks may exist of which the event does not tell."""
+    return isinstance(event, Lost) or any(failure.handling == "internal" for failure in event.outcome.failures)

@@ -1,0 +1,214 @@
+"""Make exactly the damaged and the quarantined chunks again, by the same code as a run, and finish the dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ingest.errors import ConfigError, CorruptError, NotFoundError
+from ingest.finish import finish
+from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
+from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.preparing import cells_of_plan, divide_work
+from ingest.recommit import Recommit
+from ingest.running import run_units
+from ingest.status import failed_chunks
+from ingest.verifying import verify_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from ingest.driver import Observer
+    from ingest.findings import VerifyReport
+    from ingest.finish import Finished
+    from ingest.opened import OpenPlan
+    from ingest.pool import Failure
+    from ingest.running import OpenPool, UnitsRun
+    from ingest.settings import WorkSettings
+    from ingest.verifying import OnChunk
+
+__all__ = ["RepairReport", "chunks_to_repair", "repair_dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """How a repair ended."""
+
+    run_id: str | None
+    """None when no chunk had to be made."""
+    verified: VerifyReport | None
+    """What was found first; None when the caller said which chunks are bad."""
+    wanted: tuple[int, ...]
+    """The chunks to be made again."""
+    repaired: tuple[int, ...]
+    """Of these, those that are right now."""
+    failures: Mapping[int, Failure] = field(default_factory=dict)
+    """Chunk -> why it could not be made."""
+    fatal: Failure | None = None
+    """Why the repair had to stop."""
+    interrupted: bool = False
+    finished: Finished | None = None
+    """None when the summaries could not be written; `unfinished` says why."""
+    unfinished: str | None = None
+    bytes_written: int = 0
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good and complete, 1 something is still bad, 2 the environment is wrong, 3 incomplete, 130."""
+        if self.interrupted:
+            return 130
+        if self.fatal is not None:
+            return 2 if self.fatal.handling == "config" else 1
+        if self.unfinished is not None or any(failure.handling == "conflict" for failure in self.failures.values()):
+            return 1
+        return 0 if self.finished is not None and self.finished.complete and not self.failures else 3
+
+
+def chunks_to_repair(opened: OpenPlan, bad: Collection[int]) -> tuple[int, ...]:
+    """Return, ascending, the chunks that a repair makes: `bad`, and those that failed and have no receipt.
+
+    Raises
+    ------
+    ConfigError
+        One of `bad` is not in the plan.
+    """
+    plan = opened.plan
+    beyond = [chunk for chunk in bad if not 0 <= chunk < plan.n_chunks]
+    if beyond:
+        raise ConfigError(f"chunk {beyond[0]} is not in the plan of {plan.n_chunks:,} chunks", kind="bad-chunk")
+    done = opened.ledger.done()
+    unmade = [chunk for chunk in range(plan.n_chunks) if chunk not in done]
+    return tuple(sorted({*bad, *(failed_chunks(opened, unmade) if unmade else ())}))
+
+
+def repair_dataset(
+    opened: OpenPlan,
+    bad: Collection[int] | None,
+    work: WorkSettings,
+    open_pool: OpenPool,
+    observer: Observer,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_chunk: OnChunk = lambda _chunk, _findings: None,
+) -> RepairReport:
+    """Make damaged and quarantined chunks again; write summaries that are lost or differ.
+
+    Nothing is deleted, and nothing is replaced but what was examined and found wrong: see `Recommit`.
+
+    Parameters
+    ----------
+    bad
+        Chunks with findings, from `VerifyReport.bad`; None verifies first (sizes and sha256).
+    on_chunk
+        Of that verifying.
+
+    Raises
+    ------
+    CorruptError
+        A file of the plan is damaged (kind ``plan-damaged``): no chunk can be made from it.
+    ConfigError
+        A chunk is not in the plan, or does not fit into a worker.
+    """
+    verified = None
+    if bad is None:
+        verified = verify_dataset(opened, on_chunk=on_chunk)
+        _refuse_damaged_plan(opened, verified)
+        bad = verified.bad
+    wanted = chunks_to_repair(opened, bad)
+    ran = _make(opened, wanted, work, open_pool, observer, stop_requested) if wanted else None
+    driven = ran.driven if ran else None
+    stopped = driven is not None and (driven.interrupted or driven.fatal is not None)
+    finished, unfinished = (None, "the repair was stopped") if stopped else _finish(opened)
+    return RepairReport(
+        run_id=ran.run_id if ran else None,
+        verified=verified,
+        wanted=wanted,
+        repaired=tuple(sorted(driven.done)) if driven else (),
+        failures={**driven.gave_up, **driven.quarantined} if driven else {},
+        fatal=driven.fatal if driven else None,
+        interrupted=driven.interrupted if driven else False,
+        finished=finished,
+        unfinished=unfinished,
+        bytes_written=driven.totals.bytes_written if driven else 0,
+        seconds=ran.seconds if ran else 0.0,
+    )
+
+
+def _make(
+    opened: OpenPlan,
+    wanted: Collection[int],
+    work: WorkSettings,
+    open_pool: OpenPool,
+    observer: Observer,
+    stop_requested: Callable[[], bool],
+) -> UnitsRun:
+    kept = set(range(opened.plan.n_chunks)).difference(wanted)
+    divided = divide_work(cells_of_plan(opened), opened.surveys, opened, kept, work)
+    spans = _spans(opened)
+    commit = Recommit({chunk: spans[chunk] for chunk in wanted if chunk in spans})
+    ran = run_units(
+        opened,
+        divided,
+        work,
+        open_pool,
+        observer,
+        stop_requested=stop_requested,
+        commit=commit,
+        command="repair",
+    )
+    _rebuild_spans(opened, set(commit.spans.values()))
+    return ran
+
+
+def _refuse_damaged_plan(opened: OpenPlan, verified: VerifyReport) -> None:
+    damaged = next((finding for finding in verified.findings if finding.kind == "plan-file"), None)
+    if damaged is not None:
+        raise CorruptError(
+            f"{opened.store.url}: {damaged.message}; no chunk can be made again from it",
+            kind="plan-damaged",
+            hint="chunks that verify finds good stay good; ingest the others into another destination",
+            key=damaged.key,
+        )
+
+
+def _finish(opened: OpenPlan) -> tuple[Finished | None, str | None]:
+    try:
+        return finish(opened), None
+    except CorruptError as error:
+        return None, error.message
+
+
+# -- receipts of several chunks ------------------------------------------------------------------------------------
+
+
+def _spans(opened: OpenPlan) -> dict[int, str]:
+    """Return chunk -> key of its receipt, for receipts that cover several chunks."""
+    found: dict[int, str] = {}
+    for stat in opened.store.list(RECEIPTS):
+        span = receipt_chunks(stat.key)
+        if span is not None and len(span) > 1:
+            found.update(dict.fromkeys(span, stat.key))
+    return found
+
+
+def _rebuild_spans(opened: OpenPlan, keys: Collection[str]) -> None:
+    """Replace each damaged receipt of several chunks once all of them have receipts of their own."""
+    for key in sorted(keys):
+        version = opened.store.stat(key).version
+        try:
+            parse_receipt(opened.store.get(key), key=key)
+        except CorruptError:
+            own = [_own_receipt(opened, chunk) for chunk in receipt_chunks(key) or ()]
+            entries = [receipt.chunks[0] for receipt in own if receipt is not None]
+            if len(entries) == len(own) and own[0] is not None:
+                whole = Receipt(own[0].plan, own[0].attempt, tuple(entries))
+                opened.store.replace(key, whole.seal(), expected=version)
+
+
+def _own_receipt(opened: OpenPlan, chunk: int) -> Receipt | None:
+    key = receipt_key(chunk, chunk)
+    try:
+        return parse_receipt(opened.store.get(key), key=key)
+    except (NotFoundError, CorruptError):
+        return None
