@@ -8,7 +8,7 @@ waited out and never blamed on a chunk.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ingest.pool import Ended, Failure, Lost, UnitTask
@@ -30,7 +30,7 @@ class Policy:
     passing: int = 4
     """Times that a chunk may meet transient trouble that outlasted the worker's own retries."""
     infrastructure: int = 10
-    """Times that a unit may be lost through no fault of its own."""
+    """Times that a unit may be lost, or come back untouched, through no fault of its own."""
     barren: int = 8
     """Ended units in a row without one finished chunk, all of them transient trouble: the store or source is down."""
     first_s: float = 1.0
@@ -151,8 +151,11 @@ class Scheduler:
         return None
 
     def forget(self, chunks: Collection[int]) -> None:
-        """Drop chunks that exist already: somebody else made them."""
+        """Drop chunks that exist already: somebody else made them, or a worker that died before it could tell."""
         gone = set(chunks)
+        for held_against in (self._state.quarantined, self._state.gave_up):
+            for chunk in gone & held_against.keys():
+                del held_against[chunk]
         for works in (self._fresh, self._again):
             for work in works:
                 work.chunks = tuple(chunk for chunk in work.chunks if chunk not in gone)
@@ -170,21 +173,32 @@ class Scheduler:
         return self._ended(work, event, now)
 
     def _ended(self, work: _Work, event: Ended, now: float) -> Settled:
-        outcome = event.outcome
-        done = tuple(chunk for chunk in outcome.done if chunk in work.chunks)
+        outcome, failures = event.outcome, list(event.outcome.failures)
+        done = tuple(chunk for chunk in work.chunks if chunk in outcome.done)
         self._state.done.update(done)
+        unsettled = self._unsettled(work)
         retried = 0
-        accounted = {*done, *outcome.undone}
-        for failure in outcome.failures:
-            accounted.update(failure.chunks)
-            retried += self._fail(work, failure, now)
+        for failure in failures:
+            # A worker's word counts for the chunks of its unit, and once.
+            its = tuple(chunk for chunk in unsettled if chunk in failure.chunks)
+            unsettled = tuple(chunk for chunk in unsettled if chunk not in its)
+            if its or failure.handling == "config":
+                retried += self._fail(work, replace(failure, chunks=its), now)
+        undone = tuple(chunk for chunk in unsettled if chunk in outcome.undone)
+        if undone and done:
+            self._again.append(_Work(undone, work.blamed, work.passing, work.lost, now, work.alone))
+        elif undone:
+            why = Failure(undone, "transient", "left-undone", f"workers left {len(undone):,} chunks undone every time")
+            retried += self._wait_out(work, why, now)
         # Completeness is never inferred: a chunk that the outcome does not mention is made again.
-        missing = tuple(chunk for chunk in work.chunks if chunk not in accounted)
-        left = tuple(chunk for chunk in work.chunks if chunk in outcome.undone) + missing
-        if left:
-            self._again.append(_Work(left, work.blamed, work.passing, work.lost, now, work.alone))
+        if missing := tuple(chunk for chunk in unsettled if chunk not in undone):
+            failures.append(Failure(missing, "internal", "unmentioned", "the worker's report leaves out chunks"))
+            retried += self._suspect(_Work(missing, work.blamed + 1), failures[-1], now)
         self._judge_barren(done, outcome.failures)
-        return Settled(done, outcome.adopted, outcome.failures, retried)
+        return Settled(done, outcome.adopted, tuple(failures), retried)
+
+    def _unsettled(self, work: _Work) -> tuple[int, ...]:
+        return tuple(chunk for chunk in work.chunks if chunk not in self._state.done)
 
     def _fail(self, work: _Work, failure: Failure, now: float) -> int:
         """Act on one failure; return how many chunks will be tried again."""
@@ -202,21 +216,27 @@ class Scheduler:
             self._state.gave_up.update(dict.fromkeys(failure.chunks, failure))
             return 0
         due = now + self._delay_s(work.passing + 1)
-        self._again.append(_Work(failure.chunks, work.blamed, work.passing + 1, work.lost, due))
+        self._again.append(_Work(failure.chunks, work.blamed, work.passing + 1, work.lost, due, work.alone))
         return len(failure.chunks)
 
     def _lost(self, work: _Work, event: Lost, now: float) -> Settled:
-        failure = Failure(work.chunks, "internal", event.kind, event.message)
+        failure = Failure(self._unsettled(work), "internal", event.kind, event.message)
+        if not failure.chunks:
+            return Settled()
         if event.blame == "unit":
-            retried = self._suspect(_Work(work.chunks, work.blamed + 1), failure, now)
-        elif work.lost + 1 >= self._policy.infrastructure:
-            self._state.gave_up.update(dict.fromkeys(work.chunks, failure))
-            retried = 0
+            retried = self._suspect(_Work(failure.chunks, work.blamed + 1), failure, now)
         else:
-            due = now + self._delay_s(work.lost + 1)
-            self._again.append(_Work(work.chunks, work.blamed, work.passing, work.lost + 1, due, work.alone))
-            retried = len(work.chunks)
+            retried = self._wait_out(work, failure, now)
         return Settled(failures=(failure,), retried=retried)
+
+    def _wait_out(self, work: _Work, failure: Failure, now: float) -> int:
+        """Try the chunks of `failure` again: nothing is wrong with them."""
+        if work.lost + 1 >= self._policy.infrastructure:
+            self._state.gave_up.update(dict.fromkeys(failure.chunks, failure))
+            return 0
+        due = now + self._delay_s(work.lost + 1)
+        self._again.append(_Work(failure.chunks, work.blamed, work.passing, work.lost + 1, due, work.alone))
+        return len(failure.chunks)
 
     def _suspect(self, work: _Work, failure: Failure, now: float) -> int:
         """Cut a unit that costs workers in two; a lone chunk runs alone, then is quarantined."""

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+
+from ingest.driver import drive
+from ingest.errors import ConfigError, TransientError
+from ingest.pool import Ended, Failure, Lost, Progress, UnitOutcome
+from ingest.schedule import Policy, Scheduler
+
+
+@dataclass
+class ScriptedPool:
+    """Ends every unit as `answer` says, the oldest first, one a wait."""
+
+    answer: object
+    size: int = 2
+    in_hand: list = field(default_factory=list)
+    seen: list = field(default_factory=list)
+    most: int = 0
+    stopping: bool = False
+    deadlines: list = field(default_factory=list)
+
+    def has_free(self):
+        return len(self.in_hand) < self.size
+
+    def submit(self, task, *, deadline_s):
+        assert self.has_free(), "more units than workers"
+        assert not self.stopping, "a new unit while draining"
+        self.in_hand.append(task)
+        self.seen.append(task)
+        self.deadlines.append(deadline_s)
+        self.most = max(self.most, len(self.in_hand))
+
+    def wait(self, timeout_s):
+        assert timeout_s > 0
+        return [self.answer(self.in_hand.pop(0), self)] if self.in_hand else []
+
+    def progress(self):
+        return [Progress(task.unit_id, 5, 50, 1) for task in self.in_hand]
+
+    def stop_soon(self):
+        self.stopping = True
+
+    def close(self):
+        pass
+
+
+@dataclass
+class FakeLedger:
+    finished: set = field(default_factory=set)
+    recorded: list = field(default_factory=list)
+    listings: int = 0
+    broken: bool = False
+
+    def done(self):
+        self.listings += 1
+        if self.broken and self.listings > 1:
+            raise TransientError("no listing")
+        return set(self.finished)
+
+    def record_failures(self, attempt, failures):
+        if self.broken:
+            raise TransientError("no store")
+        self.recorded += [(attempt, failure.kind) for failure in failures]
+
+
+@dataclass
+class Watcher:
+    moves: list = field(default_factory=list)
+    troubles: list = field(default_factory=list)
+    drained: list = field(default_factory=list)
+
+    def moved(self, n_cells, bytes_written, retries):
+        self.moves.append((n_cells, bytes_written, retries))
+
+    def troubled(self, failure, retried):
+        self.troubles.append((failure.kind, retried))
+
+    def draining(self, n_units):
+        self.drained.append(n_units)
+
+
+def ok(task, _pool=None, **more):
+    return Ended(task, UnitOutcome(task.unit_id, task.chunks, n_cells=10 * len(task.chunks), bytes_written=100, **more))
+
+
+def failed(task, handling, kind="k"):
+    return Ended(task, UnitOutcome(task.unit_id, (), (Failure(task.chunks, handling, kind, "m"),)))
+
+
+def left(task):
+    return Ended(task, UnitOutcome(task.unit_id, (), undone=task.chunks))
+
+
+@pytest.fixture
+def run():
+    def run(units, answer, *, ledger=None, stop=lambda: False, size=2, **options):
+        clock = itertools.count(0, 100)
+        plan = Scheduler(units, run_id="r", policy=Policy(barren=3), draw=lambda: 0.0)
+        pool, watcher = ScriptedPool(answer, size), Watcher()
+        driven = drive(
+            plan,
+            pool,
+            ledger or FakeLedger(),
+            watcher,
+            stop_requested=stop,
+            deadline_s=lambda task: 7.0 * len(task.chunks),
+            clock=lambda: float(next(clock)),
+            **options,
+        )
+        return driven, pool, watcher, plan
+
+    return run
+
+
+def test_everything_is_made_once_and_counted(run):
+    driven, pool, watcher, _ = run([(0, 1), (2,), (3, 4)], ok)
+    assert [task.chunks for task in pool.seen] == [(0, 1), (2,), (3, 4)]
+    assert (driven.totals.n_cells, driven.totals.n_chunks, driven.totals.bytes_written) == (50, 5, 300)
+    assert not driven.interrupted
+    assert pool.deadlines == [14.0, 7.0, 14.0]
+    assert watcher.moves[-1] == (50, 300, 0)
+    assert watcher.moves[0] == (20 + 5, 100 + 50, 1), "units in hand count as they go"
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_submission_is_bounded_however_much_there_is_to_do(run, size):
+    """Hundred thousand units, stopped after ten: nothing beyond the workers was ever handed out."""
+    ended = []
+
+    def answer(task, _pool):
+        ended.append(task)
+        return ok(task)
+
+    units = ((n,) for n in range(100_000))
+    driven, pool, watcher, plan = run(units, answer, stop=lambda: len(ended) >= 10, size=size)
+    assert driven.interrupted
+    assert pool.most == size
+    assert len(pool.seen) <= 10 + size
+    assert watcher.drained == [len(pool.seen) - 10]
+    assert len(plan.done) == len(pool.seen), "what was in hand is waited for"
+
+
+def test_stop_leaves_undone_chunks_to_the_next_run(run):
+    driven, pool, _, plan = run([(0,), (1,), (2,)], lambda task, _: left(task), stop=lambda: True)
+    assert driven.interrupted
+    assert pool.stopping is True
+    assert not pool.seen
+    assert not plan.done
+
+
+def test_units_that_come_back_undone_while_draining_are_no_failures(run):
+    calls = []
+
+    def answer(task, pool):
+        calls.append(task)
+        return left(task) if pool.stopping else ok(task)
+
+    driven, pool, _, plan = run([(0,), (1,), (2,), (3,)], answer, stop=lambda: len(calls) >= 1)
+    assert driven.interrupted
+    assert plan.done == {0}
+    assert not driven.gave_up
+    assert not driven.quarantined
+    assert len(pool.seen) == 2
+
+
+def test_config_trouble_stops_the_run(run):
+    def answer(task, _pool):
+        return failed(task, "config", "disk-full") if task.chunks == (1,) else ok(task)
+
+    ledger = FakeLedger()
+    driven, pool, watcher, _ = run([(n,) for n in range(50)], answer, ledger=ledger)
+    assert driven.fatal.kind == "disk-full"
+    assert len(pool.seen) <= 4
+    assert ledger.recorded == [("r-0000002", "disk-full")]
+    assert watcher.drained
+
+
+def test_failures_are_recorded_and_shown(run):
+    ledger = FakeLedger()
+    tries = []
+
+    def answer(task, _pool):
+        tries.append(task)
+        return failed(task, "transient", "slow") if len(tries) == 1 else ok(task)
+
+    driven, _, watcher, _ = run([(0, 1)], answer, ledger=ledger)
+    assert watcher.troubles == [("slow", 2)]
+    assert ledger.recorded == [("r-0000001", "slow")]
+    assert driven.totals.retries == 1
+
+
+def test_another_drivers_work_is_not_done_again(run):
+    ledger = FakeLedger({5})
+
+    def answer(task, _pool):
+        if task.chunks == (0,):
+            ledger.finished |= {0, 2, 3}
+            return ok(task, adopted=(0,))
+        return ok(task)
+
+    driven, pool, _, plan = run([(n,) for n in range(5)], answer, ledger=ledger)
+    assert [task.chunks for task in pool.seen] == [(0,), (1,), (4,)]
+    assert driven.totals.adopted == 1
+    assert plan.done >= {0, 1, 2, 3, 4}
+
+
+def test_without_another_driver_nothing_is_listed_again(run):
+    ledger = FakeLedger()
+    run([(n,) for n in range(5)], ok, ledger=ledger)
+    assert ledger.listings == 1
+
+
+def test_what_a_dead_worker_had_finished_is_not_done_again(run):
+    ledger = FakeLedger()
+    deaths = []
+
+    def answer(task, _pool):
+        if not deaths:
+            deaths.append(task)
+            ledger.finished |= {0, 1}
+            return Lost(task, "unit", "worker-died", "m")
+        return ok(task)
+
+    _, pool, _, plan = run([(0, 1, 2, 3)], answer, ledger=ledger, size=1)
+    assert [task.chunks for task in pool.seen] == [(0, 1, 2, 3), (2, 3)]
+    assert plan.done == {0, 1, 2, 3}
+
+
+def test_a_repair_makes_chunks_again_whose_receipts_stand(run):
+    ledger = FakeLedger({0, 1})
+    deaths = []
+
+    def answer(task, _pool):
+        if not deaths:
+            deaths.append(task)
+            return Lost(task, "infrastructure", "node-lost", "m")
+        return ok(task)
+
+    _, pool, _, _ = run([(0, 1)], answer, ledger=ledger, size=1)
+    assert [task.chunks for task in pool.seen] == [(0, 1), (0, 1)]
+
+
+def test_a_store_that_is_down_does_not_take_the_run_with_it(run):
+    tries = []
+
+    def answer(task, _pool):
+        tries.append(task)
+        return Lost(task, "unit", "worker-died", "m") if len(tries) == 1 else ok(task)
+
+    driven, _, watcher, plan = run([(0,)], answer, ledger=FakeLedger(broken=True))
+    assert plan.done == {0}
+    assert watcher.troubles
+    assert driven.fatal is None
+
+
+def test_too_many_failures_stop_early_and_drain(run):
+    driven, pool, watcher, _ = run([(n,) for n in range(50)], lambda task, _: failed(task, "source"), most_failed=3)
+    assert driven.stopped_early
+    assert 4 <= len(driven.quarantined) <= 6
+    assert len(pool.seen) <= 6
+    assert watcher.drained
+
+
+def test_as_many_failures_as_allowed_do_not_stop(run):
+    def answer(task, _pool):
+        return failed(task, "source") if task.chunks[0] < 3 else ok(task)
+
+    driven, _, _, plan = run([(n,) for n in range(10)], answer, most_failed=3)
+    assert not driven.stopped_early
+    assert len(plan.done) == 7
+
+
+def test_an_outage_ends_the_run(run):
+    driven, pool, _, _ = run([(n,) for n in range(50)], lambda task, _: failed(task, "transient", "down"))
+    assert driven.fatal.kind == "down"
+    assert len(pool.seen) <= 5
+
+
+def test_a_pool_that_cannot_start_is_heard():
+    class Broken(ScriptedPool):
+        def wait(self, timeout_s):  # noqa: ARG002 # the Protocol's
+            raise ConfigError("no workers", kind="pool-start")
+
+    plan = Scheduler([(0,)], run_id="r", draw=lambda: 0.0)
+    with pytest.raises(ConfigError, match="no workers"):
+        drive(plan, Broken(ok), FakeLedger(), Watcher(), stop_requested=lambda: False, deadline_s=lambda _: 1.0)
