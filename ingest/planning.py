@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.cells import Cells
 from ingest.digest import cells_digest
 from ingest.documents import sha256_hex
 from ingest.encode.open import open_codec
@@ -24,8 +23,10 @@ from ingest.vocabulary import dataset_genes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ingest.cells import Cells
     from ingest.genes import Genes
     from ingest.settings import DataSettings
+    from ingest.source import Source
     from ingest.survey.model import SourceSurvey
 
 __all__ = ["Draft", "draft_plan", "profile_plan"]
@@ -73,6 +74,7 @@ def draft_plan(
     """
     _check_settings(settings)
     _check_rows(cells, surveys)
+    _check_distinct(surveys)
     pinned = cells.with_sources(tuple(survey.source for survey in surveys))
     genes = dataset_genes([survey.genes for survey in surveys], settings.genes)
     identity = Identity(
@@ -115,12 +117,25 @@ def _check_settings(settings: DataSettings) -> None:
         raise ConfigError(f"--allow-noninteger with --dtype {settings.dtype}: fractions need float32", kind="bad-dtype")
 
 
-def _check_rows(cells: Cells, surveys: Sequence[SourceSurvey]) -> None:
-    for number, survey in enumerate(surveys):
-        beyond = cells.coordinates[cells.codes == number]
-        if len(beyond) and int(beyond[-1]) >= survey.n_obs:
+def _check_distinct(surveys: Sequence[SourceSurvey]) -> None:
+    seen: set[Source] = set()
+    for survey in surveys:
+        if survey.source in seen:
             raise ConfigError(
-                f"{survey.source} has {survey.n_obs:,} cells; the index asks for {int(beyond[-1]):,}",
+                f"the index names {survey.source} twice, with its version and without",
+                kind="duplicate-source",
+                hint="give all its cells one and the same text in the column 'source'",
+            )
+        seen.add(survey.source)
+
+
+def _check_rows(cells: Cells, surveys: Sequence[SourceSurvey]) -> None:
+    # In plan order the last cell of a source has its largest coordinate; a mask a source would not do for thousands.
+    lasts = np.searchsorted(cells.codes, np.arange(len(surveys)), side="right") - 1
+    for survey, last in zip(surveys, cells.coordinates[lasts].tolist(), strict=True):
+        if last >= survey.n_obs:
+            raise ConfigError(
+                f"{survey.source} has {survey.n_obs:,} cells; the index asks for number {last:,}",
                 kind="row-out-of-range",
                 hint="the index was made for another version of this source; index again",
             )

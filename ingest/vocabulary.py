@@ -40,7 +40,7 @@ def dataset_genes(vocabularies: Sequence[Genes], rule: GeneRule) -> Genes:
     EmptySelectionError
         No gene is left.
     """
-    distinct = list({vocabulary.digest: vocabulary for vocabulary in vocabularies}.values())
+    distinct = list(dict.fromkeys(vocabularies))
     known = distinct[0] if len(distinct) == 1 else _aligned(distinct, rule)
     genes = known if rule.wanted is None else _only(known, rule.wanted)
     if rule.max_genes is not None:
