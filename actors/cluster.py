@@ -110,8 +110,6 @@ def connect(
             _join(stack, address, quiet, patience_s)
         else:
             _start_local(stack, math.ceil(workers * cpus_per_worker), quiet, dashboard=dashboard)
-        if not worker_output:
-            stack.enter_context(_silence())
         yield _describe(is_local=address is None)
 
 
@@ -126,6 +124,7 @@ def _join(stack: ExitStack, address: str, quiet: Mapping[str, Any], patience_s: 
 
     require_safe_ray(ray.__version__)
     _knock(address, patience_s)
+    _mute(stack, quiet)
     try:
         with _signal_handlers_kept():
             ray.init(address=address, **quiet)
@@ -169,6 +168,7 @@ def _start_local(stack: ExitStack, cpus: int, quiet: Mapping[str, Any], *, dashb
     import ray  # reads the environment
 
     folder = _own_folder(stack)
+    _mute(stack, quiet)
     try:
         with _signal_handlers_kept():
             ray.init(
@@ -247,12 +247,17 @@ def _signal_handlers_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the raylet's messages from stdout, which is for results.
+def _mute(stack: ExitStack, quiet: Mapping[str, Any]) -> None:
+    """Keep the raylet's messages from stdout, which is for results, until Ray is shut down.
 
     Ray 2.60 prints them there whatever ``log_to_driver`` says; this switch is all there is.
     """
+    if not quiet["log_to_driver"]:
+        stack.enter_context(_worker_logs_disabled())
+
+
+@contextmanager
+def _worker_logs_disabled() -> Iterator[None]:
     from ray._private import worker  # as late as the others
 
     switch = "_worker_logs_enabled"

@@ -71,6 +71,7 @@ class WorkerActor:
 
     def __init__(self, factory: bytes, n_threads: int) -> None:
         # A terminal sends Ctrl-C to the whole foreground group. The driver drains; workers must live to finish.
+        # (Ray 2.60 gives workers a group of their own and blocks the signal, which nothing promises.)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Ray's own handler leaves in good order, that is, waits for ever for `watch`.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -24,7 +24,7 @@ def make_pool():
     pools = []
 
     def make(factory, size, **options):
-        pools.append(RayPool(factory, size, num_cpus=0.5, **options))
+        pools.append(RayPool(factory, size, **{"num_cpus": 0.5, "max_failed_starts": 2} | options))
         return pools[-1]
 
     yield make
@@ -64,7 +64,7 @@ def test_a_worker_killed_while_idle_is_replaced_and_nothing_lost(make_pool, fold
 
 def test_workers_that_keep_dying_before_their_first_unit_end_the_run(make_pool, folder):
     factory = ScriptedFactory(folder)
-    pool = make_pool(factory, 1, max_failed_starts=2)
+    pool = make_pool(factory, 1)
 
     killed = []
 
@@ -84,7 +84,7 @@ def test_workers_that_keep_dying_before_their_first_unit_end_the_run(make_pool, 
 @pytest.mark.parametrize("how", ["fail", "raise", "exit"])
 def test_starts_that_always_fail_end_within_the_budget(make_pool, folder, how):
     factory = ScriptedFactory(folder, starts=(Step(how),))
-    pool = make_pool(factory, 2, max_failed_starts=2)
+    pool = make_pool(factory, 2)
     with pytest.raises(ConfigError) as caught:
         drive(pool, tasks_of(range(3)))
     assert caught.value.kind == "pool-start"
