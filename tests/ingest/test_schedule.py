@@ -74,9 +74,9 @@ def play(units, script, **policy):
                 undone.append(chunk)
             elif word != HUSH:
                 failures.append(failure(HANDLING[word], chunk))
+        plan.settle(event or ended(task, done, failures, undone), now)
         if event is not None:
             plan.forget(done)  # as the driver does with what the ledger shows
-        plan.settle(event or ended(task, done, failures, undone), now)
         assert len(started) < 500, "it never ends"
     return attempts, started, plan
 
