@@ -85,10 +85,10 @@ def nothing_matched(kept: Filter, known: Mapping[str, Collection[str]], where: s
     """Return the error for a filter that no cell of `where` matches, naming the first value that does not exist."""
     for column, value in kept.absent_values(known):
         return EmptySelectionError(
-            f"no cell of {where} has {column} == {value!r}{did_you_mean(value, sorted(known[column]))}",
+            f"no cell in {where} has {column} == {value!r}{did_you_mean(value, sorted(known[column]))}",
             hint=_some_of(column, known[column]),
         )
-    return EmptySelectionError(f"no cell of {where} matches {kept}"[:500])
+    return EmptySelectionError(f"no cell in {where} matches {kept}"[:500])
 
 
 def _some_of(column: str, values: Collection[str]) -> str | None:

@@ -36,8 +36,9 @@ ALWAYS_COLUMNS: Final = ("dataset_id", "nnz", "raw_sum")
 """Planning and verifying use them."""
 _PRIMARY: Final = "is_primary_data"
 _MOST_KNOWN: Final = 10_000
-_MEMORY_BYTES: Final = 2**30
-"""Column buffers of 16 MiB; obs streams no faster with more."""
+_MEMORY_BYTES: Final = 2**29
+"""Column buffers of 8 MiB; obs streams no faster with more."""
+_BATCH_ROWS: Final = 131_072
 
 
 class CensusCatalog:
@@ -238,7 +239,7 @@ class CensusCells:
                 result_order="row-major",
             )
             for table in tables:
-                for batch in table.to_batches():
+                for batch in table.to_batches(_BATCH_ROWS):
                     yield pa.record_batch([self._column(batch, name) for name in schema.names], schema=schema)
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -6,6 +6,7 @@ import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +144,9 @@ class H5adCells:
     @property
     def where(self) -> str:
         """What has these columns, for messages."""
-        return f"the obs of {len(self._files)} files" if len(self._files) > 1 else self._files[0].source.label
+        if len(self._files) > 1:
+            return f"the obs of {len(self._files)} files"
+        return f"the obs of {unquote(urlsplit(self._files[0].source.address).path.rsplit('/', 1)[-1])}"
 
     def nothing(self) -> EmptySelectionError:
         """Explain that the files hold no cells."""

@@ -117,14 +117,22 @@ def test_filters_columns_and_samples(tmp_path):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"columns": ("cel_type",)}, "unknown-column", "no column 'cel_type' in a; did you mean 'cell_type'?"),
-        ({"value_filter": "cel_type == 'x'"}, "unknown-column", "no column 'cel_type' in a; did you mean 'cell_type'?"),
+        (
+            {"columns": ("cel_type",)},
+            "unknown-column",
+            "no column 'cel_type' in the obs of a.h5ad; did you mean 'cell_type'?",
+        ),
+        (
+            {"value_filter": "cel_type == 'x'"},
+            "unknown-column",
+            "no column 'cel_type' in the obs of a.h5ad; did you mean 'cell_type'?",
+        ),
         (
             {"value_filter": "cell_type == 'B cel'"},
             "empty-selection",
             "has cell_type == 'B cel'; did you mean 'B cell'",
         ),
-        ({"value_filter": "pct_mito > 2"}, "empty-selection", "no cell of a matches pct_mito > 2"),
+        ({"value_filter": "pct_mito > 2"}, "empty-selection", "no cell in the obs of a.h5ad matches pct_mito > 2"),
     ],
 )
 def test_requests_that_do_not_work_out(tmp_path, options, kind, message):
@@ -170,7 +178,7 @@ def test_hostile_files_end_in_one_typed_line(tmp_path):
 
 def test_a_file_without_cells(tmp_path):
     path = _write(tmp_path / "a.h5ad", sample_obs(3).iloc[:0])
-    with pytest.raises(EmptySelectionError, match="no cells in a"):
+    with pytest.raises(EmptySelectionError, match=r"no cells in the obs of a\.h5ad"):
         _index(tmp_path, path)
 
 
