@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import ConfigError, HostileFileError
-from ingest.fetch import kernels
 from ingest.fetch.assemble import Assembled, CscAssembler, csr_rows, reorder_rows
 from ingest.fetch.h5ad_slabs import plan_runs
+from ingest.fetch.kernels import compiled
 from ingest.fetch.values import plain_values
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class ScratchReader:
             mine = records[(records["row"] >= low) & (records["row"] < high)] if high - low < len(counts) else records
             position = mine["row"] - np.int32(low)
             column, value = np.ascontiguousarray(mine["column"]), np.ascontiguousarray(mine["value"])
-            kernels.scatter_coo(position, column, value, cursor, out_indices, out_data)
+            _place(position, column, value, cursor, out_indices, out_data)
         return out_indices, out_data
 
     def _records(self, path: Path) -> Iterator[Array]:
@@ -289,6 +289,16 @@ class ScratchReader:
         with path.open("rb", buffering=0) as file:
             while len(records := np.fromfile(file, self._record, step)):
                 yield records
+
+
+@compiled
+def _place(position: Array, column: Array, value: Array, cursor: Array, out_indices: Array, out_data: Array) -> None:
+    """Put entries into their rows; `cursor` (int64 ``(n_rows,)``) is each row's next free place."""
+    for i in range(position.size):
+        at = cursor[position[i]]
+        cursor[position[i]] = at + 1
+        out_indices[at] = column[i]
+        out_data[at] = value[i]
 
 
 def _write(file: Any, values: Array) -> None:
