@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from ingest.block import Counts, concat_counts
+from ingest.block import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["Assembly"]
 
 
-@dataclass(slots=True)
-class _Open:
-    """A chunk of which some rows have come."""
+class _OpenChunk:
+    """A chunk of which some rows have come, copied together as they come.
 
-    counts: list[Counts] = field(default_factory=list)
-    names: list[pa.StringArray] = field(default_factory=list)
-    n_cells: int = 0
+    Keeping the pieces and joining them at the end would hold every count twice, and the slabs with them.
+    """
+
+    def __init__(self, n_cells: int, capacity: int, counts: Counts) -> None:
+        self._indptr = np.zeros(n_cells + 1, np.int64)
+        # Untouched pages cost nothing, so a capacity that is too high (a gene filter) is free.
+        self._indices = np.empty(capacity, counts.indices.dtype)
+        self._data = np.empty(capacity, counts.data.dtype)
+        self._n_genes = counts.n_genes
+        self._names: list[pa.StringArray] = []
+        self._nnz = 0
+        self.n_cells = 0
+
+    def add(self, counts: Counts, names: pa.StringArray) -> None:
+        end = self._nnz + counts.nnz
+        if end > len(self._indices):
+            self._indices = _grown(self._indices, end)
+            self._data = _grown(self._data, end)
+        self._indices[self._nnz : end] = counts.indices
+        self._data[self._nnz : end] = counts.data
+        self._indptr[self.n_cells + 1 : self.n_cells + 1 + counts.n_cells] = counts.indptr[1:] + self._nnz
+        self._names.append(names)
+        self._nnz = end
+        self.n_cells += counts.n_cells
+
+    def whole(self) -> tuple[Counts, pa.StringArray]:
+        counts = Counts(self._indptr, self._indices[: self._nnz], self._data[: self._nnz], self._n_genes)
+        return counts, pa.concat_arrays(self._names)
+
+
+def _grown(array: np.ndarray[Any, Any], least: int) -> np.ndarray[Any, Any]:
+    larger = np.empty(max(least, 2 * len(array)), array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 class Assembly:
-    """Join and cut consecutive pieces into whole chunks; holds no more than the chunks that are open."""
+    """Cut consecutive pieces into whole chunks; holds no more than the chunks that are open.
 
-    def __init__(self, boundaries: Mapping[int, tuple[int, int]]) -> None:
-        """`boundaries`: chunk -> half-open range of plan rows, ascending and without overlap."""
+    Parameters
+    ----------
+    boundaries
+        Chunk -> half-open range of plan rows, ascending and without overlap.
+    capacity
+        Chunk -> non-zeros expected of it, to lay out its arrays once; being wrong costs a copy.
+    """
+
+    def __init__(self, boundaries: Mapping[int, tuple[int, int]], capacity: Callable[[int], int] = lambda _: 0) -> None:
         self._boundaries = dict(boundaries)
-        self._open: dict[int, _Open] = {}
+        self._capacity = capacity
+        self._open: dict[int, _OpenChunk] = {}
         self._dropped: set[int] = set()
 
     def touching(self, start: int, stop: int) -> list[int]:
@@ -54,15 +92,15 @@ class Assembly:
         start
             Plan row of the first cell; pieces come in order.
         counts, names
-            ``(n_cells, n_genes)`` and ``(n_cells,)``.
+            ``(n_cells, n_genes)`` and ``(n_cells,)``; copied.
         """
         for chunk in self.touching(start, start + counts.n_cells):
             low, high = self._boundaries[chunk]
             first, last = max(low, start) - start, min(high, start + counts.n_cells) - start
-            entry = self._open.setdefault(chunk, _Open())
-            entry.counts.append(counts.rows(first, last))
-            entry.names.append(names.slice(first, last - first))
-            entry.n_cells += last - first
+            entry = self._open.get(chunk)
+            if entry is None:
+                entry = self._open[chunk] = _OpenChunk(high - low, self._capacity(chunk), counts)
+            entry.add(counts.rows(first, last), names.slice(first, last - first))
             if entry.n_cells == high - low:
                 del self._open[chunk]
-                yield chunk, concat_counts(entry.counts), pa.concat_arrays(entry.names)
+                yield (chunk, *entry.whole())

@@ -17,11 +17,8 @@ MIB = 1 << 20
 BASE = 420 * MIB
 """A worker that has read nothing: Python, Ray, TileDB, HDF5, numba."""
 
-_CSR_COPIES = 2
-"""Pieces of a chunk and the whole that they are joined into."""
-
-_ENCODED_PER_NNZ = 8
-"""The compressed file, its buffer and anndata's own copies; 2 to 3 bytes in the file itself."""
+_ENCODED_PER_NNZ = 4
+"""The compressed file in memory while it grows; 2 to 3 bytes in the file itself."""
 
 _CELL = 400
 """obs, names, row lookup of one cell."""
@@ -40,7 +37,7 @@ class MemoryPlan:
     """How one worker's memory is divided."""
 
     chunk: int
-    """For the largest chunk, from its pieces to its file."""
+    """For the largest chunk, its counts and its file."""
     slab: int
     """For reading: buffers and assembled counts of one slab."""
 
@@ -68,17 +65,17 @@ def plan_memory(profile: Profile, *, cells_per_chunk: int, value_bytes: int, lim
         The largest chunk does not fit; the message has the numbers that would do.
     """
     largest = int(profile.nnz.max(initial=0))
-    chunk = largest * (_CSR_COPIES * (value_bytes + 4) + _ENCODED_PER_NNZ) + cells_per_chunk * _CELL
+    chunk = largest * (value_bytes + 4 + _ENCODED_PER_NNZ) + cells_per_chunk * _CELL
     least = max(_LEAST_SLAB, profile.largest_band_nnz * (_TRIPLE + value_bytes + 4))
     room = limit - BASE - chunk
     if room < least:
         needed = -(-(BASE + chunk + least) // MIB)
         fits = max(0, limit - BASE - least) * cells_per_chunk // max(1, chunk)
-        smaller = f", or -c {fits:,} fits".replace(",", "") if fits else ""
+        smaller = f", or -c {fits}" if fits else ""
         raise ConfigError(
             f"a chunk of {cells_per_chunk:,} cells with {largest:,} non-zeros needs {needed:,} MiB in a worker; "
             f"--memory allows {limit // MIB:,}",
             kind="memory",
-            hint=f"--memory {needed}M would do{smaller}",
+            hint=f"--memory {needed}M{smaller} would do",
         )
     return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)))

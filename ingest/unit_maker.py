@@ -83,7 +83,7 @@ class UnitMaker:
         self._opened, self._sources, self._codec, self._task = opened, sources, codec, task
         self._slab_bytes, self._stop, self._commit = slab_bytes, stop, commit
         self._boundaries = {chunk: opened.plan.rows(chunk) for chunk in task.chunks}
-        self._assembly = Assembly(self._boundaries)
+        self._assembly = Assembly(self._boundaries)  # laid out anew when the rows are known
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
         self._notes: set[str] = set()
         self.tally = Tally(task.unit_id)
@@ -99,6 +99,9 @@ class UnitMaker:
         first = min(low for low, _ in self._boundaries.values())
         last = max(high for _, high in self._boundaries.values())
         rows = UnitRows(self._opened, first, self._opened.index.rows(first, last))
+        self._assembly = Assembly(
+            self._boundaries, lambda chunk: int(rows.expected_nnz(*self._boundaries[chunk]).sum())
+        )
         value_bytes = np.dtype(self._opened.plan.identity.dtype).itemsize
         for start, stop in rows.slabs(self._slab_bytes, value_bytes):
             self._read(rows, start, stop)

@@ -56,6 +56,14 @@ class UnitRows:
         """Return the index's columns of plan rows ``[start, stop)``."""
         return self.table.slice(start - self.first, stop - start)
 
+    def expected_nnz(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the non-zeros that plan rows ``[start, stop)`` have in the source, or its mean where not known."""
+        if "nnz" in self.table.column_names and not self.table["nnz"].null_count:
+            known: np.ndarray[Any, np.dtype[np.int64]] = self.obs(start, stop)["nnz"].to_numpy().astype(np.int64)
+            return known
+        mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
+        return mean[self.codes(start, stop)]
+
     def slabs(self, limit_bytes: int, value_bytes: int) -> list[tuple[int, int]]:
         """Return ranges of plan rows that are read in one go, each within `limit_bytes` while reading."""
         band_rows = np.array([max(1, survey.band_rows) for survey in self._surveys], np.int64)

@@ -60,7 +60,7 @@ def _census(options: dict[str, Any]) -> BuiltCensus:
 
     from ingest.testing.census import CensusSpec, cached_census
 
-    mean = min(1_750, options["genes"] // 5)
+    mean = min(2_440, options["genes"] * 7 // 80)
     spec = CensusSpec(n_cells=options["cells"], n_genes=options["genes"], mean_nnz_per_cell=mean, seed=options["seed"])
     start = time.perf_counter()
     built_here = False
@@ -126,10 +126,9 @@ def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, in
 
 
 def _verify(opened: OpenPlan) -> int:
-    from ingest.cli.after import report_verification
-    from ingest.verifying import verify_dataset
+    from ingest.cli.after import report_verification, run_verification
 
-    return report_verification(opened, verify_dataset(opened, deep=True), deep=True)
+    return report_verification(opened, run_verification(opened, deep=True, source=False))
 
 
 def _next_steps(dest: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ingest.pool import Failure
 
-__all__ = ["RunDisplay", "note", "notice"]
+__all__ = ["CountDisplay", "RunDisplay", "note", "notice"]
 
 _LOG_EVERY_S = 10.0
 _SAID_TROUBLES = 20
@@ -136,3 +136,43 @@ class RunDisplay:
             self._console.print(Text(text))
         else:
             note(text)
+
+
+class CountDisplay:
+    """A bar over things that are counted, on a terminal; silence in a log but for a line every ten seconds."""
+
+    def __init__(self, word: str, total: int, things: str) -> None:
+        self._word, self._total, self._things = word, total, things
+        console = Console(stderr=True, highlight=False)
+        self._live = console.is_terminal
+        self._done = 0
+        self._last_line = time.monotonic()
+        self._progress = Progress(
+            TextColumn(f"[bold]{word:<8}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + things),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(word, total=total)
+
+    def __enter__(self) -> CountDisplay:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def advance(self) -> None:
+        """Count one more; callable from any thread."""
+        self._done += 1
+        if self._live:
+            self._progress.update(self._task, completed=self._done)
+        elif time.monotonic() - self._last_line >= _LOG_EVERY_S:
+            self._last_line = time.monotonic()
+            note(f"{self._word:<8} {self._done:,}/{self._total:,} {self._things}")

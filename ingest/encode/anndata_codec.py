@@ -39,7 +39,7 @@ class AnndataCodec:
         with h5py.File(buffer, "w") as file:
             _write(file, block, self._filters())
             offsets = tuple(_offsets(file, f"X/{name}") for name in ("data", "indices", "indptr"))
-        return Encoded(buffer.getvalue(), offsets)
+        return Encoded(buffer.getbuffer(), offsets)
 
     def _filters(self) -> dict[str, Any]:
         if self.codec == "none":

@@ -29,7 +29,8 @@ class Offsets:
 class Encoded:
     """A chunk file in memory."""
 
-    data: bytes
+    data: bytes | memoryview
+    """The file's bytes."""
     offsets: tuple[Offsets, ...]
 
 
