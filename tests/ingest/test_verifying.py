@@ -4,52 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import pytest
 
-from ingest.documents import seal, sha256_hex
-from ingest.finish import finish
-from ingest.layout import chunk_key, receipt_key
-from ingest.ledger.receipts import Receipt, parse_receipt
-from ingest.opened import OpenPlan, open_plan
+from ingest.digest import content_digest, sums_digest
+from ingest.encode.decode import decode_chunk
 from ingest.settings import DataSettings
-from ingest.store.open import open_store
 from ingest.summary_check import SUMMARY_KEYS
 from ingest.testing.census import CensusSpec, build_census
+from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
 from ingest.testing.datasets import make_dataset, write_census_index, write_h5ad_index, write_sources
+from ingest.validate import row_sums
 from ingest.verifying import verify_dataset
 from ingest.vocabulary import GeneRule
 
-
-@dataclass(frozen=True)
-class Dest:
-    """A finished dataset in a folder, free to be damaged."""
-
-    path: Path
-
-    def open(self) -> OpenPlan:
-        return open_plan(open_store(str(self.path)))
-
-    def chunk(self, number: int) -> Path:
-        return self.path / chunk_key(number, 6, ".h5ad")
-
-    def receipt(self, number: int) -> Path:
-        return self.path / receipt_key(number, number)
-
-    def read_receipt(self, number: int) -> Receipt:
-        return parse_receipt(self.receipt(number).read_bytes(), key=receipt_key(number, number))
-
-    def reseal(self, number: int, **changes: object) -> None:
-        """Make receipt and summaries agree with the object's bytes, as if it had been written so."""
-        data = self.chunk(number).read_bytes()
-        receipt = self.read_receipt(number)
-        entry = replace(receipt.chunks[0], size=len(data), sha256=sha256_hex(data), **changes)
-        self.receipt(number).write_bytes(replace(receipt, chunks=(entry,)).seal())
-        finish(self.open())
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +40,9 @@ def finished(folder) -> Path:
 
 
 @pytest.fixture
-def dest(finished, tmp_path) -> Dest:
+def dest(finished, tmp_path) -> DamageableDataset:
     shutil.copytree(finished, tmp_path / "dest")
-    return Dest(tmp_path / "dest")
+    return DamageableDataset(tmp_path / "dest")
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +54,13 @@ def finished_census(folder) -> Path:
 
 
 @pytest.fixture
-def census_dest(finished_census, tmp_path) -> Dest:
+def census_dest(finished_census, tmp_path) -> DamageableDataset:
     shutil.copytree(finished_census, tmp_path / "dest")
-    return Dest(tmp_path / "dest")
+    return DamageableDataset(tmp_path / "dest")
 
 
 def kinds(report) -> set[tuple[int | None, str]]:
     return {(finding.chunk, finding.kind) for finding in report.findings}
-
-
-def flip_bit(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 0x10
-    path.write_bytes(data)
 
 
 # -- nothing wrong -------------------------------------------------------------------------------------------------
@@ -133,7 +101,7 @@ def test_other_types_and_genes_and_sizes_are_good(folder, tmp_path, data, finish
 
 
 def test_every_kind_of_damage_is_named_and_nothing_else(dest):
-    flip_bit(dest.chunk(1), at=dest.chunk(1).stat().st_size // 2)
+    flip_bit(dest.chunk(1))
     dest.chunk(2).write_bytes(dest.chunk(2).read_bytes()[:-100])
     dest.chunk(3).unlink()
     flip_bit(dest.receipt(4), at=200)
@@ -183,13 +151,9 @@ def test_a_receipt_of_no_planned_chunk_is_found(dest):
 
 
 def test_one_receipt_for_several_chunks_is_as_good(dest):
-    entries = tuple(dest.read_receipt(chunk).chunks[0] for chunk in (3, 4, 5))
-    joint = Receipt(dest.read_receipt(3).plan, "joint", entries)
-    (dest.path / joint.key).write_bytes(joint.seal())
-    for chunk in (3, 4, 5):
-        dest.receipt(chunk).unlink()
+    joint = dest.join_receipts(3, 4, 5)
     assert verify_dataset(dest.open(), deep=True).exit_code == 0
-    flip_bit(dest.path / joint.key, at=300)
+    flip_bit(joint)
     report = verify_dataset(dest.open())
     assert kinds(report) == {(chunk, "receipt-damaged") for chunk in (3, 4, 5)}
 
@@ -220,24 +184,11 @@ def test_obs_edited_in_a_valid_file_takes_decoding_to_find(dest):
 
 
 def test_one_changed_count_of_the_same_size_takes_decoding_to_find(dest):
-    with h5py.File(dest.chunk(3), "r+") as file:
-        data = file["X/data"][()]
-        data[0] += 1
-        file["X/data"][...] = data
+    add_one_count(dest.chunk(3))
     dest.reseal(3)
     assert verify_dataset(dest.open()).exit_code == 0
     found = kinds(verify_dataset(dest.open(), deep=True))
     assert {(3, "content"), (3, "cell-sums")} <= found <= {(3, "content"), (3, "cell-sums"), (3, "totals")}
-
-
-def swap_two_counts(path: Path) -> None:
-    """Exchange two different counts of one cell: every sum, number and maximum stays."""
-    with h5py.File(path, "r+") as file:
-        data, indptr = file["X/data"][()], file["X/indptr"][()]
-        cell = next(c for c in range(len(indptr) - 1) if len(set(data[indptr[c] : indptr[c + 1]])) > 1)
-        part = data[indptr[cell] : indptr[cell + 1]]
-        data[indptr[cell] : indptr[cell + 1]] = np.roll(part, 1)
-        file["X/data"][...] = data
 
 
 def test_two_counts_exchanged_within_a_cell_are_found_by_content(dest):
@@ -247,9 +198,6 @@ def test_two_counts_exchanged_within_a_cell_are_found_by_content(dest):
 
 
 def test_even_a_receipt_that_lies_with_its_chunk_is_contradicted_by_the_source(dest):
-    from ingest.digest import content_digest
-    from ingest.encode.decode import decode_chunk
-
     swap_two_counts(dest.chunk(3))
     dest.reseal(3, content=content_digest(decode_chunk(dest.chunk(3).read_bytes(), key="")))
     assert verify_dataset(dest.open(), deep=True).exit_code == 0
@@ -262,14 +210,7 @@ def test_even_a_receipt_that_lies_with_its_chunk_is_contradicted_by_the_source(d
 
 
 def test_a_census_knows_the_sums_of_its_cells(census_dest):
-    with h5py.File(census_dest.chunk(1), "r+") as file:
-        data = file["X/data"][()]
-        data[0] += 1
-        file["X/data"][...] = data
-    from ingest.digest import content_digest, sums_digest
-    from ingest.encode.decode import decode_chunk
-    from ingest.validate import row_sums
-
+    add_one_count(census_dest.chunk(1))
     block = decode_chunk(census_dest.chunk(1).read_bytes(), key="")
     census_dest.reseal(
         1,
@@ -353,10 +294,3 @@ def test_an_interrupted_dataset_is_checked_as_far_as_it_goes(dest):
     assert report.strays == tuple(dest.open().plan.key(chunk) for chunk in (6, 7))
     dest.chunk(0).unlink()
     assert verify_dataset(dest.open()).exit_code == 1
-
-
-def test_seal_is_what_the_tests_edit_with(dest):
-    document = json.loads(dest.receipt(0).read_bytes())
-    document.pop("digest")
-    document.pop("format_version")
-    assert seal(document) == dest.receipt(0).read_bytes()

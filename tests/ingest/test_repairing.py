@@ -1,0 +1,363 @@
+"""Repair makes exactly the bad again: the others are not touched, and the result is the original."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import anndata
+import pytest
+
+from ingest.chunks import commit_chunk
+from ingest.errors import ConfigError, CorruptError, PreconditionError
+from ingest.layout import SUCCESS_KEY
+from ingest.pool import Failure
+from ingest.recommit import Recommit
+from ingest.repairing import repair_dataset
+from ingest.settings import WorkSettings
+from ingest.store.open import open_store
+from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
+from ingest.testing.datasets import (
+    SilentObserver,
+    make_dataset,
+    open_serial_pool,
+    write_h5ad_index,
+    write_sources,
+)
+from ingest.verifying import verify_dataset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ingest.opened import OpenPlan
+    from ingest.repairing import RepairReport
+
+WORK = WorkSettings(workers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("repair")
+
+
+@pytest.fixture(scope="module")
+def finished(folder) -> Path:
+    """9 chunks of 7 cells (the last 4) of two h5ad files."""
+    index = write_h5ad_index(folder / "index.feather", write_sources(folder / "sources"))
+    make_dataset(str(folder / "finished"), index)
+    return folder / "finished"
+
+
+@pytest.fixture
+def dest(finished, tmp_path) -> DamageableDataset:
+    shutil.copytree(finished, tmp_path / "dest")
+    return DamageableDataset(tmp_path / "dest")
+
+
+def repair(opened: OpenPlan, bad=None, open_pool=open_serial_pool) -> RepairReport:
+    return repair_dataset(opened, bad, WORK, open_pool, SilentObserver())
+
+
+def digest(path: Path) -> str:
+    return str(json.loads((path / SUCCESS_KEY).read_bytes())["digest"])
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and "_ingest" not in file.parts and not file.name.startswith(".")
+    }
+
+
+def touched(dest: DamageableDataset, before: dict[str, tuple[int, int]]) -> set[str]:
+    now = dest.versions()
+    return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+
+
+# -- exactly the bad -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_good_is_left_alone(dest):
+    before = dest.versions()
+    report = repair(dest.open())
+    assert (report.wanted, report.run_id, report.exit_code) == ((), None, 0)
+    assert touched(dest, before) == set()
+
+
+def test_every_kind_of_damage_is_mended_and_nothing_else_touched(dest, finished):
+    flip_bit(dest.chunk(1))
+    dest.chunk(2).write_bytes(dest.chunk(2).read_bytes()[:-100])
+    dest.chunk(3).unlink()
+    flip_bit(dest.receipt(4))
+    one, other = dest.chunk(5).read_bytes(), dest.chunk(6).read_bytes()
+    dest.chunk(5).write_bytes(other)
+    dest.chunk(6).write_bytes(one)
+    (dest.path / "config.json").unlink()
+    before = dest.versions()
+    report = repair(dest.open())
+    assert report.wanted == report.repaired == (1, 2, 3, 4, 5, 6)
+    assert (report.failures, report.exit_code) == ({}, 0)
+    # Chunk 4 was right, so only its receipt is new; of the others the receipts were right.
+    named = {dest.chunk(chunk).name for chunk in (1, 2, 3, 5, 6)} | {dest.receipt(4).name}
+    assert touched(dest, before) == named
+    assert contents(dest.path) == contents(finished)
+    assert digest(dest.path) == digest(finished)
+    assert verify_dataset(dest.open(), source=True).exit_code == 0
+    json.dumps(asdict(report))
+
+
+def test_chunks_named_by_the_caller_are_examined_not_believed_bad(dest):
+    flip_bit(dest.chunk(2))
+    before = dest.versions()
+    report = repair(dest.open(), bad=[2, 3])
+    assert (report.repaired, report.exit_code, report.verified) == ((2, 3), 0, None)
+    assert touched(dest, before) == {dest.chunk(2).name}
+
+
+@pytest.mark.parametrize("edit", [swap_two_counts, add_one_count])
+def test_wrong_content_under_a_right_sha256_is_replaced_with_its_receipt(dest, finished, edit):
+    edit(dest.chunk(3))
+    dest.reseal(3)
+    before = dest.versions()
+    bad = verify_dataset(dest.open(), deep=True).bad
+    assert bad == (3,)
+    assert repair(dest.open(), bad).exit_code == 0
+    assert touched(dest, before) == {dest.chunk(3).name, dest.receipt(3).name}
+    assert contents(dest.path) == contents(finished)
+
+
+def test_a_receipt_that_disagrees_is_replaced_and_its_right_chunk_kept(dest, finished):
+    entry = replace(dest.read_receipt(5).chunks[0], rows="0" * 32, content="0" * 32)
+    dest.receipt(5).write_bytes(replace(dest.read_receipt(5), chunks=(entry,)).seal())
+    before = dest.versions()
+    report = repair(dest.open())
+    assert (report.repaired, report.exit_code) == ((5,), 0)
+    assert touched(dest, before) == {dest.receipt(5).name}
+    assert digest(dest.path) == digest(finished)
+
+
+def test_a_chunk_of_other_bytes_and_equal_content_stays_when_only_its_receipt_is_lost(dest, finished):
+    # As another CPU class would have compressed it.
+    anndata.read_h5ad(dest.chunk(4)).write_h5ad(dest.chunk(4))
+    flip_bit(dest.receipt(4))
+    before = dest.versions()
+    assert repair(dest.open()).exit_code == 0
+    assert touched(dest, before) == {dest.receipt(4).name}
+    assert verify_dataset(dest.open(), source=True).exit_code == 0
+    assert digest(dest.path) == digest(finished)
+
+
+@pytest.mark.parametrize("also_receipt", [False, True])
+def test_one_of_several_chunks_of_a_receipt(dest, finished, also_receipt):
+    joint = dest.join_receipts(3, 4, 5)
+    add_one_count(dest.chunk(4))
+    if also_receipt:
+        flip_bit(joint)
+    before = dest.versions()
+    report = repair(dest.open())
+    assert report.repaired == ((3, 4, 5) if also_receipt else (4,))
+    own = {dest.receipt(chunk).name for chunk in (3, 4, 5)} | {joint.name}
+    assert touched(dest, before) == {dest.chunk(4).name} | (own if also_receipt else set())
+    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+    assert digest(dest.path) == digest(finished)
+
+
+def test_a_flip_that_changes_no_content_is_adopted_when_no_receipt_testifies_against_it(dest, finished):
+    # HDF5 leaves gaps in a file; without a receipt the content is all that can be agreed about.
+    flip_bit(dest.chunk(2))
+    flip_bit(dest.receipt(2))
+    before = dest.versions()
+    assert repair(dest.open()).exit_code == 0
+    assert dest.receipt(2).name in touched(dest, before) <= {dest.receipt(2).name, dest.chunk(2).name}
+    assert verify_dataset(dest.open(), source=True).exit_code == 0
+    assert digest(dest.path) == digest(finished)
+
+
+def test_lost_and_wrong_summaries_are_written_again(dest, finished):
+    (dest.path / "metadata" / "presence.npz").unlink()
+    (dest.path / "chunk_index.json").write_text("{}")
+    before = dest.versions()
+    report = repair(dest.open())
+    assert (report.wanted, report.exit_code) == ((), 0)
+    assert contents(dest.path) == contents(finished)
+    assert touched(dest, before) == set()
+
+
+# -- quarantined and unfinished ------------------------------------------------------------------------------------
+
+
+def test_the_quarantined_are_tried_again_and_the_merely_missing_are_not(dest):
+    opened = dest.open()
+    for chunk in (6, 7, 8):
+        dest.receipt(chunk).unlink()
+        dest.chunk(chunk).unlink()
+    (dest.path / SUCCESS_KEY).unlink()
+    opened.ledger.record_failures("a-0000001", [Failure((7,), "source", "nan", "NaN in sample1.h5ad")])
+    report = repair(opened)
+    assert (report.wanted, report.repaired) == ((7,), (7,))
+    assert report.exit_code == 3
+    assert opened.ledger.done() == {0, 1, 2, 3, 4, 5, 7}
+    assert json.loads((dest.path / "config.json").read_bytes())["complete"] is False
+
+
+def test_an_object_in_the_way_of_a_quarantined_chunk_is_replaced(dest, finished):
+    dest.receipt(7).unlink()
+    dest.chunk(7).write_bytes(b"something else")
+    (dest.path / SUCCESS_KEY).unlink()
+    opened = dest.open()
+    opened.ledger.record_failures("a-0000001", [Failure((7,), "conflict", "other-content", "something else is there")])
+    assert repair(opened).exit_code == 0
+    assert contents(dest.path) == contents(finished)
+
+
+# -- what a repair refuses -----------------------------------------------------------------------------------------
+
+
+def test_a_receipt_that_contradicts_the_source_is_a_conflict_and_nothing_is_replaced(dest):
+    entry = replace(dest.read_receipt(2).chunks[0], content="0" * 32)
+    dest.receipt(2).write_bytes(replace(dest.read_receipt(2), chunks=(entry,)).seal())
+    flip_bit(dest.chunk(2))
+    before = dest.versions()
+    report = repair(dest.open())
+    assert (report.repaired, report.exit_code) == ((), 1)
+    assert {chunk: (failure.handling, failure.kind) for chunk, failure in report.failures.items()} == {
+        2: ("conflict", "other-content")
+    }
+    assert touched(dest, before) == set()
+
+
+def test_a_changed_source_mends_nothing(folder, tmp_path):
+    shutil.copytree(folder / "sources", tmp_path / "sources")
+    index = write_h5ad_index(tmp_path / "index.feather", sorted((tmp_path / "sources").iterdir()))
+    make_dataset(str(tmp_path / "dest"), index)
+    dest = DamageableDataset(tmp_path / "dest")
+    (tmp_path / "sources" / "sample1.h5ad").touch()
+    flip_bit(dest.chunk(0))
+    flip_bit(dest.chunk(8))
+    report = repair(dest.open())
+    assert report.repaired == (0,)
+    assert {chunk: failure.kind for chunk, failure in report.failures.items()} == {8: "source-changed"}
+    assert report.exit_code != 0
+    assert verify_dataset(dest.open()).bad == (8,)
+
+
+def test_a_damaged_plan_and_unknown_chunks_are_refused(dest):
+    with pytest.raises(ConfigError, match="chunk 9 is not in the plan of 9"):
+        repair(dest.open(), bad=[9])
+    opened = dest.open()
+    flip_bit(dest.path / opened.plan.files["index"], at=-40)
+    with pytest.raises(CorruptError, match="no chunk can be made again") as caught:
+        repair(opened)
+    assert caught.value.kind == "plan-damaged"
+
+
+# -- races ---------------------------------------------------------------------------------------------------------
+
+
+class _Raced:
+    """A store in which somebody else acts at the moment of the first replacement of a key that begins so."""
+
+    def __init__(self, store, prefix, act) -> None:
+        self._store, self._prefix, self._act = store, prefix, act
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def replace(self, key, data, *, expected):
+        if self._act is not None and key.startswith(self._prefix):
+            act, self._act = self._act, None
+            act()
+        return self._store.replace(key, data, expected=expected)
+
+
+def raced_commit(prefix, act):
+    """Return a commit whose store is raced; it runs in this process, so it need not travel."""
+
+    def commit(opened, made, *, attempt):
+        raced = _Raced(opened.store, prefix, lambda: act(made))
+        ledger = type(opened.ledger)(raced)
+        return Recommit()(replace(opened, ledger=ledger), made, attempt=attempt)
+
+    return commit
+
+
+@contextmanager
+def pool_with(commit, factory, size, *, memory_bytes):
+    with open_serial_pool(replace(factory, commit=commit), size, memory_bytes=memory_bytes) as pool:
+        yield pool
+
+
+def test_two_repairs_at_once_end_in_one_replacement_and_no_error(dest, finished):
+    flip_bit(dest.chunk(2))
+
+    def other_repair(_made) -> None:
+        assert repair(dest.open()).exit_code == 0
+
+    commit = raced_commit("chunks/", other_repair)
+    report = repair(dest.open(), open_pool=lambda *a, **k: pool_with(commit, *a, **k))
+    # The other's bytes are the very ones made here, which is how a success with a lost reply looks, too.
+    assert (report.repaired, report.exit_code) == ((2,), 0)
+    assert contents(dest.path) == contents(finished)
+
+
+@pytest.mark.parametrize("prefix", ["chunks/", "_ingest/receipts/"])
+def test_what_somebody_else_put_there_meanwhile_is_reported_not_overwritten(dest, prefix):
+    add_one_count(dest.chunk(2))
+    dest.reseal(2)
+    path = dest.chunk(2) if prefix == "chunks/" else dest.receipt(2)
+    other = b"{}"
+
+    def somebody(_made) -> None:
+        store = open_store(str(dest.path))
+        key = str(path.relative_to(dest.path))
+        store.replace(key, other, expected=store.stat(key).version)
+
+    commit = raced_commit(prefix, somebody)
+    report = repair(dest.open(), [2], open_pool=lambda *a, **k: pool_with(commit, *a, **k))
+    assert path.read_bytes() == other
+    assert report.exit_code == 1
+    assert [(failure.handling, failure.kind) for failure in report.failures.values()] == [("conflict", "precondition")]
+    assert isinstance(report.failures[2].message, str)
+
+
+def test_a_run_does_not_replace_what_a_repair_would(dest):
+    """The difference between the two commits: without it every run could overwrite."""
+    add_one_count(dest.chunk(2))
+    dest.receipt(2).unlink()
+    before = dest.versions()
+    report = repair(dest.open(), [2], open_pool=lambda *a, **k: pool_with(commit_chunk, *a, **k))
+    assert report.failures[2].handling == "conflict"
+    assert touched(dest, before) == set()
+    assert PreconditionError.default_kind == "precondition"
+
+
+# -- an object store -----------------------------------------------------------------------------------------------
+
+
+def test_verify_and_repair_on_s3(folder, finished, s3_server, monkeypatch):
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    url = f"{s3_server.create_bucket('repair')}/lung"
+    made = make_dataset(url, folder / "index.feather")
+    store, plan = made.opened.store, made.opened.plan
+
+    def put(key: str, data: bytes) -> None:
+        store.replace(key, data, expected=store.stat(key).version)
+
+    damaged = bytearray(store.get(plan.key(1)))
+    damaged[1000] ^= 1
+    put(plan.key(1), bytes(damaged))
+    put(plan.key(3), store.get(plan.key(5)))
+    put("_ingest/receipts/000000004-000000004.json", b"{}")
+    store.delete(plan.key(6), expected=store.stat(plan.key(6)).version)
+    before = {stat.key: stat.version for stat in store.list("chunks/")}
+    report = repair(made.reopen())
+    assert (report.repaired, report.exit_code) == ((1, 3, 4, 6), 0)
+    after = {stat.key: stat.version for stat in store.list("chunks/")}
+    assert {key for key in after if after[key] != before.get(key)} == {plan.key(chunk) for chunk in (1, 3, 6)}
+    assert json.loads(store.get(SUCCESS_KEY))["digest"] == digest(finished)
+    assert verify_dataset(made.reopen(), source=True).exit_code == 0
