@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ingest.vocabulary import GeneRule
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["DEFAULT_CELLS_PER_CHUNK", "DEFAULT_MEMORY_BYTES", "DataSettings", "WorkSettings"]
 

@@ -62,7 +62,8 @@ class UnitRows:
             known: np.ndarray[Any, np.dtype[np.int64]] = self.obs(start, stop)["nnz"].to_numpy().astype(np.int64)
             return known
         mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
-        return mean[self.codes(start, stop)]
+        guess: np.ndarray[Any, np.dtype[np.int64]] = mean[self.codes(start, stop)]
+        return guess
 
     def slabs(self, limit_bytes: int, value_bytes: int) -> list[tuple[int, int]]:
         """Return ranges of plan rows that are read in one go, each within `limit_bytes` while reading."""

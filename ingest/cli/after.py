@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.progress import CountDisplay, note, notice
-from ingest.cli.style import ByteSize, Command
+from ingest.cli.style import Command
 from ingest.cli.words import bytes_text
-from ingest.settings import DEFAULT_MEMORY_BYTES, WorkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

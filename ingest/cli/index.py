@@ -100,7 +100,7 @@ _FILTER_HELP = "Cells to keep: comparisons, in [...], and, or, not."
     "census",
     cls=Command,
     examples=(
-        "python -m ingest index census --value-filter \"tissue_general == 'lung' and disease == 'normal'\" -o lung.feather",
+        "python -m ingest index census --value-filter \"tissue == 'lung' and disease == 'normal'\" -o lung.feather",
         "python -m ingest index census --uri ./census --organism mus_musculus --cells 10000 --by band -o mouse.feather",
     ),
 )
@@ -152,7 +152,7 @@ def census(
     cls=Command,
     examples=(
         "python -m ingest index h5ad 'data/*.h5ad' -o mine.feather",
-        "python -m ingest index h5ad s3://bucket/a.h5ad https://example.org/b.h5ad --value-filter \"cell_type == 'T cell'\"",
+        "python -m ingest index h5ad s3://bucket/a.h5ad https://example.org/b.h5ad --columns cell_type -o two.feather",
     ),
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")

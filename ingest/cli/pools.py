@@ -5,11 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ingest.pool import Pool
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ingest.pool import Pool
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
     from ingest.worker import ChunkWorkerFactory

@@ -85,7 +85,7 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @config_option
 @click.pass_context
-def run(ctx: click.Context, **options: Any) -> int:
+def run(ctx: click.Context, /, **options: Any) -> int:
     """Bring the cells of an index to DEST, a folder, s3:// or gs:// prefix, as compressed h5ad chunks.
 
     The same command again goes on where it stopped; `run DEST` alone does too.

@@ -117,7 +117,7 @@ config_option = click.option(
 )
 
 
-class ByteSize(click.ParamType):
+class ByteSize(click.ParamType[int]):
     """``1.5G``, ``800M``, ``2GiB`` or a plain number of bytes."""
 
     name = "size"

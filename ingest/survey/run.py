@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingest.errors import IngestError
-from ingest.source import Source
 from ingest.survey.table import surveys_from_bytes, surveys_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from ingest.fetch.base import FetchLimits
+    from ingest.source import Source
     from ingest.survey.model import SourceSurvey
 
 __all__ = ["SurveyOptions", "default_cache", "survey_sources"]

@@ -44,7 +44,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def ingest(environment: dict[str, str]) -> Callable[..., Ran]:
     """Run ``python -m ingest`` to its end."""
 
-    def run(*arguments: object, env: Mapping[str, str] = {}, cwd: Path | None = None, code: int | None = 0) -> Ran:  # noqa: B006  # never changed
+    def run(*arguments: object, env: Mapping[str, str] = {}, cwd: Path | None = None, code: int | None = 0) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "ingest", *map(str, arguments)],
             env={**environment, **env},

@@ -50,9 +50,7 @@ def assert_chunks_equal_census(chunks: list[anndata.AnnData], uri: str, organism
 
 
 @pytest.fixture(params=["folder", "s3", "gcs"])
-def destination(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> tuple[str, dict[str, str], dict]:
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, str], dict]:
     """DEST, the environment that reaches it, and how fsspec, an independent reader, reaches it."""
     if request.param == "folder":
         return str(tmp_path / "personal" / "foo"), {}, {}
