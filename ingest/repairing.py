@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ingest.chunk_check import object_sha256
 from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.finish import finish
 from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
@@ -106,14 +107,14 @@ def repair_dataset(
     Raises
     ------
     CorruptError
-        A file of the plan is damaged (kind ``plan-damaged``): no chunk can be made from it.
+        The plan's index is damaged (kind ``plan-damaged``): no chunk can be made from it.
     ConfigError
         A chunk is not in the plan, or does not fit into a worker.
     """
+    _refuse_damaged_index(opened)
     verified = None
     if bad is None:
         verified = verify_dataset(opened, on_chunk=on_chunk)
-        _refuse_damaged_plan(opened, verified)
         bad = verified.bad
     wanted = chunks_to_repair(opened, bad)
     ran = _make(opened, wanted, work, open_pool, observer, stop_requested) if wanted else None
@@ -161,14 +162,15 @@ def _make(
     return ran
 
 
-def _refuse_damaged_plan(opened: OpenPlan, verified: VerifyReport) -> None:
-    damaged = next((finding for finding in verified.findings if finding.kind == "plan-file"), None)
-    if damaged is not None:
+def _refuse_damaged_index(opened: OpenPlan) -> None:
+    """Check the one file of the plan that opening does not read as a whole: chunks would be made of other cells."""
+    store, key = opened.store, opened.plan.files["index"]
+    if object_sha256(store, key, store.stat(key).size) != opened.plan.sha256["index"]:
         raise CorruptError(
-            f"{opened.store.url}: {damaged.message}; no chunk can be made again from it",
+            f"{store.url}/{key} is not what plan.json names; no chunk can be made again from it",
             kind="plan-damaged",
             hint="chunks that verify finds good stay good; ingest the others into another destination",
-            key=damaged.key,
+            key=key,
         )
 
 

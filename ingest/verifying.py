@@ -81,7 +81,7 @@ def verify_dataset(
     source
         Read all cells from their sources again and compare to the last count; implies `deep`.
     threads
-        Chunks in hand at once; each is whole in memory when `deep`.
+        Chunks in hand at once; each is whole in memory when `deep` (two by default: HDF5 decodes one at a time).
     work
         Memory and scratch for reading sources.
     on_chunk
@@ -93,7 +93,7 @@ def verify_dataset(
         DEST cannot be read at all, or sources cannot: no credentials, no network.
     """
     work = work or WorkSettings()
-    threads = threads or min(8 if not deep else 4, os.cpu_count() or 1)
+    threads = threads or min(2 if deep or source else 8, os.cpu_count() or 1)
     verifier = _Verifier(opened, DeepCheck(opened) if deep or source else None)
     verifier.plan_files()
     verifier.chunks(threads, on_chunk)

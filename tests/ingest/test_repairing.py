@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import anndata
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ingest.chunks import commit_chunk
 from ingest.errors import ConfigError, CorruptError, PreconditionError
@@ -28,6 +31,7 @@ from ingest.testing.datasets import (
     write_sources,
 )
 from ingest.verifying import verify_dataset
+from ingest.worker import ChunkWorkerFactory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,6 +202,42 @@ def test_lost_and_wrong_summaries_are_written_again(dest, finished):
     assert touched(dest, before) == set()
 
 
+DAMAGE = {
+    "flip": lambda dest, chunk, at: flip_bit(dest.chunk(chunk), at=at % dest.chunk(chunk).stat().st_size),
+    "truncate": lambda dest, chunk, at: dest.chunk(chunk).write_bytes(dest.chunk(chunk).read_bytes()[: at % 5000]),
+    "delete": lambda dest, chunk, _: dest.chunk(chunk).unlink(),
+    "flip receipt": lambda dest, chunk, at: flip_bit(dest.receipt(chunk), at=at % dest.receipt(chunk).stat().st_size),
+    "delete receipt": lambda dest, chunk, _: dest.receipt(chunk).unlink(),
+}
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    damages=st.dictionaries(
+        st.integers(0, 8), st.tuples(st.sampled_from(sorted(DAMAGE)), st.integers(0, 1 << 20)), max_size=4
+    )
+)
+def test_any_damage_is_named_exactly_and_mended(finished, tmp_path_factory, damages):
+    dest = DamageableDataset(tmp_path_factory.mktemp("any") / "dest")
+    shutil.copytree(finished, dest.path)
+    for chunk, (kind, at) in damages.items():
+        DAMAGE[kind](dest, chunk, at)
+    before = dest.versions()
+    report = repair(dest.open())
+    assert report.verified is not None
+    assert report.verified.bad == report.wanted == report.repaired == tuple(sorted(damages))
+    assert report.exit_code == 0
+    names = {path.name for chunk in damages for path in (dest.chunk(chunk), dest.receipt(chunk))}
+    assert touched(dest, before) <= names
+    assert digest(dest.path) == digest(finished)
+    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+
+
+def test_the_commit_of_a_repair_travels(dest):
+    factory = ChunkWorkerFactory(str(dest.path), None, "run", 1, 1, "", commit=Recommit({3: "key"}))
+    assert pickle.loads(pickle.dumps(factory)) == factory  # noqa: S301 # our own, as a pool sends it
+
+
 # -- quarantined and unfinished ------------------------------------------------------------------------------------
 
 
@@ -261,9 +301,10 @@ def test_a_damaged_plan_and_unknown_chunks_are_refused(dest):
         repair(dest.open(), bad=[9])
     opened = dest.open()
     flip_bit(dest.path / opened.plan.files["index"], at=-40)
-    with pytest.raises(CorruptError, match="no chunk can be made again") as caught:
-        repair(opened)
-    assert caught.value.kind == "plan-damaged"
+    for bad in (None, [3]):
+        with pytest.raises(CorruptError, match="no chunk can be made again") as caught:
+            repair(opened, bad)
+        assert caught.value.kind == "plan-damaged"
 
 
 # -- races ---------------------------------------------------------------------------------------------------------
