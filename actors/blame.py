@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actors.worker import WorkerPlace
     from ingest.pool import UnitTask
 
-__all__ = ["Verdict", "judge", "lost_to_deadline", "node_is_alive"]
+__all__ = ["Verdict", "any_node_is_alive", "judge", "lost_to_deadline", "node_is_alive"]
 
 # Ray 2.60 keeps the reason of a death in its protocol and gives Python only the sentence made of it.
 _NODE_DIED = "its node has died"
@@ -66,6 +66,14 @@ def node_is_alive(node_id: str) -> bool:
     try:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
         return any(node["NodeID"] == node_id and node["Alive"] for node in nodes)
+    except (RayError, RuntimeError, OSError):
+        return True
+
+
+def any_node_is_alive() -> bool:
+    """Whether the cluster counts any node among its living; True when it cannot say."""
+    try:
+        return any(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]  # Ray leaves it untyped
     except (RayError, RuntimeError, OSError):
         return True
 

@@ -15,13 +15,13 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util import ActorPool
 
-from actors.blame import judge, lost_to_deadline, node_is_alive
+from actors.blame import any_node_is_alive, judge, lost_to_deadline, node_is_alive
 from actors.budget import StartBudget
 from actors.calls import error_of, kill, settled
 from actors.flight import Flight
 from actors.recruiter import Recruiter
 from actors.worker import WorkerSpec
-from ingest.errors import mask_secrets
+from ingest.errors import TransientError, mask_secrets
 from ingest.pool import Ended, Failure, UnitOutcome
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ingest.pool import Lost, PoolEvent, Progress, UnitTask, WorkerFactory
 
 __all__ = ["RayPool"]
+
+_LOOK_EVERY_S = 2.0
+_LIFELESS_S = 10.0
+"""How long no node may live before the pool gives up: a head that is being replaced comes back sooner."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +84,8 @@ class RayPool:
         self._flights: dict[ActorHandle[Any], Flight] = {}
         self._stopping = False
         self._closed = False
+        self._last_life = time.monotonic()
+        self._next_look = self._last_life
         for _ in range(size):
             self._recruiter.want_one()
         self._recruiter.launch(hold=False)
@@ -120,6 +126,8 @@ class RayPool:
         ------
         ConfigError
             Kind ``pool-start``: the budget of failed starts is spent and no worker lives; its cause says why.
+        TransientError
+            Kind ``ray-lost``: no node is left, so no worker will ever start.
         """
         give_up = time.monotonic() + timeout_s
         while not self._closed:
@@ -139,9 +147,25 @@ class RayPool:
         spent = self._budget.spent and not self._members
         if spent and not self._recruiter.pending:
             raise self._budget.error() from self._budget.cause
+        self._look_for_life(now)
         self._recruiter.launch(hold=spent)
         for flight in self._flights.values():
             flight.tend(now, stopping=self._stopping)
+
+    def _look_for_life(self, now: float) -> None:
+        """Notice that Ray itself has died: it would let new workers wait for ever."""
+        if self._members:
+            self._last_life = now
+        elif now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY_S
+            if any_node_is_alive():
+                self._last_life = now
+            elif now - self._last_life > _LIFELESS_S:
+                raise TransientError(
+                    "Ray has no node left: the local Ray, or the head of the cluster, has died",
+                    kind="ray-lost",
+                    hint="run the same command again; what was committed is kept",
+                )
 
     def _join(self) -> bool:
         members = self._recruiter.joined()

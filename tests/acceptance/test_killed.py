@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -94,15 +95,13 @@ def children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def busy_actor(driver: psutil.Process) -> psutil.Process | None:
-    """Return a worker process of the driver's own Ray that is executing, by the title that Ray gives it."""
+def an_actor(driver: psutil.Process) -> psutil.Process | None:
+    """Return a process of the driver's own Ray that holds a worker, by the title that Ray gives it."""
     for child in children(driver):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             title = " ".join(child.cmdline())
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if title.startswith("ray::") and ".run" in title:
-            return child
+            if title.startswith("ray::WorkerActor"):
+                return child
     return None
 
 
@@ -114,7 +113,7 @@ def test_a_worker_is_killed_and_the_run_completes(
     try:
         while driver.poll() is None and not receipts(dest):
             time.sleep(0.02)
-        while driver.poll() is None and (actor := busy_actor(psutil.Process(driver.pid))) is None:
+        while driver.poll() is None and (actor := an_actor(psutil.Process(driver.pid))) is None:
             time.sleep(0.01)
         assert actor is not None, "the run ended before a worker could be killed"
         actor.kill()
