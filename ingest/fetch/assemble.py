@@ -143,8 +143,9 @@ def _out_of_range(source: str, what: str, found: Any, limit: int) -> HostileFile
 class CooAssembler:
     """Rows out of coordinate tables that come in any order, as TileDB's unordered reads give them.
 
-    Memory: each table is compacted to 12 bytes an entry (float32) as it comes and can then be freed; `finish` adds the
-    result's 8. So the peak beside the result is 12 bytes an entry kept, and one table of 20 bytes an entry.
+    Memory: each table is compacted to 8 bytes an entry (float32) and 8 a run of one row as it comes, and can then be
+    freed; `finish` adds the result's 8 an entry. So the peak beside the result is 8 bytes an entry kept where rows lie
+    together, as they do within a tile, at worst 16; and one table of 20 bytes an entry.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ class CooAssembler:
         self._rows = np.ascontiguousarray(rows, np.int64)
         self._genes, self._dtype, self._source = genes, np.dtype(dtype), source
         self._counts = np.zeros(len(rows), np.int64)
-        self._parts: list[tuple[Array, Array, Array]] = []
+        self._parts: list[tuple[Array, Array, Array, Array]] = []
         order = np.argsort(self._rows, kind="stable")
         self._sorted, self._order = self._rows[order], order.astype(np.int32)
         if (double := np.flatnonzero(np.diff(self._sorted) == 0)).size:
@@ -198,10 +199,11 @@ class CooAssembler:
         HostileFileError
             ``index-range``: a column the source's gene table does not have.
         """
-        part = (np.empty(len(dim0), np.int32), np.empty(len(dim0), np.int32), np.empty(len(dim0), self._dtype))
         if not len(self._rows):
             return
-        kept, bad = kernels.compact_coo(
+        n = len(dim0)
+        part = (np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, self._dtype))
+        runs, kept, bad = kernels.compact_coo(
             dim0,
             dim1,
             data,
@@ -216,10 +218,9 @@ class CooAssembler:
         )
         if bad >= 0:
             raise _out_of_range(self._source, f"row {dim0[bad]}: column", dim1[bad], self._genes.n_source)
-        if kept < len(dim0):
-            # Gives the tail back to the system instead of holding what a gene filter has skipped.
-            for array in part:
-                array.resize(kept, refcheck=False)
+        # Untouched tails cost nothing yet; giving them back keeps the allocator from touching them later.
+        for array, used in zip(part, (runs, runs, kept, kept), strict=True):
+            array.resize(used, refcheck=False)
         self._parts.append(part)
 
     def finish(self) -> Assembled:

@@ -1,5 +1,7 @@
 """Compiled passes over entries: what turns a source's own layout into CSR rows in the order asked for.
 
+Inner loops run over slices from 0: an index that numba cannot prove non-negative costs it the vector instructions.
+
 Kernels know arrays and nothing else; `ingest.fetch.assemble` feeds them and turns what they find into errors. Every
 kernel checks an index before it is used as one and answers with a position instead of raising: -1 when all is well.
 
@@ -76,12 +78,15 @@ def compact_coo(
     order: Array,
     gene_map: Array,
     n_source_genes: int,
-    out_position: Array,
+    run_position: Array,
+    run_length: Array,
     out_gene: Array,
     out_data: Array,
     counts: Array,
-) -> tuple[int, int]:
-    """Keep the wanted entries of one coordinate table and count them by row.
+) -> tuple[int, int, int]:
+    """Keep the wanted entries of one coordinate table as runs of one row each, and count them by row.
+
+    A row's entries lie together within a tile, so that a run is long and costs one look-up; any order is right.
 
     Parameters
     ----------
@@ -92,50 +97,80 @@ def compact_coo(
     sorted_rows, order
         int64 and int32 ``(n_rows,)``: ascending rows and their positions.
     gene_map, n_source_genes
-        Column to target column or -1; columns are below `n_source_genes`.
-    out_position, out_gene, out_data
-        int32, int32, value ``(>= n,)``: filled from the start.
+        Column to target column or -1; the columns of wanted rows are below `n_source_genes`.
+    run_position, run_length
+        int32 ``(>= n,)``: filled from the start, one entry a run.
+    out_gene, out_data
+        int32, value ``(>= n,)``: filled from the start, run after run.
     counts
         int64 ``(n_rows,)``: incremented by the kept entries of each position.
 
     Returns
     -------
     tuple
-        Entries kept and -1; or -1 and the first entry whose column is out of range.
+        Runs, entries kept, -1; the last is instead the first entry whose column is out of range.
     """
-    kept = 0
-    last_row = np.int64(-1)
-    position = np.int32(-1)
-    for i in range(dim0.size):
-        row = dim0[i]
-        if row != last_row:
-            last_row = row
-            if lookup.size:
-                position = lookup[row - low] if low <= row < low + lookup.size else np.int32(-1)
+    runs, kept, begin = 0, 0, 0
+    while begin < dim0.size:
+        row = dim0[begin]
+        end = begin + 1
+        while end < dim0.size and dim0[end] == row:
+            end += 1
+        position = np.int32(-1)
+        if lookup.size:
+            if low <= row < low + lookup.size:
+                position = lookup[row - low]
+        else:
+            at = np.searchsorted(sorted_rows, row)
+            if at < sorted_rows.size and sorted_rows[at] == row:
+                position = order[at]
+        if position >= 0:
+            columns, values = dim1[begin:end], data[begin:end]
+            bad = False
+            for i in range(columns.size):
+                bad |= (columns[i] < 0) | (columns[i] >= n_source_genes)
+            if bad:
+                while 0 <= dim1[begin] < n_source_genes:
+                    begin += 1
+                return runs, kept, begin
+            first = kept
+            if gene_map.size == 0:
+                genes, kept_data = out_gene[kept : kept + columns.size], out_data[kept : kept + columns.size]
+                for i in range(columns.size):
+                    genes[i] = columns[i]
+                    kept_data[i] = values[i]
+                kept += columns.size
             else:
-                at = np.searchsorted(sorted_rows, row)
-                position = order[at] if at < sorted_rows.size and sorted_rows[at] == row else np.int32(-1)
-        column = dim1[i]
-        if column < 0 or column >= n_source_genes:
-            return -1, i
-        gene = np.int32(column) if gene_map.size == 0 else gene_map[column]
-        if position >= 0 and gene >= 0:
-            out_position[kept] = position
-            out_gene[kept] = gene
-            out_data[kept] = data[i]
-            counts[position] += 1
-            kept += 1
-    return kept, -1
+                for i in range(columns.size):
+                    gene = gene_map[columns[i]]
+                    if gene >= 0:
+                        out_gene[kept] = gene
+                        out_data[kept] = values[i]
+                        kept += 1
+            if kept > first:
+                run_position[runs] = position
+                run_length[runs] = kept - first
+                counts[position] += kept - first
+                runs += 1
+        begin = end
+    return runs, kept, -1
 
 
 @compiled
-def scatter_coo(position: Array, gene: Array, data: Array, cursor: Array, out_indices: Array, out_data: Array) -> None:
-    """Put compacted entries into their rows; `cursor` (int64 ``(n_rows,)``) is each row's next free place."""
-    for i in range(position.size):
-        at = cursor[position[i]]
-        cursor[position[i]] = at + 1
-        out_indices[at] = gene[i]
-        out_data[at] = data[i]
+def scatter_coo(
+    run_position: Array, run_length: Array, gene: Array, data: Array, cursor: Array, out_indices: Array, out_data: Array
+) -> None:
+    """Put runs into their rows; `cursor` (int64 ``(n_rows,)``) is each row's next free place."""
+    begin = 0
+    for run in range(run_position.size):
+        place, length = cursor[run_position[run]], run_length[run]
+        genes, values = gene[begin : begin + length], data[begin : begin + length]
+        row_indices, row_data = out_indices[place : place + length], out_data[place : place + length]
+        for i in range(genes.size):
+            row_indices[i] = genes[i]
+            row_data[i] = values[i]
+        cursor[run_position[run]] = place + length
+        begin += length
 
 
 @compiled
@@ -334,7 +369,6 @@ def take_rows(
 ) -> None:
     """Copy `rows` (int64 ``(k,)``, in range) of a checked CSR matrix, in that order, to where `out_indptr` says."""
     for i in range(rows.size):
-        begin, place = indptr[rows[i]], out_indptr[i]
-        for at in range(indptr[rows[i] + 1] - begin):
-            out_indices[place + at] = indices[begin + at]
-            out_data[place + at] = data[begin + at]
+        begin, end, place = indptr[rows[i]], indptr[rows[i] + 1], out_indptr[i]
+        out_indices[place : place + end - begin] = indices[begin:end]
+        out_data[place : place + end - begin] = data[begin:end]

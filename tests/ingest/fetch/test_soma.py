@@ -266,6 +266,7 @@ def test_ranges_hold_the_values_and_no_wide_gap(values, gap):
     assert all(begin - end > gap + 1 for end, begin in zip(ranges[:-1, 1], ranges[1:, 0], strict=True))
     if not values:
         return
+    assert len(ranges) == 1 + int((np.diff(ordered) > gap + 1).sum())
     coordinate = coordinate_of(ranges)
     points = range(coordinate.start, coordinate.stop + 1) if isinstance(coordinate, slice) else coordinate.tolist()
     assert values <= set(points)
