@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.progress import CountDisplay, note, notice
-from ingest.cli.style import Command
-from ingest.cli.words import bytes_text
+from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
+from ingest.cli.style import ByteSize, Command
+from ingest.cli.words import bytes_text, count_text, duration_text
+from ingest.settings import DEFAULT_MEMORY_BYTES, WorkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ingest.collecting import Collected
     from ingest.findings import Finding, VerifyReport
     from ingest.opened import OpenPlan
+    from ingest.repairing import RepairReport
+    from ingest.status import Status
 
-__all__ = ["report_verification", "run_verification", "verify"]
+__all__ = ["gc", "repair", "report_verification", "run_verification", "status", "verify"]
 
 _SAID = 20
 """Findings spelled out; --json has them all."""
@@ -103,3 +107,178 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
     if report.findings:
         note(f"{'':8} `python -m ingest repair {opened.store.url}` makes the bad ones again")
     return report.exit_code
+
+
+@click.command(
+    cls=Command, examples=("python -m ingest status ./lung", "python -m ingest status s3://bucket/lung --json")
+)
+@_dest_options
+def status(*, dest: str, endpoint_url: str | None, as_json: bool) -> int:
+    """Say how far DEST is: done, in hand, missing, quarantined and why. Exit code 0 when complete, else 3."""
+    from ingest.status import dataset_status
+
+    with _opened(dest, endpoint_url) as opened:
+        found = dataset_status(opened)
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "retry": found.retry, "proceed": found.proceed}, indent=1))
+    else:
+        _say_status(found)
+    return 0 if found.complete else 3
+
+
+_SCREEN = 8
+"""Quarantined chunks and runs shown: status fits one screen."""
+
+
+def _say_status(found: Status) -> None:
+    share = 100 * found.cells_done / max(1, found.n_cells)
+    click.echo(f"{found.url}: {'complete' if found.complete else 'incomplete'}")
+    click.echo(
+        f"  done         {count_text(found.n_done, 'chunk')} of {found.n_chunks:,}, "
+        f"{found.cells_done:,} of {found.n_cells:,} cells ({share:.1f} %), {bytes_text(found.bytes_done)}"
+    )
+    for word, chunks, meaning in (
+        ("in hand", found.in_hand, "being made, or left by a killed run"),
+        ("missing", found.missing, "not begun"),
+    ):
+        if chunks:
+            click.echo(f"  {word:<12} {count_text(len(chunks), 'chunk')} ({_spans(chunks)}): {meaning}")
+    if found.cells_per_s:
+        left = (found.n_cells - found.cells_done) / found.cells_per_s
+        rest = f", {duration_text(left)} for what is left" if not found.complete and left else ""
+        click.echo(f"  speed        {found.cells_per_s:,.0f} cells/s so far{rest}")
+    _say_quarantined(found)
+    for run in found.runs[-_SCREEN:]:
+        speed = f", {run.cells_per_s:,.0f} cells/s" if run.cells_per_s else ""
+        who = f"{run.user}@{run.host}" if run.user or run.host else "unknown"
+        click.echo(
+            f"  {run.command:<12} {run.started or run.run}  {who}  version {run.version}: "
+            f"{run.outcome or 'no end on record: at work, or killed'}{speed}"
+        )
+    if found.unreadable:
+        click.echo(f"  damaged      {count_text(len(found.unreadable), 'record')} of runs; they decide nothing")
+    for command in (found.proceed if found.missing or found.in_hand or not found.quarantined else None, found.retry):
+        if command:
+            click.echo(f"  next         python -m ingest {command}")
+
+
+def _say_quarantined(found: Status) -> None:
+    if not found.quarantined:
+        return
+    click.echo(f"  quarantined  {count_text(len(found.quarantined), 'chunk')}:")
+    for entry in found.quarantined[:_SCREEN]:
+        click.echo(f"    chunk {entry.chunk}: {entry.message} ({count_text(entry.attempts, 'attempt')})")
+    if len(found.quarantined) > _SCREEN:
+        click.echo(f"    and {len(found.quarantined) - _SCREEN:,} more; --json names them all")
+
+
+def _spans(chunks: Sequence[int]) -> str:
+    from ingest.status import spans
+
+    found = [f"{first}" if first == last else f"{first}-{last}" for first, last in spans(chunks)]
+    return ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+
+
+@click.command(
+    cls=Command, examples=("python -m ingest repair ./lung", "python -m ingest repair ./lung --chunk 7 --chunk 12")
+)
+@_dest_options
+@click.option(
+    "--chunk", "chunks", type=int, multiple=True, metavar="N", help="These; otherwise DEST is verified first."
+)
+@click.option("--deep", is_flag=True, help="Verify deeply first.")
+@click.option("-d", "--workers", type=int, metavar="N")
+@click.option("--memory", type=ByteSize(), default=DEFAULT_MEMORY_BYTES, show_default="1.5G", metavar="SIZE")
+@click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
+def repair(
+    *,
+    dest: str,
+    endpoint_url: str | None,
+    as_json: bool,
+    chunks: tuple[int, ...],
+    deep: bool,
+    workers: int | None,
+    memory: int,
+    pool: Any,
+) -> int:
+    """Make exactly the damaged and the quarantined chunks of DEST again, and lost summaries.
+
+    What is replaced was examined and found wrong, and is replaced only while it is still that. A chunk made again
+    must have the content that its receipt records.
+    """
+    from ingest.cli.pools import pool_for
+    from ingest.interrupt import Interrupt
+    from ingest.repairing import chunks_to_repair, repair_dataset
+
+    settings = WorkSettings(workers=workers, memory_bytes=memory, endpoint_url=endpoint_url, pool=pool)
+    with _opened(dest, endpoint_url) as opened:
+        verified = None if chunks else run_verification(opened, deep=deep, source=False)
+        bad = tuple(chunks) if verified is None else verified.bad
+        for finding in verified.findings[:_SAID] if verified else ():
+            note(f"  {finding.kind}: {finding.message}")
+        wanted = chunks_to_repair(opened, bad)
+        cells = sum(stop - start for start, stop in map(opened.plan.rows, wanted))
+        with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt(lambda: None) as interrupt:
+            report = repair_dataset(
+                opened, bad, settings, pool_for(settings), display, stop_requested=lambda: interrupt.requested
+            )
+        if as_json:
+            click.echo(json.dumps({**asdict(report), "exit_code": report.exit_code}, indent=1))
+        else:
+            _say_repair(opened, report)
+    return report.exit_code
+
+
+def _say_repair(opened: OpenPlan, report: RepairReport) -> None:
+    if not report.wanted:
+        notice("Repair", "no chunk is damaged or quarantined")
+    else:
+        names = _spans(report.wanted)
+        notice("Repair", f"{len(report.repaired):,} of {count_text(len(report.wanted), 'chunk')} made again ({names})")
+    for chunk, failure in sorted(report.failures.items())[:_SAID]:
+        note(f"  chunk {chunk}: {failure.message}")
+    for line in (report.fatal.message if report.fatal else None, report.unfinished):
+        if line:
+            note(f"error: {line}")
+    if report.finished is not None and not report.finished.complete:
+        note(f"{'':8} chunks are missing still: `python -m ingest status {opened.store.url}` says which")
+
+
+@click.command(cls=Command, examples=("python -m ingest gc ./lung", "python -m ingest gc ./lung --delete --grace 3600"))
+@_dest_options
+@click.option("--delete", is_flag=True, help="Remove what was marked longer ago than the grace period; mark the rest.")
+@click.option("--grace", type=click.FloatRange(0), default=86_400.0, show_default=True, metavar="SECONDS")
+@click.option("--force", is_flag=True, help="Although a run has not ended: you know that none is at work.")
+def gc(*, dest: str, endpoint_url: str | None, as_json: bool, delete: bool, grace: float, force: bool) -> int:
+    """List what no receipt names: leftovers of dead runs. With --delete, remove it after a grace period."""
+    from ingest.collecting import collect_garbage, find_garbage
+
+    with _opened(dest, endpoint_url) as opened:
+        if delete:
+            collected = collect_garbage(opened, grace_s=grace, force=force)
+            if as_json:
+                click.echo(json.dumps(asdict(collected), indent=1))
+            else:
+                _say_collected(collected)
+            return 1 if collected.lost else 0
+        garbage = find_garbage(opened, grace_s=grace)
+    if as_json:
+        click.echo(json.dumps(asdict(garbage), indent=1))
+        return 0
+    for candidate in garbage.candidates:
+        since = f"marked {candidate.marked}" if candidate.marked else "not marked yet"
+        click.echo(f"{candidate.key}  {bytes_text(candidate.size)}  {candidate.why}  {since}")
+    notice("Garbage", f"{count_text(len(garbage.candidates), 'object')}, {bytes_text(garbage.size)}")
+    if garbage.candidates:
+        note(f"{'':8} `gc {dest} --delete` marks them, and removes those marked {duration_text(grace)} ago")
+    return 0
+
+
+def _say_collected(collected: Collected) -> None:
+    notice("Removed", f"{count_text(len(collected.removed), 'object')}, {bytes_text(collected.size)}")
+    if collected.waiting:
+        note(f"{'':8} {count_text(len(collected.waiting), 'object')} marked; they go after the grace period")
+    for key in collected.changed:
+        note(f"{'':8} {key} was changed by somebody else and left")
+    if collected.lost:
+        note(f"error: chunks {_spans(collected.lost)} were committed meanwhile; `repair` makes them again")

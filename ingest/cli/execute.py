@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.cli.pools import pool_for
 from ingest.cli.progress import RunDisplay, note, notice
-from ingest.cli.words import bytes_text, duration_text
+from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -62,18 +62,17 @@ def describe_work(facts: Facts) -> None:
     made = facts["chunks"] - facts["missing_chunks"]
     if made:
         notice("Resume", f"{made:,} of {facts['chunks']:,} chunks are there")
-    notice(
-        "Plan",
-        f"{facts['missing_cells']:,} cells x {facts['genes']:,} genes -> {_count(facts['missing_chunks'], 'chunk')} "
-        f"of {facts['cells_per_chunk']:,}, {_count(facts['units'], 'unit')} for {_count(facts['workers'], 'worker')}; "
-        f"{bytes_text(facts['read_bytes'])} to read ({bytes_text(facts['read_bytes_per_cell'])} a cell, "
-        f"{facts['read_ratio']:.2f} times the least), about {bytes_text(facts['write_bytes'])} to write, "
-        f"about {duration_text(facts['seconds'])}",
+    what = (
+        f"{facts['missing_cells']:,} cells x {facts['genes']:,} genes -> "
+        f"{count_text(facts['missing_chunks'], 'chunk')} of {facts['cells_per_chunk']:,}, "
+        f"{count_text(facts['units'], 'unit')} for {count_text(facts['workers'], 'worker')}"
     )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+    reading = (
+        f"{bytes_text(facts['read_bytes'])} to read ({bytes_text(facts['read_bytes_per_cell'])} a cell, "
+        f"{facts['read_ratio']:.2f} times the least)"
+    )
+    writing = f"about {bytes_text(facts['write_bytes'])} to write, about {duration_text(facts['seconds'])}"
+    notice("Plan", f"{what}; {reading}, {writing}")
 
 
 def execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
@@ -157,7 +156,7 @@ def say_end(opened: OpenPlan, report: RunReport) -> Facts:
 def _say_failures(failures: Sequence[Facts], word: str, command: str) -> None:
     if not failures:
         return
-    note(f"{_count(len(failures), 'chunk')} {word}:")
+    note(f"{count_text(len(failures), 'chunk')} {word}:")
     for failure in failures[:_SAID]:
         note(f"  chunk {failure['chunk']}: {failure['message']}")
     if len(failures) > _SAID:

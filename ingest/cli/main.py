@@ -12,7 +12,7 @@ import click
 from ingest import __version__
 
 # AFTER
-from ingest.cli.after import verify
+from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.demo import demo
 from ingest.cli.index import index
 from ingest.cli.run import run
@@ -42,7 +42,7 @@ def cli(*, debug: bool) -> None:
     del debug  # looked at by main(), which sees the error
 
 
-for _command in (demo, index, run, verify):
+for _command in (demo, index, run, status, verify, repair, gc):
     cli.add_command(_command)
 
 

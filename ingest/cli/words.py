@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "duration_text"]
+__all__ = ["bytes_text", "count_text", "duration_text"]
 
 
 def bytes_text(size: float) -> str:
@@ -20,3 +20,8 @@ def duration_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def count_text(number: int, word: str) -> str:
+    """Return ``1 chunk`` or ``2 chunks``."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
