@@ -1,4 +1,4 @@
-"""Check one chunk object against its receipt: there, of the right size, the right bytes, the right content."""
+"""Check objects against what names them: a chunk against its receipt, the plan's index against plan.json."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from ingest.deep import DeepCheck
     from ingest.ledger.receipts import ChunkReceipt
+    from ingest.opened import OpenPlan
     from ingest.store.base import ObjectStat, Store
     from ingest.unit_rows import UnitRows
 
-__all__ = ["check_object", "object_sha256"]
+__all__ = ["check_index", "check_object", "object_sha256"]
 
 _PIECE_BYTES = 16 << 20
 """An object whose bytes alone are checked is hashed in such pieces."""
@@ -84,3 +85,23 @@ def object_sha256(store: Store, key: str, size: int) -> str:
     for start in range(0, size, _PIECE_BYTES):
         digest.update(store.get_range(key, start, min(_PIECE_BYTES, size - start)))
     return digest.hexdigest()
+
+
+def check_index(opened: OpenPlan) -> None:
+    """Check the one file of the plan that opening does not read as a whole; workers read it by ranges.
+
+    Damage in it would make chunks of other cells, with receipts that agree with the damage.
+
+    Raises
+    ------
+    CorruptError
+        It is not the file that plan.json names (kind ``plan-damaged``).
+    """
+    store, key = opened.store, opened.plan.files["index"]
+    if object_sha256(store, key, store.stat(key).size) != opened.plan.sha256["index"]:
+        raise CorruptError(
+            f"{store.url}/{key} is not what plan.json names; no chunk can be made from it",
+            kind="plan-damaged",
+            hint="chunks that verify finds good stay good; ingest the others into another destination",
+            key=key,
+        )

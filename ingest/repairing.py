@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ingest.chunk_check import object_sha256
+from ingest.chunk_check import check_index
 from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.finish import finish
 from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
@@ -111,7 +111,7 @@ def repair_dataset(
     ConfigError
         A chunk is not in the plan, or does not fit into a worker.
     """
-    _refuse_damaged_index(opened)
+    check_index(opened)
     verified = None
     if bad is None:
         verified = verify_dataset(opened, on_chunk=on_chunk)
@@ -160,18 +160,6 @@ def _make(
     )
     _rebuild_spans(opened, set(commit.spans.values()))
     return ran
-
-
-def _refuse_damaged_index(opened: OpenPlan) -> None:
-    """Check the one file of the plan that opening does not read as a whole: chunks would be made of other cells."""
-    store, key = opened.store, opened.plan.files["index"]
-    if object_sha256(store, key, store.stat(key).size) != opened.plan.sha256["index"]:
-        raise CorruptError(
-            f"{store.url}/{key} is not what plan.json names; no chunk can be made again from it",
-            kind="plan-damaged",
-            hint="chunks that verify finds good stay good; ingest the others into another destination",
-            key=key,
-        )
 
 
 def _finish(opened: OpenPlan) -> tuple[Finished | None, str | None]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from ingest import __version__
+from ingest.chunk_check import check_index
 from ingest.chunks import commit_chunk
 from ingest.driver import Driven, Observer, Totals, drive
 from ingest.finish import Finished, finish
@@ -126,13 +127,14 @@ def run_units(
     Raises
     ------
     IngestError
-        Workers cannot start.
+        Workers cannot start, or the plan's index is damaged.
     """
     # The name orders runs for people; no decision is taken from it.
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     start = time.perf_counter()
     driven: Driven | None = None
     if work.units:
+        check_index(opened)
         opened.ledger.start_run(run_id, {"command": command, **_who(work)})
         outcome = "failed"
         try:

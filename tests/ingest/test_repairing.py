@@ -302,9 +302,18 @@ def test_a_damaged_plan_and_unknown_chunks_are_refused(dest):
     opened = dest.open()
     flip_bit(dest.path / opened.plan.files["index"], at=-40)
     for bad in (None, [3]):
-        with pytest.raises(CorruptError, match="no chunk can be made again") as caught:
+        with pytest.raises(CorruptError, match="no chunk can be made") as caught:
             repair(opened, bad)
         assert caught.value.kind == "plan-damaged"
+
+
+def test_a_run_makes_no_chunk_from_a_damaged_index(dest, folder):
+    dest.receipt(3).unlink()
+    opened = dest.open()
+    flip_bit(dest.path / opened.plan.files["index"])
+    with pytest.raises(CorruptError, match="no chunk can be made"):
+        make_dataset(str(dest.path), folder / "index.feather")
+    assert opened.ledger.done() == set(range(9)) - {3}
 
 
 # -- races ---------------------------------------------------------------------------------------------------------
