@@ -33,6 +33,9 @@ class _OpenChunk:
 
     def add(self, counts: Counts, names: pa.StringArray) -> None:
         end = self._nnz + counts.nnz
+        wider = np.promote_types(self._data.dtype, counts.data.dtype)
+        if wider != self._data.dtype:  # fractions keep their float type, and the files of one chunk may differ in it
+            self._data = self._data.astype(wider)
         if end > len(self._indices):
             self._indices = _grown(self._indices, end)
             self._data = _grown(self._data, end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from ingest.errors import IngestError
+from ingest.errors import IngestError, SourceChangedError, SourceError
 from ingest.fetch.open import open_fetcher
 from ingest.store.retry import Budget, Retrier
 
@@ -46,9 +46,11 @@ class OpenSources:
         def attempt(_: int) -> Fetched:
             try:
                 return self._fetcher(number).read(coordinates)
-            except IngestError:
-                # What failed once may be half-dead (a dropped connection, a moved file).
-                self._close(number)
+            except IngestError as error:
+                # What failed once may be half-dead (a dropped connection, a moved file). Data at fault are no reason:
+                # opening a CSC file anew would transpose it anew.
+                if not isinstance(error, SourceError) or isinstance(error, SourceChangedError):
+                    self._close(number)
                 raise
 
         return self._retrier.call(attempt)

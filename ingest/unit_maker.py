@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingest.assembly import Assembly
-from ingest.chunks import make_chunk
+from ingest.chunks import fetch_dtype, make_chunk
 from ingest.errors import (
     ConfigError,
     ConflictError,
@@ -85,7 +85,9 @@ class UnitMaker:
         self._boundaries = {chunk: opened.plan.rows(chunk) for chunk in task.chunks}
         self._assembly = Assembly(self._boundaries)  # laid out anew when the rows are known
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
-        self._notes: set[str] = set()
+        self._notes: dict[int, set[str]] = {}
+        self._down: dict[int, TransientError] = {}
+        self._dest_is_down = False
         self.tally = Tally(task.unit_id)
 
     def make(self) -> None:
@@ -102,17 +104,16 @@ class UnitMaker:
         self._assembly = Assembly(
             self._boundaries, lambda chunk: int(rows.expected_nnz(*self._boundaries[chunk]).sum())
         )
-        value_bytes = np.dtype(self._opened.plan.identity.dtype).itemsize
+        value_bytes = np.dtype(fetch_dtype(self._opened.plan.identity.dtype)).itemsize
         for start, stop in rows.slabs(self._slab_bytes, value_bytes):
             self._read(rows, start, stop)
 
     def _read(self, rows: UnitRows, start: int, stop: int) -> None:
         for low, high, chunks in self._wanted(start, stop):
-            if self._stop.is_set():
+            if self._ends_early():
                 return
             try:
-                with self.tally.timed("fetch"):
-                    fetched = self._sources.read(rows.source(low), rows.coordinates(low, high))
+                fetched = self._fetch(rows, low, high)
             except SourceError as error:
                 if len(chunks) == 1:
                     self._fail(error, chunks)
@@ -125,6 +126,20 @@ class UnitMaker:
                 self._fail(error, chunks)
             else:
                 self._deliver(rows, low, high, fetched)
+
+    def _ends_early(self) -> bool:
+        return self._stop.is_set() or self._dest_is_down
+
+    def _fetch(self, rows: UnitRows, start: int, stop: int) -> Fetched:
+        number = rows.source(start)
+        if number in self._down:  # it was tried for minutes; its other rows need not wait as long again
+            raise self._down[number]
+        try:
+            with self.tally.timed("fetch"):
+                return self._sources.read(number, rows.coordinates(start, stop))
+        except TransientError as error:
+            self._down[number] = error
+            raise
 
     def _wanted(self, start: int, stop: int) -> Iterator[tuple[int, int, list[int]]]:
         """Yield the parts of a slab that chunks still want: all of it, unless one has failed meanwhile."""
@@ -144,7 +159,8 @@ class UnitMaker:
         number = rows.source(start)
         self.tally.bytes_read += fetched.bytes_read
         if fetched.was_unsorted:
-            self._notes.add("unsorted-indices")
+            for chunk in self._assembly.touching(start, stop):
+                self._notes.setdefault(chunk, set()).add("unsorted-indices")
         names = cell_names(
             self._opened.surveys[number],
             self._opened.labels[number],
@@ -153,12 +169,16 @@ class UnitMaker:
             only_soma=self._only_soma,
         )
         for chunk, counts, chunk_names in self._assembly.add(start, fetched.counts, names):
-            if self._stop.is_set():
+            if self._ends_early():
                 return
             try:
                 self._write(rows, chunk, counts, chunk_names)
             except ConfigError:
                 raise
+            except TransientError as error:
+                # DEST cannot be written to now: the other chunks would each wait as long to find out.
+                self._fail(error, [chunk])
+                self._dest_is_down = True
             except IngestError as error:
                 self._fail(error, [chunk])
 
@@ -174,7 +194,7 @@ class UnitMaker:
                 names,
                 rows.codes(low, high),
                 rows.coordinates(low, high),
-                notes=tuple(sorted(self._notes)),
+                notes=tuple(sorted(self._notes.get(chunk, ()))),
             )
         with self.tally.timed("store"):
             committed = self._commit(self._opened, made, attempt=self._task.attempt)

@@ -58,19 +58,15 @@ class UnitRows:
 
     def expected_nnz(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the non-zeros that plan rows ``[start, stop)`` have in the source, or its mean where not known."""
-        if "nnz" in self.table.column_names and not self.table["nnz"].null_count:
-            known: np.ndarray[Any, np.dtype[np.int64]] = self.obs(start, stop)["nnz"].to_numpy().astype(np.int64)
-            return known
         mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
         guess: np.ndarray[Any, np.dtype[np.int64]] = mean[self.codes(start, stop)]
-        return guess
+        known = known_nnz(self.obs(start, stop))
+        return guess if known is None else np.where(known < 0, guess, known)
 
     def slabs(self, limit_bytes: int, value_bytes: int) -> list[tuple[int, int]]:
         """Return ranges of plan rows that are read in one go, each within `limit_bytes` while reading."""
         band_rows = np.array([max(1, survey.band_rows) for survey in self._surveys], np.int64)
-        mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
-        known = known_nnz(self.table)
-        entries = mean[self._codes] if known is None else np.where(known < 0, mean[self._codes], known)
+        entries = self.expected_nnz(self.first, self.first + len(self._codes))
         bands = self._coordinates // band_rows[self._codes]
         slabs = cut_slabs(self._codes, bands, entries * (_TRIPLE + 4 + value_bytes), limit=limit_bytes)
         return [(start + self.first, stop + self.first) for start, stop in slabs]
