@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ingest.digest import rows_digest
-from ingest.errors import AlreadyExistsError, CorruptError
+from ingest.errors import AlreadyExistsError, CorruptError, PreconditionError
+from ingest.opened import whole_index
 from ingest.summaries import Dataset, dataset_digest, summaries
 from ingest.unit_rows import UnitRows
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ingest.store.base import Store
 
 __all__ = ["Finished", "check_chunk", "check_plan", "checked_chunks", "finish"]
+
+_ROUNDS = 5
+"""How often summaries are made again because another driver finished more meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +106,33 @@ def finish(opened: OpenPlan) -> Finished:
     Raises
     ------
     CorruptError
-        A receipt disagrees with the plan: nothing is written then.
+        A receipt disagrees with the plan, or the index is damaged: nothing is written then.
+    PreconditionError
+        Somebody else keeps writing other summaries.
     """
-    table = opened.index.rows(0, opened.plan.n_cells)
-    chunks = checked_chunks(opened, UnitRows(opened, 0, table))
-    dataset = Dataset(opened, table, chunks)
-    for key, data in summaries(dataset):
-        _write(opened.store, key, data)
+    table = whole_index(opened)
+    rows = UnitRows(opened, 0, table)
+    for left in reversed(range(_ROUNDS)):
+        chunks = checked_chunks(opened, rows)
+        dataset = Dataset(opened, table, chunks)
+        if not _write_all(opened.store, dataset, last_try=left == 0):
+            continue
+        # Another driver may have finished chunks, and its summaries, while these were written over them.
+        if opened.ledger.done() <= {chunk.chunk for chunk in chunks}:
+            break
     return Finished(dataset.complete, dataset.n_cells, len(chunks), dataset.nnz, dataset.bytes, dataset_digest(chunks))
+
+
+def _write_all(store: Store, dataset: Dataset, *, last_try: bool) -> bool:
+    """Write every summary; False when somebody else wrote one in between."""
+    try:
+        for key, data in summaries(dataset):
+            _write(store, key, data)
+    except PreconditionError:
+        if last_try:
+            raise
+        return False
+    return True
 
 
 def _write(store: Store, key: str, data: bytes) -> None:
@@ -117,5 +140,7 @@ def _write(store: Store, key: str, data: bytes) -> None:
     try:
         store.put_new(key, data)
     except AlreadyExistsError:
+        # The version before the bytes: what is replaced is then what was looked at, or nothing.
+        version = store.stat(key).version
         if store.get(key) != data:
-            store.replace(key, data, expected=store.stat(key).version)
+            store.replace(key, data, expected=version)

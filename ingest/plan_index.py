@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ingest.errors import CorruptError
+from ingest.errors import CorruptError, NotFoundError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,7 +24,7 @@ def index_to_bytes(table: pa.Table, cells_per_chunk: int) -> bytes:
     sink = pa.BufferOutputStream()
     batch_rows = cells_per_chunk * max(1, _BATCH_ROWS // cells_per_chunk)
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=batch_rows)
+        writer.write_table(table.combine_chunks(), max_chunksize=min(batch_rows, max(1, len(table))))
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -76,7 +76,9 @@ class PlanIndex:
         self._batch_rows = cells_per_chunk * max(1, _BATCH_ROWS // cells_per_chunk)
         try:
             self._reader = pa.ipc.open_file(pa.PythonFile(_RangeFile(store, key), mode="r"))
-        except pa.ArrowException as error:
+        except NotFoundError as error:
+            raise CorruptError(f"{store.url}/{key} is gone; plan.json names it", key=key) from error
+        except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"{key} is no Arrow file ({error})", key=key) from error
 
     def rows(self, start: int, stop: int) -> pa.Table:
@@ -90,7 +92,9 @@ class PlanIndex:
         first, last = start // self._batch_rows, (stop - 1) // self._batch_rows
         try:
             batches = [self._reader.get_batch(at) for at in range(first, last + 1)]
-        except (pa.ArrowException, IndexError) as error:
+            for batch in batches:
+                batch.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
             raise CorruptError(
                 f"{self._key}: cannot read rows {start:,} to {stop:,} ({error})", key=self._key
             ) from error

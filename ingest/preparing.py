@@ -17,6 +17,7 @@ from ingest.cells import Cells, cells_of_table
 from ingest.errors import ConfigError
 from ingest.fetch.base import FetchLimits
 from ingest.memory import MIB
+from ingest.opened import whole_index
 from ingest.planning import Draft, draft_plan, profile_plan
 from ingest.survey.run import SurveyOptions, survey_sources
 from ingest.units import cut_units, read_bytes
@@ -122,7 +123,7 @@ def _with_promises(cells: Cells, surveys: tuple[SourceSurvey, ...], limits: Fetc
 
 def cells_of_plan(opened: OpenPlan) -> Cells:
     """Read the cells of a committed plan back."""
-    return cells_of_table(opened.index.rows(0, opened.plan.n_cells), opened.plan.identity.sources)
+    return cells_of_table(whole_index(opened), opened.plan.identity.sources)
 
 
 def divide_work(

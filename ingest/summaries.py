@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ingest.genes import Genes
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
+    from ingest.plan import Plan
     from ingest.survey.model import SourceSurvey
 
 __all__ = ["Dataset", "dataset_digest", "summaries"]
@@ -41,13 +42,20 @@ class Dataset:
     """What the summaries are made of: a plan and the receipts of the chunks that exist, in order."""
 
     def __init__(self, opened: OpenPlan, table: pa.Table, chunks: Sequence[ChunkReceipt]) -> None:
-        self.opened, self.table, self.chunks = opened, table, chunks
+        """`table` has all rows of the plan; those of missing chunks are left out of everything."""
+        self.opened, self.chunks = opened, chunks
         self.plan = opened.plan
         self.complete = len(chunks) == self.plan.n_chunks
         self.n_cells = sum(chunk.n_cells for chunk in chunks)
         self.nnz = sum(chunk.nnz for chunk in chunks)
         self.bytes = sum(chunk.size for chunk in chunks)
-        self.experiments = _experiments(opened, table)
+        self.table = table if self.complete else _rows_of(opened.plan, table, chunks)
+        self.experiments = _experiments(opened, self.table)
+
+
+def _rows_of(plan: Plan, table: pa.Table, chunks: Sequence[ChunkReceipt]) -> pa.Table:
+    ranges = [plan.rows(chunk.chunk) for chunk in chunks]
+    return pa.concat_tables([table.slice(start, stop - start) for start, stop in ranges] or [table.slice(0, 0)])
 
 
 def dataset_digest(chunks: Sequence[ChunkReceipt]) -> str:
@@ -109,18 +117,19 @@ def _chunk_entry(dataset: Dataset, chunk: ChunkReceipt) -> dict[str, Any]:
 
 
 def _chunk_offsets(chunks: Sequence[ChunkReceipt]) -> bytes:
-    rows = [
-        (chunk.chunk, part.dataset, at, part.chunk_shape[0], offset, size)
-        for chunk in chunks
-        for part in chunk.offsets
-        for at, (offset, size) in enumerate(zip(part.offsets, part.sizes, strict=True))
-    ]
-    names = ("chunk", "dataset", "hdf5_chunk", "elements", "offset", "size")
-    columns = list(zip(*rows, strict=True)) or [() for _ in names]
-    kinds = (pa.int32(), pa.string(), pa.int32(), pa.int64(), pa.int64(), pa.int64())
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-    arrays[1] = arrays[1].dictionary_encode()
-    return _feather(pa.table(dict(zip(names, arrays, strict=True))), compression="zstd")
+    parts = [(chunk.chunk, part) for chunk in chunks for part in chunk.offsets]
+    lengths = np.array([len(part.offsets) for _, part in parts], np.int64)
+    which = pa.array(np.repeat(np.arange(len(parts)), lengths))
+    firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    table = {
+        "chunk": pa.array([chunk for chunk, _ in parts], pa.int32()).take(which),
+        "dataset": pa.array([part.dataset for _, part in parts], pa.string()).dictionary_encode().take(which),
+        "hdf5_chunk": pa.array((np.arange(len(firsts)) - firsts).astype(np.int32)),
+        "elements": pa.array([part.chunk_shape[0] for _, part in parts], pa.int64()).take(which),
+        "offset": pa.array([offset for _, part in parts for offset in part.offsets], pa.int64()),
+        "size": pa.array([size for _, part in parts for size in part.sizes], pa.int64()),
+    }
+    return _feather(pa.table(table), compression="zstd")
 
 
 def _chunk_summary(dataset: Dataset) -> dict[str, Any]:
@@ -206,10 +215,14 @@ def _success(dataset: Dataset) -> dict[str, Any]:
 
 
 def _experiments(opened: OpenPlan, table: pa.Table) -> dict[str, dict[str, Any]]:
-    """Return one entry a dataset of a Census, or a file: cells planned, and what its source says of it."""
+    """Return one entry a dataset of a Census, or a file: its cells here, and what its source says of it."""
     groups = _sample_column(opened, table)
     entries: dict[str, dict[str, Any]] = {}
-    known = {name: facts for survey in opened.surveys for name, facts in survey.datasets.items()}
+    known = {
+        _sample(opened, number, name): facts
+        for number, survey in enumerate(opened.surveys)
+        for name, facts in survey.datasets.items()
+    }
     organisms = dict(zip(opened.labels, (survey.source.organism for survey in opened.surveys), strict=True))
     tissues = _tissues(table, groups)
     counts = pc.value_counts(groups).to_pylist()
@@ -218,6 +231,11 @@ def _experiments(opened: OpenPlan, table: pa.Table) -> dict[str, dict[str, Any]]
         entries[name] = {"accession": name, "n_cells": count, "tissue": tissues.get(name), **facts}
         entries[name].setdefault("organism", organisms.get(name) or None)
     return entries
+
+
+def _sample(opened: OpenPlan, number: int, name: str) -> str:
+    """Return what source `number` calls `name` as the dataset calls it: file names repeat, labels do not."""
+    return name if opened.surveys[number].layout == "soma" else opened.labels[number]
 
 
 def _sample_column(opened: OpenPlan, table: pa.Table) -> pa.Array:
@@ -249,12 +267,13 @@ def _tissues(table: pa.Table, groups: pa.Array) -> dict[str, str]:
 def _presence(dataset: Dataset) -> bytes:
     """Return an npz of ``presence`` bool (n_datasets, n_genes), ``datasets`` and ``genes``: measured there at all."""
     opened = dataset.opened
-    rows = {
-        name: _onto(survey, name, opened.genes)
-        for survey in opened.surveys
-        for name in survey.presence
-        if name in dataset.experiments or survey.layout != "soma"
-    }
+    rows: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+    for number, survey in enumerate(opened.surveys):
+        # An index without dataset_id does not say which datasets of a Census its cells come from: all, then.
+        wanted = [name for name in survey.presence if _sample(opened, number, name) in dataset.experiments]
+        for name in wanted or survey.presence:
+            sample, row = _sample(opened, number, name), _onto(survey, name, opened.genes)
+            rows[sample] = rows[sample] | row if sample in rows else row
     names = sorted(rows)
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -279,14 +298,7 @@ def _onto(survey: SourceSurvey, name: str, genes: Genes) -> np.ndarray[Any, np.d
 
 def _cells(dataset: Dataset) -> bytes:
     """Return obs of all cells of the chunks that exist, in order, uncompressed so that it maps into memory."""
-    table = dataset.table
-    if not dataset.complete:
-        parts = [
-            table.slice(start, stop - start)
-            for start, stop in map(dataset.plan.rows, (c.chunk for c in dataset.chunks))
-        ]
-        table = pa.concat_tables(parts) if parts else table.slice(0, 0)
-    return _feather(table.combine_chunks(), compression=None)
+    return _feather(dataset.table.combine_chunks(), compression=None)
 
 
 def _feather(table: pa.Table, *, compression: str | None) -> bytes:
