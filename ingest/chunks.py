@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest.block import Block, Counts
 from ingest.digest import content_digest, rows_digest, sums_digest
@@ -89,6 +90,7 @@ def make_chunk(
     where = f"chunk {chunk}"
     summary = check_counts(counts, source=where, allow_noninteger=identity.allow_noninteger)
     sums, n_genes = row_sums(counts)
+    _check_names(names, where)
     _check_promise(opened, obs, codes, coordinates, sums, n_genes, chunk)
     if identity.dtype == "uint16":
         if summary.maximum <= _UINT16_MAX:
@@ -117,6 +119,11 @@ def make_chunk(
         offsets=encoded.offsets,
     )
     return MadeChunk(encoded, entry)
+
+
+def _check_names(names: pa.StringArray, where: str) -> None:
+    if pc.any(pc.match_substring(names, "\0")).as_py():
+        raise SourceError(f"{where}: a cell's name holds a NUL character, which HDF5 cannot", kind="bad-cell-name")
 
 
 def _check_promise(

@@ -149,6 +149,8 @@ def _phrase(name: str, there: object, here: object) -> str:
         return f"{word} differ"
     if isinstance(there, tuple) and isinstance(here, tuple):
         only_there, only_here = [x for x in there if x not in here], [x for x in here if x not in there]
+        if not only_there and not only_here:
+            return f"{word}: the same, in another order"
         return f"{word}: {_some(only_there)} there, {_some(only_here)} here"
     if isinstance(there, int) and not isinstance(there, bool):
         return f"{word} {there:,} there, {here:,} here"

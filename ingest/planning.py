@@ -10,7 +10,7 @@ import numpy as np
 from ingest.digest import cells_digest
 from ingest.documents import sha256_hex
 from ingest.encode.open import open_codec
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, SourceError
 from ingest.layout import genes_key, index_key, survey_key
 from ingest.memory import MemoryPlan, plan_memory
 from ingest.opened import genes_to_bytes
@@ -77,6 +77,7 @@ def draft_plan(
     _check_distinct(surveys)
     pinned = cells.with_sources(tuple(survey.source for survey in surveys))
     genes = dataset_genes([survey.genes for survey in surveys], settings.genes)
+    _check_genes(genes)
     identity = Identity(
         cells=cells_digest(pinned),
         n_cells=len(pinned),
@@ -115,6 +116,12 @@ def _check_settings(settings: DataSettings) -> None:
         raise ConfigError(f"-c {settings.cells_per_chunk}: a chunk holds at least one cell", kind="bad-chunk-size")
     if settings.allow_noninteger and settings.dtype != "float32":
         raise ConfigError(f"--allow-noninteger with --dtype {settings.dtype}: fractions need float32", kind="bad-dtype")
+
+
+def _check_genes(genes: Genes) -> None:
+    bad = next((gene for gene, name in zip(genes.ids, genes.names, strict=True) if "\0" in gene + name), None)
+    if bad is not None:
+        raise SourceError(f"gene {bad!r} or its name holds a NUL character, which HDF5 cannot", kind="bad-gene-id")
 
 
 def _check_distinct(surveys: Sequence[SourceSurvey]) -> None:

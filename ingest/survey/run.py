@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingest.errors import IngestError
+from ingest.errors import CorruptError, IngestError
 from ingest.survey.table import surveys_from_bytes, surveys_to_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _FORMAT = 1
 """Raised when a survey's content changes, so that old cache entries are not read."""
 
 _AT_ONCE = 8
+_DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +89,25 @@ def _cached(
     cache: Path | None,
 ) -> SourceSurvey:
     pinned = _pin(source)
-    path = None if cache is None or not pinned.version else cache / f"{_cache_key(pinned, datasets, options)}.feather"
+    path = None if cache is None or not pinned.version else cache / f"{_cache_key(pinned, datasets, options)}.survey"
     if path is not None:
         with contextlib.suppress(OSError, IngestError):
-            return surveys_from_bytes(path.read_bytes(), key=str(path))[0]
+            return _read_cached(path)
     found = _survey(pinned, datasets, options, limits)
     if path is not None:
         # A cache that cannot be written costs a second survey, nothing else.
         with contextlib.suppress(OSError):
-            _write_atomically(path, surveys_to_bytes([found]))
+            data = surveys_to_bytes([found])
+            _write_atomically(path, hashlib.sha256(data).digest() + data)
     return found
+
+
+def _read_cached(path: Path) -> SourceSurvey:
+    digest, data = (whole := path.read_bytes())[:_DIGEST], whole[_DIGEST:]
+    # A flipped bit would otherwise be another gene, or another number of cells.
+    if hashlib.sha256(data).digest() != digest:
+        raise CorruptError(f"{path} does not fit its own digest", key=str(path))
+    return surveys_from_bytes(data, key=str(path))[0]
 
 
 def _pin(source: Source) -> Source:
