@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.encode.base import Offsets
+from ingest.errors import ConflictError, CorruptError, NotFoundError
+from ingest.layout import receipt_key
+from ingest.ledger.ledger import Ledger, put_same
+from ingest.ledger.receipts import ChunkReceipt, Receipt, parse_receipt
+from ingest.pool import Failure
+from ingest.store.local import LocalStore
+
+DIGESTS = st.text("0123456789abcdef", min_size=4, max_size=4)
+
+
+@st.composite
+def receipts(draw):
+    first = draw(st.integers(0, 999_999))
+    chunks = tuple(draw(chunk_receipts(first + at)) for at in range(draw(st.integers(1, 3))))
+    return Receipt(draw(DIGESTS), draw(st.text(max_size=8)), chunks)
+
+
+@st.composite
+def chunk_receipts(draw, number=3):
+    offsets = draw(st.lists(st.integers(0, 2**40), max_size=3))
+    return ChunkReceipt(
+        chunk=number,
+        key=f"chunks/chunk_{number:06d}.h5ad",
+        size=draw(st.integers(0, 2**40)),
+        sha256=draw(DIGESTS),
+        rows=draw(DIGESTS),
+        content=draw(DIGESTS),
+        n_cells=draw(st.integers(1, 10**6)),
+        nnz=draw(st.integers(0, 2**40)),
+        sum=draw(st.integers(0, 2**53) | st.floats(0, 1e12)),
+        maximum=draw(st.integers(0, 2**31) | st.floats(0, 1e9)),
+        dtype="float32",
+        sources=tuple(draw(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 99)), max_size=3))),
+        cell_sums=draw(DIGESTS),
+        dropped=draw(st.dictionaries(st.text(max_size=5), st.integers(0, 9), max_size=2)),
+        notes=tuple(draw(st.lists(st.text(max_size=5), max_size=2))),
+        offsets=(Offsets("X/data", (1024,), tuple(offsets), tuple(offsets)),),
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(LocalStore(tmp_path / "dest"))
+
+
+def receipt(*numbers, content="c", attempt="a", plan="p", rows="r"):
+    def one(number):
+        return ChunkReceipt(
+            number, f"chunks/{number}", 1, "s", rows, f"{content}{number}", 2, 3, 4, 5, "float32", (), "x"
+        )
+
+    return Receipt(plan, attempt, tuple(one(number) for number in numbers))
+
+
+@given(receipts())
+def test_a_receipt_comes_back(made):
+    assert parse_receipt(made.seal(), key=made.key) == made
+
+
+@given(receipts(), st.data())
+def test_any_changed_byte_is_found(made, data):
+    sealed = made.seal()
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != sealed[at]))
+    with pytest.raises(CorruptError):
+        parse_receipt(sealed[:at] + bytes([other]) + sealed[at + 1 :], key=made.key)
+
+
+def test_a_receipt_under_another_key_is_damage():
+    with pytest.raises(CorruptError, match="holds the receipt of"):
+        parse_receipt(receipt(3).seal(), key=receipt_key(4, 4))
+
+
+def test_what_exists_is_one_listing(ledger):
+    assert ledger.done() == set()
+    ledger.commit(receipt(0))
+    ledger.commit(receipt(5, 6, 7))
+    ledger.store.put_new("_ingest/receipts/notes.txt", b"")
+    ledger.store.put_new("chunks/chunk_000009.h5ad", b"no receipt, no chunk")
+    assert ledger.done() == {0, 5, 6, 7}
+    assert [found.key for found in ledger.receipts()] == [receipt_key(0, 0), receipt_key(5, 7)]
+
+
+def test_the_first_receipt_stands_when_both_agree(ledger):
+    first = ledger.commit(receipt(3, attempt="one"))
+    second = ledger.commit(receipt(3, attempt="two"))
+    assert first.attempt == second.attempt == "one"
+
+
+@pytest.mark.parametrize("other", [{"content": "d"}, {"plan": "q"}, {"rows": "s"}])
+def test_a_receipt_of_other_content_is_a_conflict(ledger, other):
+    ledger.commit(receipt(3))
+    before = ledger.store.get(receipt_key(3, 3))
+    with pytest.raises(ConflictError) as caught:
+        ledger.commit(receipt(3, **other))
+    assert caught.value.kind == "other-content"
+    assert ledger.store.get(receipt_key(3, 3)) == before
+
+
+def test_agreement_is_about_content_not_bytes():
+    one = receipt(3)
+    other = replace(one, attempt="b", chunks=(replace(one.chunks[0], sha256="t", size=9, offsets=()),))
+    assert one.agrees_with(other)
+
+
+def test_a_damaged_receipt_is_found_by_readers_and_by_a_commit(ledger):
+    ledger.store.put_new(receipt_key(3, 3), b"{}")
+    with pytest.raises(CorruptError):
+        list(ledger.receipts())
+    with pytest.raises(CorruptError):
+        ledger.commit(receipt(3))
+
+
+def test_the_same_bytes_twice_are_once(ledger):
+    assert put_same(ledger.store, "k", b"a") is True
+    assert put_same(ledger.store, "k", b"a") is False
+    with pytest.raises(ConflictError):
+        put_same(ledger.store, "k", b"b")
+
+
+def test_failures_and_runs_are_kept(ledger):
+    ledger.start_run("r1", {"user": "me"})
+    ledger.claim("r1", 4, (8, 9))
+    ledger.claim("r1", 5, (10,))
+    ledger.start_run("r2", {})
+    ledger.end_run("r2", {"outcome": "ended"})
+    first, second = ledger.runs()
+    assert first["start"]["user"] == "me"
+    assert first["end"] is None
+    assert first["claimed"] == {8, 9, 10}
+    assert second["end"]["outcome"] == "ended"
+    failures = (Failure((1, 2), "source", "nan", "m"), Failure((3,), "transient", "slow", "m", retry_after_s=2.0))
+    ledger.record_failures("r1-0000001", failures)
+    ledger.record_failures("r1-0000001", failures)
+    assert [(found["kind"], found["chunks"]) for found in ledger.failures()] == [("nan", [1, 2]), ("slow", [3])]
+
+
+def test_no_plan_is_none_and_a_damaged_one_is_damage(ledger):
+    assert ledger.plan() is None
+    ledger.store.put_new("_ingest/plan.json", b'{"format_version": 1}')
+    with pytest.raises(CorruptError):
+        ledger.plan()
+    with pytest.raises(NotFoundError):
+        ledger.store.get("absent")

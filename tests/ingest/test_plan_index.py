@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.errors import CorruptError
+from ingest.plan_index import PlanIndex, index_to_bytes
+from ingest.store.local import LocalStore
+from ingest.testing.blocks import dictionary
+from ingest.testing.faults import FaultyStore
+
+KEY = "_ingest/index-0.feather"
+
+
+def table_of(n_rows):
+    return pa.table(
+        {
+            "source": dictionary([f"s{row * 3 // n_rows}" for row in range(n_rows)]),
+            "soma_joinid": np.arange(n_rows) * 7,
+            "cell_type": dictionary([None if row % 5 == 0 else f"t{row % 3}" for row in range(n_rows)]),
+            "score": np.arange(n_rows) / 8,
+        }
+    )
+
+
+@pytest.fixture
+def open_index(tmp_path):
+    def open_index(table, cells_per_chunk, *, data=None):
+        store = FaultyStore(LocalStore(tmp_path / "dest"))
+        store.put_new(KEY, index_to_bytes(table, cells_per_chunk) if data is None else data)
+        return PlanIndex(store, KEY, cells_per_chunk), store
+
+    return open_index
+
+
+@given(st.data())
+def test_any_range_is_that_range_of_the_table(tmp_path_factory, data):
+    n_rows, size = data.draw(st.integers(1, 60)), data.draw(st.sampled_from([1, 7, 60, 1 << 16, 10**12]))
+    table = table_of(n_rows)
+    store = LocalStore(tmp_path_factory.mktemp("index"))
+    store.put_new(KEY, index_to_bytes(table, size))
+    index = PlanIndex(store, KEY, size)
+    for _ in range(5):
+        start = data.draw(st.integers(0, n_rows - 1))
+        stop = data.draw(st.integers(start + 1, n_rows))
+        assert index.rows(start, stop).to_pylist() == table.slice(start, stop - start).to_pylist()
+
+
+def test_ranges_over_many_batches(open_index):
+    table = table_of(200_000)
+    index, _ = open_index(table, 1000)
+    for start, stop in [(0, 1), (64_999, 65_001), (65_000, 130_000), (0, 200_000), (199_999, 200_000), (1, 199_999)]:
+        assert index.rows(start, stop).equals(table.slice(start, stop - start).unify_dictionaries())
+
+
+def test_a_chunk_is_read_by_few_requests_and_few_bytes(open_index):
+    table = table_of(500_000)
+    index, store = open_index(table, 1000)
+    whole = store.stat(KEY).size
+    store.log.clear()
+    index.rows(300_000, 301_000)
+    assert {operation.name for operation in store.log} == {"get_range"}
+    assert len(store.log) <= 8
+    assert whole > 1_000_000
+
+
+def test_opening_asks_little(open_index):
+    _, store = open_index(table_of(500_000), 1000)
+    assert len(store.log) <= 12, [operation.name for operation in store.log]
+
+
+def test_a_file_with_fewer_rows_is_damage(open_index):
+    index, _ = open_index(table_of(10), 4)
+    for start, stop in [(0, 11), (8, 12), (40, 44)]:
+        with pytest.raises(CorruptError):
+            index.rows(start, stop)
+
+
+def test_no_file_is_damage(tmp_path):
+    with pytest.raises(CorruptError, match="is gone"):
+        PlanIndex(LocalStore(tmp_path / "dest"), KEY, 4)
+
+
+def test_cuts_and_flips_are_damage_or_the_same_shape(tmp_path):
+    table = table_of(40)
+    whole = index_to_bytes(table, 8)
+
+    def read(data, name):
+        store = LocalStore(tmp_path / name)
+        store.put_new(KEY, data)
+        return PlanIndex(store, KEY, 8).rows(0, 40)
+
+    for cut in range(0, len(whole), 211):
+        with pytest.raises(CorruptError):
+            read(whole[:cut], f"cut{cut}")
+    for at in range(0, len(whole), 23):
+        with contextlib.suppress(CorruptError):
+            # What passes here is held against the plan's digest of all cells at start and end of a run.
+            assert len(read(whole[:at] + bytes([whole[at] ^ 0x21]) + whole[at + 1 :], f"flip{at}")) == 40
+
+
+def test_the_same_cells_give_the_same_bytes():
+    assert index_to_bytes(table_of(100), 9) == index_to_bytes(table_of(100), 9)
