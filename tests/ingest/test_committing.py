@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from ingest.cells import read_cells
+from ingest.committing import commit_plan
+from ingest.errors import AlreadyExistsError, ConfigError, ConflictError, CorruptError, ForeignPlanError, SourceError
+from ingest.genes import Genes
+from ingest.layout import PLAN_KEY
+from ingest.opened import open_plan, whole_index
+from ingest.planning import draft_plan
+from ingest.preparing import draft_dataset
+from ingest.settings import DataSettings, WorkSettings
+from ingest.store.local import LocalStore
+from ingest.testing.datasets import write_h5ad_index, write_sources
+from ingest.testing.faults import DiedError, FaultyStore, StoreFault
+from ingest.vocabulary import GeneRule
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    return write_h5ad_index(folder / "index.feather", write_sources(folder, n_files=2, n_cells=12, n_genes=5))
+
+
+@pytest.fixture(scope="module")
+def draft_of(index):
+    def draft_of(limit=None, **settings):
+        settings.setdefault("cells_per_chunk", 7)
+        return draft_dataset(
+            read_cells(index, limit=limit), DataSettings(**settings), WorkSettings(workers=1), cache=None
+        )
+
+    return draft_of
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "dest")
+
+
+def keys(store):
+    return [stat.key for stat in store.list("")]
+
+
+def test_a_new_plan_is_four_objects_and_comes_back(store, draft_of):
+    draft = draft_of()
+    opened = commit_plan(store, draft)
+    assert opened.plan == draft.plan
+    assert opened.genes == draft.genes
+    assert [survey.source for survey in opened.surveys] == [survey.source for survey in draft.surveys]
+    assert whole_index(opened).to_pylist() == draft.cells.table.to_pylist()
+    assert sorted(keys(store)) == sorted([*draft.plan.files.values(), PLAN_KEY])
+
+
+def test_the_same_again_joins_and_keeps_the_first_provenance(store, draft_of):
+    first = commit_plan(store, draft_of())
+    before = keys(store)
+    later = draft_of()
+    object.__setattr__(later.plan.provenance, "created", "another time")
+    assert commit_plan(store, later).plan.provenance == first.plan.provenance
+    assert keys(store) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"limit": 20}, "cells 24 there, 20 here"),
+        ({"cells_per_chunk": 6}, "cells a chunk 7 there, 6 here"),
+        ({"dtype": "int32"}, "dtype float32 there, int32 here"),
+        ({"genes": GeneRule(max_genes=2)}, "genes 5 there, 2 here"),
+        ({"level": 3}, "level 1 there, 3 here"),
+    ],
+)
+def test_another_plan_is_refused_in_words(store, draft_of, change, said):
+    commit_plan(store, draft_of())
+    before = {key: store.get(key) for key in keys(store)}
+    with pytest.raises(ForeignPlanError) as caught:
+        commit_plan(store, draft_of(**change))
+    assert said in str(caught.value)
+    assert store.url in str(caught.value)
+    assert "use another destination" in caught.value.hint
+    assert {key: store.get(key) for key in keys(store)} == before
+
+
+def test_many_differences_are_counted(store, draft_of):
+    commit_plan(store, draft_of())
+    change = draft_of(limit=3, cells_per_chunk=2, dtype="int32", level=9, genes=GeneRule(max_genes=1))
+    with pytest.raises(ForeignPlanError, match=r"; and \d more$"):
+        commit_plan(store, change)
+
+
+def test_an_occupied_folder_is_refused_untouched(tmp_path, draft_of):
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest" / "thesis.txt").write_text("mine")
+    store = LocalStore(tmp_path / "dest")
+    with pytest.raises(ConflictError, match=r"not empty \(thesis.txt\)") as caught:
+        commit_plan(store, draft_of())
+    assert caught.value.kind == "occupied"
+    assert keys(store) == ["thesis.txt"]
+
+
+def test_a_crash_before_the_plan_leaves_room_for_another(store, draft_of):
+    """Any number of the named files may be there: without plan.json there is no plan."""
+    for at in range(12):
+        with pytest.raises(DiedError):
+            commit_plan(FaultyStore(store, StoreFault(at, "before", "die")), draft_of())
+        if PLAN_KEY in keys(store):
+            break
+    else:
+        pytest.fail("no crash came after the plan")
+    store.delete(PLAN_KEY, expected=store.stat(PLAN_KEY).version)
+    assert len(keys(store)) == 3
+    assert commit_plan(store, draft_of(cells_per_chunk=5)).plan.identity.cells_per_chunk == 5
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["die", "exists"])
+def test_any_crash_and_any_lost_reply_ends_in_the_plan(tmp_path, draft_of, when, how):
+    draft = draft_of()
+    quiet = FaultyStore(LocalStore(tmp_path / "quiet"))
+    commit_plan(quiet, draft)
+    for at, operation in enumerate(quiet.log):
+        if how == "exists" and (operation.name != "put_new" or when == "before"):
+            continue
+        store = LocalStore(tmp_path / f"{at}")
+        try:
+            opened = commit_plan(FaultyStore(store, StoreFault(at, when, how)), draft)
+        except DiedError:
+            opened = commit_plan(store, draft)
+        assert opened.plan == draft.plan
+        assert len(keys(store)) == 4
+
+
+def race(store_of, drafts):
+    """Commit all drafts at once from as many threads; return what each got."""
+    gate, found = threading.Barrier(len(drafts)), [None] * len(drafts)
+
+    def commit(at):
+        gate.wait()
+        try:
+            found[at] = commit_plan(store_of(), drafts[at])
+        except ForeignPlanError as error:
+            found[at] = error
+
+    threads = [threading.Thread(target=commit, args=(at,)) for at in range(len(drafts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_equal_plans_that_race_are_one(tmp_path, draft_of):
+    for attempt in range(5):
+        found = race(lambda n=attempt: LocalStore(tmp_path / f"{n}"), [draft_of() for _ in range(4)])
+        assert len({opened.plan.identity.digest for opened in found}) == 1
+
+
+def test_of_different_plans_that_race_exactly_one_stands(tmp_path, draft_of):
+    drafts = [draft_of(cells_per_chunk=size) for size in (4, 5, 6, 7)]
+    for attempt in range(5):
+        found = race(lambda n=attempt: LocalStore(tmp_path / f"{n}"), drafts)
+        winners = [opened for opened in found if not isinstance(opened, ForeignPlanError)]
+        assert len(winners) == 1
+        standing = open_plan(LocalStore(tmp_path / f"{attempt}")).plan
+        assert winners[0].plan == standing
+        assert sum(isinstance(lost, ForeignPlanError) for lost in found) == 3
+
+
+class CarelessStore(LocalStore):
+    """Accepts every create-only write, as a store that ignores preconditions does."""
+
+    def put_new(self, key, data):
+        try:
+            return super().put_new(key, data)
+        except AlreadyExistsError:
+            return super().replace(key, data, expected=self.stat(key).version)
+
+
+def test_a_store_that_ignores_preconditions_is_refused(tmp_path, draft_of):
+    with pytest.raises(ConfigError) as caught:
+        commit_plan(CarelessStore(tmp_path / "a"), draft_of())
+    assert caught.value.kind == "store-ignores-preconditions"
+    assert "--single-driver" in caught.value.hint
+    opened = commit_plan(CarelessStore(tmp_path / "a"), draft_of(), single_driver=True)
+    assert opened.plan.identity == draft_of().plan.identity
+
+
+@pytest.mark.parametrize("role", ["index", "survey", "genes"])
+def test_files_that_the_plan_names_are_watched(tmp_path, draft_of, role):
+    store = LocalStore(tmp_path / "dest")
+    draft = draft_of()
+    commit_plan(store, draft)
+    path = tmp_path / "dest" / draft.plan.files[role]
+    whole = path.read_bytes()
+    passed = 0
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x04]) + whole[at + 1 :])
+        try:
+            whole_index(open_plan(store))
+        except CorruptError:
+            continue
+        passed += 1
+        assert role == "index"
+        assert whole_index(open_plan(store)).to_pylist() == draft.cells.table.to_pylist()
+    assert passed < 30, "padding and file metadata say nothing of the cells; the rest does"
+    path.unlink()
+    with pytest.raises(CorruptError):
+        open_plan(store)
+
+
+def test_no_plan_says_what_to_do(store):
+    with pytest.raises(ConfigError) as caught:
+        open_plan(store)
+    assert caught.value.kind == "no-plan"
+    assert "--index" in caught.value.hint
+
+
+# -- planning ------------------------------------------------------------------------------------------------------
+
+
+def replan(draft, *, surveys=None, **settings):
+    settings.setdefault("cells_per_chunk", 7)
+    return draft_plan(
+        draft.cells, surveys or draft.surveys, DataSettings(**settings), created="", versions={}, recorded={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"cells_per_chunk": 0}, "bad-chunk-size"),
+        ({"cells_per_chunk": -1}, "bad-chunk-size"),
+        ({"dtype": "int8"}, "bad-dtype"),
+        ({"dtype": "uint16", "allow_noninteger": True}, "bad-dtype"),
+        ({"format": "zarr"}, "bad-format"),
+        ({"codec": "lz4"}, "bad-codec"),
+        ({"level": -1}, "bad-level"),
+    ],
+)
+def test_settings_that_cannot_be(draft_of, settings, kind):
+    with pytest.raises(ConfigError) as caught:
+        replan(draft_of(), **settings)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_rows_beyond_a_source(draft_of, number):
+    draft = draft_of()
+    surveys = [replace(survey, n_obs=11 if at == number else survey.n_obs) for at, survey in enumerate(draft.surveys)]
+    with pytest.raises(ConfigError, match="has 11 cells; the index asks for number 11") as caught:
+        replan(draft, surveys=surveys)
+    assert caught.value.kind == "row-out-of-range"
+
+
+def test_one_source_with_and_without_its_version(draft_of):
+    draft = draft_of()
+    with pytest.raises(ConfigError) as caught:
+        replan(draft, surveys=[draft.surveys[0], draft.surveys[0]])
+    assert caught.value.kind == "duplicate-source"
+
+
+def test_genes_that_hdf5_cannot_name(draft_of):
+    draft = draft_of()
+    ids = draft.surveys[0].genes.ids
+    bad = Genes(ids, ("a\0b", *ids[1:]), (0,) * len(ids))
+    with pytest.raises(SourceError) as caught:
+        replan(draft, surveys=[replace(survey, genes=bad) for survey in draft.surveys])
+    assert caught.value.kind == "bad-gene-id"
+
+
+def test_the_same_request_is_the_same_plan(draft_of):
+    one, other = draft_of(), draft_of()
+    assert one.plan.identity == other.plan.identity
+    assert one.files == other.files
