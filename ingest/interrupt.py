@@ -6,23 +6,15 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType, TracebackType
 
 __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """A context in which the two signals set `requested`; a second signal raises ``KeyboardInterrupt``.
+    """A context in which the two signals set `requested`; a second signal raises ``KeyboardInterrupt``."""
 
-    Parameters
-    ----------
-    on_first
-        Called once, inside the signal handler: tell the person.
-    """
-
-    def __init__(self, on_first: Callable[[], None]) -> None:
-        self._on_first = on_first
+    def __init__(self) -> None:
         self._before: dict[int, object] = {}
         self.requested = False
 
@@ -41,4 +33,3 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._on_first()

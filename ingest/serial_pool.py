@@ -1,7 +1,9 @@
-"""The pool without a pool: one worker, in this process, which runs its unit inside `wait`."""
+"""The pool without a pool: one worker, in a thread of this process, for laptops, tests and debuggers."""
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from ingest.errors import ConfigError, IngestError
@@ -10,16 +12,17 @@ from ingest.pool import Ended, run_unit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ingest.pool import PoolEvent, Progress, UnitTask, UnitWorker, WorkerFactory
+    from ingest.pool import PoolEvent, Progress, UnitOutcome, UnitTask, UnitWorker, WorkerFactory
 
 __all__ = ["SerialPool"]
 
 
 class SerialPool:
-    """Make units one after another in the calling thread: for laptops, tests and debuggers.
+    """One worker in a thread of this process.
 
-    Deadlines are not kept, since nobody is there to end this process, and a worker that dies takes the driver with
-    it: what needs those needs a pool of processes.
+    The thread leaves the driver's loop free to show progress and to notice signals. Deadlines are not kept, since
+    nobody is there to end this process, and a worker that dies takes the driver with it: what needs those needs a
+    pool of processes.
 
     Parameters
     ----------
@@ -30,7 +33,7 @@ class SerialPool:
     def __init__(self, factory: WorkerFactory) -> None:
         self._factory = factory
         self._worker: UnitWorker | None = None
-        self._task: UnitTask | None = None
+        self._run: _Run | None = None
         self._stopping = False
         self._closed = False
 
@@ -41,22 +44,22 @@ class SerialPool:
 
     def has_free(self) -> bool:
         """Whether the worker has started and holds no unit."""
-        return self._worker is not None and self._task is None
+        return self._worker is not None and self._run is None
 
     def submit(self, task: UnitTask, *, deadline_s: float) -> None:  # noqa: ARG002 # the Protocol's; see the class
-        """Keep `task` for the next `wait`.
+        """Begin `task`.
 
         Raises
         ------
         RuntimeError
             The worker is not free: a mistake of the caller.
         """
-        if not self.has_free():
+        if self._worker is None or self._run is not None:
             raise RuntimeError("submit to a pool without a free worker")
-        self._task = task
+        self._run = _Run(self._worker, task)
 
-    def wait(self, timeout_s: float) -> Sequence[PoolEvent]:  # noqa: ARG002 # a unit takes the time it takes
-        """Run the unit in hand to its end, however long; without one, start the worker if need be and return.
+    def wait(self, timeout_s: float) -> Sequence[PoolEvent]:
+        """Block until the unit in hand ends or `timeout_s` is over; without one, start the worker if need be.
 
         Raises
         ------
@@ -67,12 +70,15 @@ class SerialPool:
             return []
         if self._worker is None:
             self._start()
-        if self._worker is None or self._task is None:
             return []
-        try:
-            return [Ended(self._task, run_unit(self._worker, self._task))]
-        finally:
-            self._task = None
+        if self._run is None:
+            time.sleep(timeout_s)
+            return []
+        ended = self._run.ended(timeout_s)
+        if ended is None:
+            return []
+        self._run = None
+        return [ended]
 
     def _start(self) -> None:
         try:
@@ -87,9 +93,9 @@ class SerialPool:
             worker.stop_soon()
 
     def progress(self) -> Sequence[Progress]:
-        """Return how far the unit in hand is; of use to other threads and signal handlers, as `wait` blocks."""
+        """Return how far the unit in hand is."""
         worker = self._worker
-        latest = worker.progress() if worker is not None and self._task is not None else None
+        latest = worker.progress() if worker is not None and self._run is not None else None
         return [] if latest is None else [latest]
 
     def stop_soon(self) -> None:
@@ -99,8 +105,27 @@ class SerialPool:
             self._worker.stop_soon()
 
     def close(self) -> None:
-        """Close the worker."""
-        worker, self._worker, self._task = self._worker, None, None
+        """Close the worker, unless it is still at work: then it is left to end with the process."""
+        worker, run = self._worker, self._run
+        self._worker = self._run = None
         self._closed = True
-        if worker is not None:
+        if worker is not None and run is None:
             worker.close()
+
+
+class _Run:
+    """A unit on its thread."""
+
+    def __init__(self, worker: UnitWorker, task: UnitTask) -> None:
+        self._task = task
+        self._outcome: UnitOutcome | None = None
+        # A daemon: when a second signal ends the driver at once, nothing waits for the unit.
+        self._thread = threading.Thread(target=self._go, args=(worker,), name=f"unit-{task.unit_id}", daemon=True)
+        self._thread.start()
+
+    def _go(self, worker: UnitWorker) -> None:
+        self._outcome = run_unit(worker, self._task)
+
+    def ended(self, timeout_s: float) -> Ended | None:
+        self._thread.join(timeout_s)
+        return None if self._outcome is None else Ended(self._task, self._outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,9 @@ from ingest.testing import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Before anything imports gcsfs: otherwise every bucket of a look-alike costs it a minute's search for another protocol.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 pytest.register_assert_rewrite("ingest.testing.store_conformance", "ingest.testing.store_machine")
 

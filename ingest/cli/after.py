@@ -218,9 +218,14 @@ def repair(
             note(f"  {finding.kind}: {finding.message}")
         wanted = chunks_to_repair(opened, bad)
         cells = sum(stop - start for start, stop in map(opened.plan.rows, wanted))
-        with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt(lambda: None) as interrupt:
+        with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt() as interrupt:
             report = repair_dataset(
-                opened, bad, settings, pool_for(settings), display, stop_requested=lambda: interrupt.requested
+                opened,
+                bad,
+                settings,
+                pool_for(settings),
+                display,
+                stop_requested=lambda: interrupt.requested,
             )
         if as_json:
             click.echo(json.dumps({**asdict(report), "exit_code": report.exit_code}, indent=1))

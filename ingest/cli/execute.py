@@ -81,7 +81,7 @@ def execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
 
     plan = opened.plan
     before = plan.n_cells - sum(stop - start for start, stop in map(plan.rows, work.missing))
-    with RunDisplay(plan.n_cells, before, idle=not work.units) as display, Interrupt(lambda: None) as interrupt:
+    with RunDisplay(plan.n_cells, before, idle=not work.units) as display, Interrupt() as interrupt:
         return run_plan(opened, work, settings, pool_for(settings), display, stop_requested=lambda: interrupt.requested)
 
 

@@ -18,8 +18,17 @@ __all__ = ["pool_for"]
 
 def pool_for(settings: WorkSettings) -> OpenPool:
     """Return how to open the pool that the settings ask for."""
-    if settings.pool == "serial":
-        return _serial
+
+    @contextmanager
+    def open_serial(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+        del size, memory_bytes  # one worker, in this process
+        from ingest.serial_pool import SerialPool
+
+        pool = SerialPool(factory)
+        try:
+            yield pool
+        finally:
+            pool.close()
 
     @contextmanager
     def open_ray(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
@@ -33,16 +42,4 @@ def pool_for(settings: WorkSettings) -> OpenPool:
             finally:
                 pool.close()
 
-    return open_ray
-
-
-@contextmanager
-def _serial(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
-    del size, memory_bytes  # one worker, in this process
-    from ingest.serial_pool import SerialPool
-
-    pool = SerialPool(factory)
-    try:
-        yield pool
-    finally:
-        pool.close()
+    return open_serial if settings.pool == "serial" else open_ray

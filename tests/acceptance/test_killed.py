@@ -95,14 +95,16 @@ def children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def title_of(process: psutil.Process) -> str:
+    """Return the title that Ray gives its processes; empty for one that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def an_actor(driver: psutil.Process) -> psutil.Process | None:
-    """Return a process of the driver's own Ray that holds a worker, by the title that Ray gives it."""
-    for child in children(driver):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            title = " ".join(child.cmdline())
-            if title.startswith("ray::WorkerActor"):
-                return child
-    return None
+    """Return a process of the driver's own Ray that holds a worker."""
+    return next((child for child in children(driver) if title_of(child).startswith("ray::WorkerActor")), None)
 
 
 def test_a_worker_is_killed_and_the_run_completes(
@@ -135,10 +137,11 @@ def test_a_driver_on_ray_is_killed_and_leaves_no_process_behind(
     while driver.poll() is None and len(receipts(dest)) < 3:
         time.sleep(0.02)
     family = children(psutil.Process(driver.pid))
+    workers = [process for process in family if title_of(process).startswith("ray::WorkerActor")]
+    assert workers
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stderr.close()
-    workers = [process for process in family if process.is_running() and "ray::" in " ".join(process.cmdline() or [""])]
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
     before = receipts(dest)

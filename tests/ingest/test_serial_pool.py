@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 
@@ -29,10 +30,16 @@ class TestSerialPool(PoolConformance):
             pool.close()
 
 
+stopped = threading.Event()
+
+
 class _SignalledInMidRun(ScriptedWorker):
     def _make(self, task, chunk):
         failure = super()._make(task, chunk)
-        signal.raise_signal(signal.SIGUSR1)
+        if not stopped.is_set():
+            # As a terminal's Ctrl-C does: the driver's thread takes it while this one works.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            assert stopped.wait(10)
         return failure
 
 
@@ -43,7 +50,7 @@ class _SignallingFactory(ScriptedFactory):
 
 def test_stop_soon_from_a_signal_handler_in_mid_run(tmp_path):
     pool = SerialPool(_SignallingFactory(str(tmp_path)))
-    before = signal.signal(signal.SIGUSR1, lambda *_: pool.stop_soon())
+    before = signal.signal(signal.SIGUSR1, lambda *_: (pool.stop_soon(), stopped.set()))
     try:
         [event] = drive(pool, tasks_of(range(3), per_unit=3))
     finally:
