@@ -41,7 +41,7 @@ class RemoteStat:
 def remote_filesystem(url: str) -> Any:
     """Return the fsspec file system of `url` without listing caches; credentials come from the environment.
 
-    S3 without any credentials is read anonymously. ``INGEST_REQUESTER_PAYS_PROJECT`` names the project that pays
+    S3 without any credentials is read anonymously. ``CELL_INGEST_BILLING_PROJECT`` names the project that pays
     for Google buckets that bill the reader.
 
     Raises
@@ -62,7 +62,7 @@ def remote_filesystem(url: str) -> Any:
     elif scheme in ("gs", "gcs"):
         if os.environ.get("STORAGE_EMULATOR_HOST"):
             options["token"] = "anon"  # noqa: S105  # gcsfs's word for no credentials
-        if project := os.environ.get("INGEST_REQUESTER_PAYS_PROJECT"):
+        if project := os.environ.get("CELL_INGEST_BILLING_PROJECT"):
             options["requester_pays"] = project
     elif scheme not in ("http", "https"):
         raise ConfigError(
@@ -226,7 +226,7 @@ def remote_error(url: str, error: BaseException) -> IngestError:
         return CredentialsError(
             f"{url}: the bucket bills its readers",
             kind="requester-pays",
-            hint="name the project that pays in INGEST_REQUESTER_PAYS_PROJECT",
+            hint="name the project that pays in CELL_INGEST_BILLING_PROJECT",
             source=url,
         )
     if isinstance(error, PermissionError) or status in (401, 403, "401", "403"):

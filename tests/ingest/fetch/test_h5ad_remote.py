@@ -285,7 +285,7 @@ def test_a_bucket_that_bills_its_readers_says_which_variable_to_set():
     error = remote_error("gs://b/a.h5ad", ValueError("Bucket is requester pays. Set `requester_pays=True`"))
     assert isinstance(error, CredentialsError)
     assert error.kind == "requester-pays"
-    assert "INGEST_REQUESTER_PAYS_PROJECT" in str(error.hint)
+    assert "CELL_INGEST_BILLING_PROJECT" in str(error.hint)
 
 
 def test_the_collector_rests_during_requests_and_wakes_after_nested_ones():
