@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ingest.errors import ConfigError
+from ingest.memory import MIB, plan_memory
+from ingest.units import Profile
+
+
+def profile_of(chunk_nnz, band_nnz=0):
+    one = np.zeros(1, np.int64)
+    return Profile(one, one, np.array([chunk_nnz]), np.ones(1), band_nnz, np.zeros(1, bool))
+
+
+def plan(chunk_nnz, band_nnz=0, *, cells=25_000, limit=3 << 29, value_bytes=4):
+    return plan_memory(profile_of(chunk_nnz, band_nnz), cells_per_chunk=cells, value_bytes=value_bytes, limit=limit)
+
+
+SIZES = {"chunk_nnz": st.integers(0, 10**9), "band_nnz": st.integers(0, 10**8), "cells": st.integers(1, 10**6)}
+
+
+@given(**SIZES, limit=st.integers(1, 1 << 36))
+def test_what_is_planned_fits_or_the_number_that_would_is_told(chunk_nnz, band_nnz, cells, limit):
+    refused = None
+    try:
+        memory = plan(chunk_nnz, band_nnz, cells=cells, limit=limit)
+    except ConfigError as error:
+        refused = error
+    if refused is None:
+        assert memory.projected <= limit
+        assert memory.slab > 0
+        return
+    assert refused.kind == "memory"
+    enough = int(re.search(r"--memory (\d+)M", refused.hint)[1]) * MIB
+    assert enough > limit
+    assert plan(chunk_nnz, band_nnz, cells=cells, limit=enough).projected <= enough
+
+
+@given(**SIZES, more=st.integers(0, 10**8))
+def test_more_to_hold_needs_more(chunk_nnz, band_nnz, cells, more):
+    room = 1 << 42
+    small, large = (
+        plan(chunk_nnz, band_nnz, cells=cells, limit=room),
+        plan(chunk_nnz + more, band_nnz, cells=cells, limit=room),
+    )
+    assert large.chunk >= small.chunk
+    assert large.projected >= small.projected
+
+
+@given(st.integers(10_000, 10**6), st.integers(500, 4000))
+def test_the_chunk_size_that_is_offered_fits(cells, nnz_per_cell):
+    try:
+        plan(cells * nnz_per_cell, cells=cells, limit=1 << 30)
+    except ConfigError as error:
+        found = re.search(r"-c (\d+)", error.hint)
+        assume(found is not None)
+        fits = int(found[1])
+        assert 0 < fits < cells
+        plan(fits * nnz_per_cell, cells=fits, limit=1 << 30)
+
+
+@pytest.mark.parametrize("value_bytes", [2, 4, 8])
+def test_wider_values_need_more(value_bytes):
+    assert plan(10**7, value_bytes=value_bytes).chunk <= plan(10**7, value_bytes=value_bytes + 1).chunk
