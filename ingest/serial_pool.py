@@ -119,13 +119,19 @@ class _Run:
     def __init__(self, worker: UnitWorker, task: UnitTask) -> None:
         self._task = task
         self._outcome: UnitOutcome | None = None
+        self._death: BaseException | None = None
         # A daemon: when a second signal ends the driver at once, nothing waits for the unit.
         self._thread = threading.Thread(target=self._go, args=(worker,), name=f"unit-{task.unit_id}", daemon=True)
         self._thread.start()
 
     def _go(self, worker: UnitWorker) -> None:
-        self._outcome = run_unit(worker, self._task)
+        try:
+            self._outcome = run_unit(worker, self._task)
+        except BaseException as error:  # noqa: BLE001 # what ends a process (SystemExit, …) must end the driver's
+            self._death = error
 
     def ended(self, timeout_s: float) -> Ended | None:
         self._thread.join(timeout_s)
+        if self._death is not None:
+            raise self._death
         return None if self._outcome is None else Ended(self._task, self._outcome)

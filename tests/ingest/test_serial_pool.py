@@ -94,3 +94,16 @@ def test_outcome_of_another_unit_is_an_internal_failure(tmp_path):
 
     [event] = drive(SerialPool(Factory(str(tmp_path))), tasks_of([0]))
     assert event.outcome.failures[0].handling == "internal"
+
+
+def test_what_ends_a_process_ends_the_driver_instead_of_waiting_for_ever(tmp_path):
+    class Leaving(ScriptedWorker):
+        def run(self, task):
+            raise SystemExit(f"unit {task.unit_id}")
+
+    class Factory(ScriptedFactory):
+        def __call__(self):
+            return Leaving(self)
+
+    with pytest.raises(SystemExit, match="unit 0"):
+        drive(SerialPool(Factory(str(tmp_path))), tasks_of([0]))
