@@ -61,14 +61,14 @@ def chunks_put(store):
     )
 
 
-# Dying before an operation leaves what dying after the one before leaves, and a read has no effect to lose.
+# Dying before an operation leaves what dying after the one before leaves.
 @pytest.mark.parametrize(("how", "when"), [("die", "after"), ("transient", "before"), ("transient", "after")])
 def test_the_same_command_again_ends_well(run, reference, tmp_path, how, when):
     wanted, log = reference
     assert len(log) > 40
     for at, operation in enumerate(log):
-        if (how, when) == ("transient", "after") and operation.name != "put_new":
-            continue
+        if how == "transient" and (operation.name == "put_new") != (when == "after") and at % 4:
+            continue  # every lost reply and every fourth of the others: a run takes a tenth of a second
         place = f"{how} {when} {operation.name} {operation.key} (operation {at})"
         store = FaultyStore(LocalStore(tmp_path / f"{at}"), StoreFault(at, when, how))
         code = None
