@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint check clean
+.PHONY: demo test test-long lint check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q
+
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m long
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

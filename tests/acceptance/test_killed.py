@@ -55,11 +55,17 @@ def uninterrupted(census_index: Path, ingest: Callable[..., object], tmp_path_fa
     return dest
 
 
+@pytest.mark.parametrize("pool", ["serial", pytest.param("ray", marks=pytest.mark.long)])
 def test_the_driver_is_killed_at_twenty_moments(
-    census_index: Path, uninterrupted: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
+    pool: str,
+    census_index: Path,
+    uninterrupted: Path,
+    environment: dict[str, str],
+    ingest: Callable[..., object],
+    tmp_path: Path,
 ):
     dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, "-c", 40, "--pool", "serial"]
+    command = ["run", dest, "--index", census_index, "-c", 40, "--pool", pool]
     draw = random.Random(20)  # noqa: S311  # seeded moments, no secrets
     killed = 0
     while killed < MOMENTS:

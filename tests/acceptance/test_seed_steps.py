@@ -125,17 +125,32 @@ def test_another_plan_is_refused(
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(("organism", "n_cells"), [("homo_sapiens", 820), ("mus_musculus", 1000)])
+@pytest.mark.parametrize(
+    ("organism", "n_cells", "destination"),
+    [
+        ("homo_sapiens", 820, "folder"),
+        ("homo_sapiens", 820, "s3"),
+        ("homo_sapiens", 820, "gcs"),
+        ("mus_musculus", 1000, "folder"),
+    ],
+    indirect=["destination"],
+)
 def test_the_census_that_others_made(
-    organism: str, n_cells: int, real_data: Path, ingest: Callable[..., object], tmp_path: Path
+    organism: str,
+    n_cells: int,
+    real_data: Path,
+    ingest: Callable[..., object],
+    destination: tuple[str, dict[str, str], dict],
+    tmp_path: Path,
 ):
-    uri, index, dest = str(real_data / "census_like_soma"), tmp_path / "index.feather", str(tmp_path / "dataset")
+    dest, env, storage = destination
+    uri, index = str(real_data / "census_like_soma"), tmp_path / "index.feather"
     ingest("index", "census", "--uri", uri, "--organism", organism, "--all-cells", "-o", index)
-    ingest("run", dest, "--index", index, "-c", 300, "--pool", "serial")
-    chunks = read_chunks(dest, {})
+    ingest("run", dest, "--index", index, "-c", 300, "--pool", "serial", env=env)
+    chunks = read_chunks(dest, storage)
     assert sum(chunk.n_obs for chunk in chunks) == n_cells
     assert_chunks_equal_census(chunks, uri, organism)
-    ingest("verify", dest, "--deep", "--source")
+    ingest("verify", dest, "--deep", "--source", env=env)
 
 
 def test_two_identical_runs_give_identical_bytes(census_index: Path, ingest: Callable[..., object], tmp_path: Path):
