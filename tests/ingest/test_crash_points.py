@@ -67,8 +67,9 @@ def test_the_same_command_again_ends_well(run, reference, tmp_path, how, when):
     wanted, log = reference
     assert len(log) > 40
     for at, operation in enumerate(log):
-        if how == "transient" and (operation.name == "put_new") != (when == "after") and at % 4:
-            continue  # every lost reply and every fourth of the others: a run takes a tenth of a second
+        # A read has no effect to lose; of passing trouble every third place will do.
+        if how == "transient" and (at % 3 if when == "before" else operation.name != "put_new"):
+            continue
         place = f"{how} {when} {operation.name} {operation.key} (operation {at})"
         store = FaultyStore(LocalStore(tmp_path / f"{at}"), StoreFault(at, when, how))
         code = None
