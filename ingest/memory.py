@@ -10,7 +10,7 @@ from ingest.errors import ConfigError
 if TYPE_CHECKING:
     from ingest.units import Profile
 
-__all__ = ["MemoryPlan", "plan_memory"]
+__all__ = ["MIB", "MemoryPlan", "entry_bytes", "plan_memory"]
 
 MIB = 1 << 20
 
@@ -66,7 +66,7 @@ def plan_memory(profile: Profile, *, cells_per_chunk: int, value_bytes: int, lim
     """
     largest = int(profile.nnz.max(initial=0))
     chunk = largest * (value_bytes + 4 + _ENCODED_PER_NNZ) + cells_per_chunk * _CELL
-    least = max(_LEAST_SLAB, profile.largest_band_nnz * (_TRIPLE + value_bytes + 4))
+    least = max(_LEAST_SLAB, profile.largest_band_nnz * entry_bytes(value_bytes))
     room = limit - BASE - chunk
     if room < least:
         needed = -(-(BASE + chunk + least) // MIB)
@@ -79,3 +79,8 @@ def plan_memory(profile: Profile, *, cells_per_chunk: int, value_bytes: int, lim
             hint=f"--memory {needed}M{smaller} would do",
         )
     return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)))
+
+
+def entry_bytes(value_bytes: int) -> int:
+    """Return what one entry costs while its slab is read: as it is delivered, and as it is put into rows."""
+    return _TRIPLE + 4 + value_bytes

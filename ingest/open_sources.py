@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.errors import IngestError, SourceChangedError, SourceError
 from ingest.fetch.open import open_fetcher
-from ingest.store.retry import Budget, Retrier
+from ingest.retry import Budget, Retrier
 
 if TYPE_CHECKING:
     import numpy as np

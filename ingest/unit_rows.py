@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.cells import known_nnz
 from ingest.errors import CorruptError
-from ingest.units import cut_slabs
+from ingest.memory import entry_bytes
+from ingest.units import cut_slabs, expected_nnz
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
 
 __all__ = ["UnitRows"]
-
-_TRIPLE = 20
-"""Bytes of an entry as SOMA delivers it: two int64 coordinates and a float32."""
 
 
 class UnitRows:
@@ -58,15 +55,12 @@ class UnitRows:
 
     def expected_nnz(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the non-zeros that plan rows ``[start, stop)`` have in the source, or its mean where not known."""
-        mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in self._surveys], np.int64)
-        guess: np.ndarray[Any, np.dtype[np.int64]] = mean[self.codes(start, stop)]
-        known = known_nnz(self.obs(start, stop))
-        return guess if known is None else np.where(known < 0, guess, known)
+        return expected_nnz(self.obs(start, stop), self.codes(start, stop), self._surveys)
 
     def slabs(self, limit_bytes: int, value_bytes: int) -> list[tuple[int, int]]:
         """Return ranges of plan rows that are read in one go, each within `limit_bytes` while reading."""
         band_rows = np.array([max(1, survey.band_rows) for survey in self._surveys], np.int64)
         entries = self.expected_nnz(self.first, self.first + len(self._codes))
         bands = self._coordinates // band_rows[self._codes]
-        slabs = cut_slabs(self._codes, bands, entries * (_TRIPLE + 4 + value_bytes), limit=limit_bytes)
+        slabs = cut_slabs(self._codes, bands, entries * entry_bytes(value_bytes), limit=limit_bytes)
         return [(start + self.first, stop + self.first) for start, stop in slabs]

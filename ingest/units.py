@@ -17,10 +17,12 @@ from ingest.cells import known_nnz
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
+
     from ingest.cells import Cells
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["OVERREAD", "Profile", "Unit", "cut_slabs", "cut_units", "profile_chunks", "read_bytes"]
+__all__ = ["OVERREAD", "Profile", "Unit", "cut_slabs", "cut_units", "expected_nnz", "profile_chunks", "read_bytes"]
 
 OVERREAD = 0.1
 """Share of the bands that unit boundaries may split."""
@@ -92,7 +94,7 @@ def profile_chunks(
     large_csc = np.array([survey.layout == "csc" and survey.stored_bytes > uncut_bytes for survey in surveys], bool)
     before, after = cells.codes[ends[:-1]], cells.codes[starts[1:]]
     uncut[1:] = (before == after) & large_csc[before]
-    nnz = _expected_nnz(cells, surveys, n_genes)
+    nnz = np.minimum(expected_nnz(cells.table, cells.codes, surveys), n_genes)
     return Profile(
         ordinal[starts],
         ordinal[ends],
@@ -103,11 +105,14 @@ def profile_chunks(
     )
 
 
-def _expected_nnz(cells: Cells, surveys: Sequence[SourceSurvey], n_genes: int) -> _Int64:
+def expected_nnz(
+    table: pa.Table, codes: np.ndarray[Any, np.dtype[np.int32]], surveys: Sequence[SourceSurvey]
+) -> _Int64:
+    """Return the non-zeros that the cells of `table` have in their sources, or a source's mean where not known."""
     mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in surveys], np.int64)
-    known = known_nnz(cells.table)
-    expected = mean[cells.codes] if known is None else np.where(known < 0, mean[cells.codes], known)
-    return np.minimum(expected, n_genes)
+    known = known_nnz(table)
+    guess: _Int64 = mean[codes]
+    return guess if known is None else np.where(known < 0, guess, known)
 
 
 def _band_bytes(

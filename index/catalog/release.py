@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ingest.errors import ConfigError, TransientError
-from ingest.grammar import did_you_mean
+from ingest.fetch.releases import release_directory, unknown_release
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,23 +33,9 @@ def find_release(version: str) -> Release:
     TransientError
         The directory does not answer.
     """
-    import cellxgene_census  # brings in tiledbsoma, which kills processors without AVX2: checked by the caller
-    import requests
-
-    try:
-        directory = cellxgene_census.get_census_version_directory(retracted=None)
-    except (requests.RequestException, ValueError) as error:
-        raise TransientError(
-            f"the Census release directory does not answer ({type(error).__name__})",
-            kind="network",
-            hint="`--uri` opens a copy without asking it",
-        ) from error
+    directory = release_directory()
     if version not in directory:
-        raise ConfigError(
-            f"no Census version {version!r}{did_you_mean(version, directory)}",
-            kind="unknown-version",
-            hint=f"there are {_listed(directory)}",
-        )
+        raise unknown_release(version, directory)
     return _release(version, directory)
 
 
@@ -64,9 +49,3 @@ def _release(version: str, directory: Mapping[str, Any]) -> Release:
         instead = f"; {retraction['replaced_by']} replaces it" if retraction.get("replaced_by") else ""
         notes.append(f"Census {date} was retracted: {retraction.get('reason') or 'no reason given'}{instead}")
     return Release(date, tuple(notes))
-
-
-def _listed(directory: Mapping[str, Any]) -> str:
-    dates = sorted((name for name in directory if name[:1].isdigit()), reverse=True)
-    aliases = [f"{name} ({directory[name]['release_build']})" for name in sorted(directory) if not name[:1].isdigit()]
-    return ", ".join([*aliases, *dates[:12], *(["…"] if len(dates) > 12 else [])])

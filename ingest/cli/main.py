@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from ingest import __version__
-
-# AFTER
 from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.demo import demo
 from ingest.cli.index import index

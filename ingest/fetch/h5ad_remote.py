@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import threading
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingest.errors import ConfigError, CredentialsError, IngestError, SourceChangedError, SourceError, TransientError
 from ingest.fetch.h5ad_bytes import SourceBytes
+from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
+from ingest.retry import Budget, Retrier, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,9 @@ __all__ = ["RemoteBytes", "RemoteStat", "remote_error", "remote_filesystem", "st
 
 Result = TypeVar("Result")
 
-_TRIES = 4
-_BACKOFF_S = 0.25
+_BUDGET = Budget(attempts=4, total_s=120.0, first_s=0.5)
+"""Of one request; a worker tries whole reads again."""
+
 _BLOCK_BYTES = 1 << 20
 _CACHE_BLOCKS = 32
 _REQUEST_BLOCKS = 8
@@ -56,8 +57,8 @@ def remote_filesystem(url: str) -> Any:
     scheme = url.split("://", 1)[0].lower()
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):
-        options["anon"] = not _has_s3_credentials()
-        if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        options["anon"] = not has_s3_credentials()
+        if endpoint := s3_endpoint():
             options["endpoint_url"] = endpoint
     elif scheme in ("gs", "gcs"):
         if os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -71,12 +72,6 @@ def remote_filesystem(url: str) -> Any:
             hint="h5ad files are read from local paths, s3://, gs://, http:// and https://",
         )
     return fsspec.filesystem(scheme, **options)
-
-
-def _has_s3_credentials() -> bool:
-    import botocore.session
-
-    return botocore.session.Session().get_credentials() is not None
 
 
 def stat_remote(url: str, filesystem: Any | None = None) -> RemoteStat:
@@ -203,15 +198,15 @@ class RemoteBytes(SourceBytes):
 
 
 def _retried(url: str, call: Callable[[], Result]) -> Result:
-    for attempt in range(_TRIES):
+    def attempt(_: int) -> Result:
         try:
             return call()
+        except IngestError:
+            raise
         except Exception as error:  # every client has its own tree; remote_error sorts them
-            known = error if isinstance(error, IngestError) else remote_error(url, error)
-            if not isinstance(known, TransientError) or attempt == _TRIES - 1:
-                raise known from error
-        time.sleep(max(known.retry_after_s or 0, _BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)))  # noqa: S311  # jitter
-    raise AssertionError("unreachable")
+            raise remote_error(url, error) from error
+
+    return Retrier(_BUDGET).call(attempt)
 
 
 def remote_error(url: str, error: BaseException) -> IngestError:
@@ -238,12 +233,8 @@ def remote_error(url: str, error: BaseException) -> IngestError:
     if isinstance(error, ValueError) and "range requests" in str(error):
         return SourceError(f"{url}: the server serves no ranges", kind="no-ranges", hint="copy it to disk", source=url)
     headers = getattr(error, "headers", None)
-    return TransientError(f"{url}: {text}", kind="network", source=url, retry_after_s=_retry_after_s(headers))
-
-
-def _retry_after_s(headers: Any) -> float | None:
-    value = str(headers.get("Retry-After", "")) if headers is not None and hasattr(headers, "get") else ""
-    return min(float(value), 60.0) if value.isdecimal() else None
+    wish = retry_after_s(headers.get("Retry-After")) if headers is not None and hasattr(headers, "get") else None
+    return TransientError(f"{url}: {text}", kind="network", source=url, retry_after_s=wish)
 
 
 class _CollectorPause:

@@ -12,6 +12,8 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -72,11 +74,11 @@ def _threads(limits: FetchLimits, *, remote: bool) -> dict[str, str]:
 def _s3(environ: Mapping[str, str]) -> dict[str, str]:
     config = {
         "vfs.s3.region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or _CENSUS_REGION,
-        "vfs.s3.no_sign_request": "false" if _has_credentials() else "true",
+        "vfs.s3.no_sign_request": "false" if has_s3_credentials() else "true",
     }
     if bundle := environ.get("AWS_CA_BUNDLE"):
         config["ssl.ca_file"] = bundle
-    if endpoint := environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"):
+    if endpoint := s3_endpoint(environ):
         parts = urlsplit(endpoint)
         # TileDB wants host:port alone here, and look-alikes have no bucket subdomains.
         config |= {
@@ -85,9 +87,3 @@ def _s3(environ: Mapping[str, str]) -> dict[str, str]:
             "vfs.s3.use_virtual_addressing": "false",
         }
     return config
-
-
-def _has_credentials() -> bool:
-    import botocore.session
-
-    return botocore.session.Session().get_credentials() is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.cpu import require_avx2
 from ingest.errors import ConfigError, SourceChangedError, SourceError, TransientError
+from ingest.fetch.releases import release_directory, unknown_release
 from ingest.fetch.soma_config import tiledb_config
 from ingest.fetch.soma_errors import soma_errors
 from ingest.grammar.suggest import did_you_mean
@@ -142,21 +143,15 @@ def _open_release(source: Source, config: dict[str, str]) -> Any:
     import cellxgene_census
     import requests
 
+    directory = release_directory()
+    if source.version not in directory:
+        raise unknown_release(source.version, directory, source=str(source))
     try:
-        known = cellxgene_census.get_census_version_directory(retracted=None)
-        if source.version in known:
-            with soma_errors(source):
-                return cellxgene_census.open_soma(census_version=source.version, tiledb_config=config)
-    except requests.RequestException as error:
+        with soma_errors(source):
+            return cellxgene_census.open_soma(census_version=source.version, tiledb_config=config)
+    except requests.RequestException as error:  # it asks the directory itself
         message = f"{source}: the Census release directory does not answer ({type(error).__name__})"
         raise TransientError(message, kind="network", source=str(source)) from error
-    dates = sorted((name for name in known if name[:1].isdigit()), reverse=True)
-    raise ConfigError(
-        f"no Census version {source.version!r}{did_you_mean(source.version, dates)}",
-        kind="unknown-version",
-        hint=f"there are {', '.join(dates[:12])}{', …' if len(dates) > 12 else ''}",
-        source=str(source),
-    )
 
 
 def _organism(census: Any, source: Source) -> Any:

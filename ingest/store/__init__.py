@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ingest.retry import Budget
 from ingest.store.base import ObjectStat, Store
 from ingest.store.open import open_store
 from ingest.store.probe import check_preconditions
-from ingest.store.retry import Budget
 
 __all__ = ["Budget", "ObjectStat", "Store", "check_preconditions", "open_store"]

@@ -17,13 +17,14 @@ from ingest.errors import (
     NotFoundError,
     PreconditionError,
 )
+from ingest.retry import Budget, Retrier
+from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
 from ingest.store.body import as_view, pieces
-from ingest.store.gcs_errors import EXPIRED, Action, explain
+from ingest.store.gcs_errors import explain
 from ingest.store.gcs_http import GCSClient
 from ingest.store.gcs_resumable import ResumableUpload
 from ingest.store.keys import check_key, check_prefix
-from ingest.store.retry import Budget, Retrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -252,7 +253,7 @@ class GCSStore:
         try:
             return self._retrier.call(once)
         except CredentialsError as error:
-            if error.kind != EXPIRED:
+            if error.kind != CREDENTIALS_EXPIRED:
                 raise
         self._client.renew()
         return self._retrier.call(once)

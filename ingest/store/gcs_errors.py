@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import (
     ConfigError,
-    ConflictError,
     CorruptError,
     CredentialsError,
     IngestError,
     NotFoundError,
-    PreconditionError,
     TransientError,
 )
+from ingest.retry import retry_after_s
+from ingest.store.action import CREDENTIALS_EXPIRED
 from ingest.store.gcs_http import NO_CREDENTIALS_HINT
-from ingest.store.retry import retry_after_s
 
 if TYPE_CHECKING:
+    from ingest.store.action import Action
     from ingest.store.gcs_http import Reply
 
-__all__ = ["EXPIRED", "Action", "explain"]
+__all__ = ["explain"]
 
-EXPIRED = "credentials-expired"
 _RATE_LIMITS = {"rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"}
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What was being done when the answer came."""
-
-    name: str
-    """The API's own name: objects.insert, objects.get, …"""
-    verb: str
-    """The permission in a word: read, write, list, delete."""
-    url: str
-    """Of the store."""
-    key: str
-    credentials: str
-    """Where the credentials came from, in words."""
-    refused: type[ConflictError] = PreconditionError
-    """What a 412 means here."""
-
-    @property
-    def where(self) -> str:
-        """The object's URL."""
-        return f"{self.url}/{self.key}" if self.key else self.url
 
 
 def explain(reply: Reply, action: Action) -> IngestError:
@@ -83,7 +59,7 @@ def _explain_refusal(status: int, said: str, action: Action) -> IngestError:
     source = f"credentials came from {action.credentials}"
     if status == 401:
         message = f"{action.url} does not accept these credentials ({said}); {source}"
-        return CredentialsError(message, kind=EXPIRED, hint=NO_CREDENTIALS_HINT)
+        return CredentialsError(message, kind=CREDENTIALS_EXPIRED, hint=NO_CREDENTIALS_HINT)
     return CredentialsError(
         f"no {action.verb} permission on {action.url} ({said}); {source}",
         kind="permission",

@@ -9,9 +9,9 @@ from ingest.errors import NotFoundError, TransientError
 from ingest.store.gcs_errors import explain
 
 if TYPE_CHECKING:
-    from ingest.store.gcs_errors import Action
+    from ingest.retry import Retrier
+    from ingest.store.action import Action
     from ingest.store.gcs_http import GCSClient, Reply
-    from ingest.store.retry import Retrier
 
 __all__ = ["ResumableUpload"]
 

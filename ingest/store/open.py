@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ingest.store.url import check_endpoint, parse_store_url
 
 if TYPE_CHECKING:
+    from ingest.retry import Budget
     from ingest.store.base import Store
-    from ingest.store.retry import Budget
 
 __all__ = ["open_store"]
 

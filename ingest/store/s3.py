@@ -20,11 +20,12 @@ from ingest.errors import (
     NotFoundError,
     PreconditionError,
 )
+from ingest.retry import Budget, Retrier
+from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
 from ingest.store.body import as_view, readable
 from ingest.store.keys import check_key, check_prefix
-from ingest.store.retry import Budget, Retrier
-from ingest.store.s3_errors import CAUGHT, EXPIRED, Action, explain
+from ingest.store.s3_errors import CAUGHT, explain
 from ingest.store.s3_multipart import put_parts
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ class S3Store:
         try:
             return self._retrier.call(lambda _: self._once(action, run))
         except CredentialsError as error:
-            if error.kind != EXPIRED:
+            if error.kind != CREDENTIALS_EXPIRED:
                 raise
         self._client = self._connect()
         return self._retrier.call(lambda _: self._once(action, run))

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import urllib3
 from botocore import exceptions as boto
 
 from ingest.errors import (
     ConfigError,
-    ConflictError,
     CorruptError,
     CredentialsError,
     IngestError,
     NotFoundError,
-    PreconditionError,
     TransientError,
 )
-from ingest.store.retry import retry_after_s
+from ingest.retry import retry_after_s
+from ingest.store.action import CREDENTIALS_EXPIRED
 
-__all__ = ["CAUGHT", "EXPIRED", "Action", "explain", "status_and_code"]
+if TYPE_CHECKING:
+    from ingest.store.action import Action
+
+__all__ = ["CAUGHT", "explain", "status_and_code"]
 
 CAUGHT = (boto.ClientError, boto.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
 """What a call of boto3 can raise for reasons outside this program."""
-
-EXPIRED = "credentials-expired"
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _UNKNOWN_IDENTITY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"}
@@ -51,28 +50,6 @@ _NO_CREDENTIALS = (
     boto.SSOError,
 )
 _CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is attached"
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What was being done when the error came."""
-
-    name: str
-    """S3's own name: PutObject, GetObject, …"""
-    verb: str
-    """The permission in a word: read, write, list, delete."""
-    url: str
-    """Of the store."""
-    key: str
-    credentials: str
-    """Where the credentials came from, in words."""
-    refused: type[ConflictError] = PreconditionError
-    """What a 412 means here."""
-
-    @property
-    def where(self) -> str:
-        """The object's URL."""
-        return f"{self.url}/{self.key}" if self.key else self.url
 
 
 def status_and_code(error: boto.ClientError) -> tuple[int, str]:
@@ -133,7 +110,7 @@ def _explain_refusal(code: str, said: str, action: Action) -> IngestError:
     if code in _EXPIRED:
         hint = "renew them, then run the same command to go on"
         return CredentialsError(
-            f"credentials for {action.url} have expired ({said}); {source}", kind=EXPIRED, hint=hint
+            f"credentials for {action.url} have expired ({said}); {source}", kind=CREDENTIALS_EXPIRED, hint=hint
         )
     if code in _UNKNOWN_IDENTITY:
         return CredentialsError(

@@ -29,6 +29,7 @@ from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.fetch.h5ad import H5adFetcher
 from ingest.fetch.h5ad_open import file_version, open_h5ad
 from ingest.fetch.h5ad_remote import remote_error
+from ingest.retry import Budget
 from ingest.source import Source
 from ingest.survey.h5ad import survey_h5ad
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
@@ -100,7 +101,7 @@ class RangeHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(h5ad_remote, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(h5ad_remote, "_BUDGET", Budget(attempts=4, first_s=0.001))
     server = RangeServer()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

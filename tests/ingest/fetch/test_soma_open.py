@@ -182,7 +182,7 @@ def test_a_release_that_is_gone():
     source = Source("census", "2025-11-01", "2025-11-01", "homo_sapiens")
     with pytest.raises(ConfigError, match="no Census version '2025-11-01'; did you mean '2025-11-08'") as caught:
         open_experiment(source, LIMITS)
-    assert (caught.value.kind, caught.value.hint) == ("unknown-version", "there are 2025-11-08")
+    assert (caught.value.kind, caught.value.hint) == ("unknown-version", "there are stable (2025-11-08), 2025-11-08")
 
 
 def test_a_release_directory_that_does_not_answer(releases):

@@ -4,7 +4,7 @@ import email.utils
 import pytest
 
 from ingest.errors import ConfigError, CorruptError, TransientError
-from ingest.store.retry import Budget, Retrier, retry_after_s
+from ingest.retry import Budget, Retrier, retry_after_s
 
 
 class Clock:
