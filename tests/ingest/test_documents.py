@@ -40,6 +40,14 @@ def test_every_digit_turned_into_an_exponent_is_found():
         unseal(sealed[:at] + b"e" + sealed[at + 1 :], key="k")
 
 
+def test_another_spelling_of_the_same_content_is_found():
+    sealed = seal({"sum": 1e16})
+    assert sealed.count(b"e+16") == 1
+    for spelling in (b"E+16", b"e+016", b"e16"):
+        with pytest.raises(CorruptError):
+            unseal(sealed.replace(b"e+16", spelling), key="k")
+
+
 @pytest.mark.parametrize("cut", range(0, 60, 3))
 def test_a_cut_document_is_found(cut):
     with pytest.raises(CorruptError):
