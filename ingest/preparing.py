@@ -6,12 +6,14 @@ import importlib.metadata
 import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 
 from ingest.cells import Cells, cells_of_table
 from ingest.errors import ConfigError, IngestError
@@ -96,14 +98,22 @@ def _recorded(work: WorkSettings) -> dict[str, Any]:
 
 def _datasets(cells: Cells) -> list[Collection[str] | None]:
     """Return for each source the dataset ids that its cells come from; None where the index does not say."""
-    if "dataset_id" not in cells.table.column_names:
+    # In an index made by hand it may hold numbers, which are no dataset's id.
+    if "dataset_id" not in cells.table.column_names or not pa.types.is_dictionary(cells.table["dataset_id"].type):
         return [None] * len(cells.sources)
     column = cells.table["dataset_id"].combine_chunks()
+    edges = np.searchsorted(cells.codes, np.arange(len(cells.sources) + 1))
     found: list[Collection[str] | None] = []
-    for number, source in enumerate(cells.sources):
-        codes = np.unique(column.indices.filter(cells.codes == number).drop_null().to_numpy())
-        found.append(None if source.kind == "h5ad" else {column.dictionary[int(code)].as_py() for code in codes})
+    for source, (low, high) in zip(cells.sources, pairwise(edges.tolist()), strict=True):
+        codes = () if source.kind == "h5ad" else column.slice(low, high - low).indices.unique().drop_null().to_pylist()
+        found.append(None if source.kind == "h5ad" else {column.dictionary[code].as_py() for code in codes})
     return found
+
+
+def _slices(cells: Cells) -> list[slice]:
+    """Return where the cells of each source lie: cells are ordered by source."""
+    edges = np.searchsorted(cells.codes, np.arange(len(cells.sources) + 1))
+    return [slice(int(low), int(high)) for low, high in pairwise(edges)]
 
 
 def _with_promises(cells: Cells, surveys: tuple[SourceSurvey, ...], limits: FetchLimits) -> Cells:
@@ -114,8 +124,7 @@ def _with_promises(cells: Cells, surveys: tuple[SourceSurvey, ...], limits: Fetc
 
     nnz, raw_sum = np.zeros(len(cells), np.int64), np.zeros(len(cells), np.float64)
     try:
-        for number, survey in enumerate(surveys):
-            mine = cells.codes == number
+        for survey, mine in zip(surveys, _slices(cells), strict=True):
             nnz[mine], raw_sum[mine] = cell_sums(survey.source, cells.coordinates[mine], limits)
     except IngestError as error:
         if error.kind != "no-cell-sums":  # the oldest releases do not know them; then receipts testify alone

@@ -29,10 +29,27 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
     """
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
+            _refuse_detours(file)
             genes = _genes(file["var"])
             return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+
+
+def _refuse_detours(file: h5py.File) -> None:
+    """Refuse whatever would make HDF5 read another file: a chunk in DEST may have been put there by anybody."""
+
+    # A callback returns what it found to end the walk; an exception inside one would lose its message in HDF5.
+    def link(name: str, found: object) -> str | None:
+        return None if isinstance(found, h5py.HardLink) else f"{name} is a {type(found).__name__}"
+
+    def node(name: str, found: h5py.Group | h5py.Dataset) -> str | None:
+        elsewhere = isinstance(found, h5py.Dataset) and (found.is_virtual or found.external)
+        return f"{name} keeps its data in another file" if elsewhere else None
+
+    detour = file.visititems_links(link) or file.visititems(node)
+    if detour:
+        raise ValueError(detour)
 
 
 def _counts(group: h5py.Group) -> Counts:

@@ -164,3 +164,27 @@ def test_contradictions_are_corruption(break_it):
     with pytest.raises(CorruptError) as caught:
         decode_chunk(buffer.getvalue(), key="k")
     assert caught.value.kind == "undecodable-chunk"
+
+
+@pytest.mark.parametrize("detour", ["external link", "soft link", "external storage", "virtual dataset"])
+def test_a_chunk_that_leads_into_another_file_is_not_followed(detour, tmp_path):
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["data"] = np.ones(3, np.float32)
+    path = tmp_path / "chunk.h5ad"
+    path.write_bytes(open_codec("h5ad", "deflate", 1).encode(seeded_block(5, 4)).data)
+    with h5py.File(path, "r+") as file:
+        n = len(file["X/data"])
+        del file["X/data"]
+        if detour == "external link":
+            file["X/data"] = h5py.ExternalLink(str(secret), "data")
+        elif detour == "soft link":
+            file["X/data"] = h5py.SoftLink("/X/indices")
+        elif detour == "external storage":
+            file.create_dataset("X/data", (n,), np.float32, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout((n,), np.float32)
+            layout[:] = h5py.VirtualSource(str(secret), "data", (n,))
+            file.create_virtual_dataset("X/data", layout)
+    with pytest.raises(CorruptError, match="X/data"):
+        decode_chunk(path.read_bytes(), key="chunks/chunk_000000.h5ad")
