@@ -11,10 +11,11 @@ from ingest.block import Counts
 from ingest.errors import IngestError, NotCountsError, SourceChangedError, SourceError
 from ingest.fetch.assemble import GeneMap
 from ingest.fetch.base import Fetched
-from ingest.fetch.h5ad_csc import CscReader, ScratchReader
+from ingest.fetch.h5ad_csc import CscReader
 from ingest.fetch.h5ad_matrix import describe_matrix
 from ingest.fetch.h5ad_obs import obs_names
 from ingest.fetch.h5ad_open import OpenBudget, open_h5ad
+from ingest.fetch.h5ad_scratch import ScratchReader
 from ingest.fetch.h5ad_slabs import CsrReader, DenseReader, H5Entries, Pointers
 from ingest.fetch.kernels import take_rows
 from ingest.fetch.values import convert_counts, delivered_dtype

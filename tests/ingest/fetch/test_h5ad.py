@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from ingest.errors import ConfigError, HostileFileError, NotCountsError, SourceChangedError, SourceError
-from ingest.fetch import h5ad_csc
+from ingest.fetch import h5ad_scratch
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.fetch.h5ad import H5adFetcher
-from ingest.fetch.h5ad_csc import CscReader, ScratchReader
+from ingest.fetch.h5ad_csc import CscReader
+from ingest.fetch.h5ad_scratch import ScratchReader
 from ingest.fetch.h5ad_slabs import Slab, plan_runs
 from ingest.genes import Genes
 from ingest.source import Source
@@ -200,7 +201,9 @@ def test_a_csc_larger_than_memory_goes_through_scratch_within_its_limit(tmp_path
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert isinstance(fetcher._reader, ScratchReader)
-        assert len(list((tmp_path / "scratch").glob("csc-*/*"))) == 2  # ranges are deleted once in order
+        assert (
+            len(list((tmp_path / "scratch").glob("*/*"))) == 3
+        )  # a lock, indices, data: ranges are deleted once in order
         assert_rows(fetched, matrix[rows])
         assert peak < limit + fetched.counts.nbytes * 2, peak
         shuffled = np.random.default_rng(0).permutation(3000)
@@ -262,7 +265,7 @@ def test_a_csc_entry_that_stands_twice_is_refused(tmp_path):
 
 def test_a_full_scratch_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     path = write_h5ad_variant(tmp_path / "csc.h5ad", sample_counts(2000, 100, density=0.5), layout="csc")
-    monkeypatch.setattr(h5ad_csc.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(h5ad_scratch.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with fetching(path, tmp_path, memory=1 << 18) as (fetcher, _), pytest.raises(ConfigError) as caught:
         fetcher.read(np.arange(5))
     assert caught.value.kind == "disk-full"
@@ -272,7 +275,7 @@ def test_a_full_scratch_disk_is_one_clear_error_and_leaves_nothing(tmp_path, mon
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(h5ad_csc, "_write", full)
+    monkeypatch.setattr(h5ad_scratch, "_write", full)
     with fetching(path, tmp_path, memory=1 << 18) as (fetcher, _), pytest.raises(ConfigError) as caught:
         fetcher.read(np.arange(5))
     assert caught.value.kind == "disk-full"
