@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["OpenSources"]
 
 _MOST = 8
-"""Sources kept open; each holds a file, a TileDB context or a transposition on scratch."""
+"""Sources kept open; each holds a file or a TileDB context."""
 
 
 class OpenSources:
-    """Least recently used sources are closed first; a source that failed is opened afresh."""
+    """Least recently used sources are closed first; a source that failed is opened afresh.
+
+    Of CSC files one is open: each holds a transposition, in memory as much as a worker may hold beside a chunk.
+    """
 
     def __init__(self, opened: OpenPlan, options: FetchOptions, limits: FetchLimits) -> None:
         self._opened, self._options, self._limits = opened, options, limits
@@ -59,9 +62,12 @@ class OpenSources:
         if number in self._fetchers:
             self._fetchers.move_to_end(number)
             return self._fetchers[number]
+        survey = self._opened.surveys[number]
+        if survey.layout == "csc":
+            for other in [one for one in self._fetchers if self._opened.surveys[one].layout == "csc"]:
+                self._close(other)
         while len(self._fetchers) >= _MOST:
             self._close(next(iter(self._fetchers)))
-        survey = self._opened.surveys[number]
         self._fetchers[number] = open_fetcher(survey, self._opened.genes, self._options, self._limits)
         return self._fetchers[number]
 
