@@ -8,6 +8,7 @@ import random
 import secrets
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -16,9 +17,11 @@ from ingest import __version__
 from ingest.chunk_check import check_index
 from ingest.chunks import commit_chunk
 from ingest.driver import Driven, Observer, Totals, drive
+from ingest.errors import IngestError
 from ingest.finish import Finished, finish
 from ingest.preparing import scratch_of
 from ingest.schedule import Scheduler
+from ingest.units import stored_bytes
 from ingest.worker import ChunkWorkerFactory
 
 if TYPE_CHECKING:
@@ -30,8 +33,14 @@ if TYPE_CHECKING:
     from ingest.pool import Pool, UnitTask
     from ingest.preparing import Work
     from ingest.settings import WorkSettings
+    from ingest.units import Profile
 
 __all__ = ["OpenPool", "RunReport", "UnitsRun", "run_plan", "run_units"]
+
+_LEAST_DEADLINE_S = 600.0
+_CELL_S = 0.01
+_SLOWEST_BYTES_PER_S = 1e6
+"""A source read more slowly than this counts as hanging."""
 
 
 class OpenPool(Protocol):
@@ -140,8 +149,13 @@ def run_units(
         try:
             driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested, has_rivals, commit)
             outcome = "interrupted" if driven.interrupted else "stopped" if driven.fatal else "ended"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
         finally:
-            opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
+            # For `status` only: a store that refuses it must neither hide why the run failed nor fail one that has not.
+            with suppress(IngestError):
+                opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
     return UnitsRun(run_id, driven, time.perf_counter() - start)
 
 
@@ -175,11 +189,6 @@ def _drive(
     most_failed = None
     if settings.max_failed_pct is not None:
         most_failed = int(opened.plan.n_chunks * settings.max_failed_pct / 100)
-    size = opened.plan.identity.cells_per_chunk
-
-    def deadline_s(task: UnitTask) -> float:
-        return settings.deadline_s or 600.0 + 0.01 * size * len(task.chunks)
-
     with open_pool(factory, work.workers, memory_bytes=work.memory.projected) as pool:
         return drive(
             scheduler,
@@ -187,10 +196,18 @@ def _drive(
             opened.ledger,
             observer,
             stop_requested=stop_requested,
-            deadline_s=deadline_s,
+            deadline_s=lambda task: settings.deadline_s or _deadline_s(opened, work.profile, task),
             most_failed=most_failed,
             has_rivals=has_rivals,
         )
+
+
+def _deadline_s(opened: OpenPlan, profile: Profile, task: UnitTask) -> float:
+    cells = opened.plan.identity.cells_per_chunk * len(task.chunks)
+    (size,) = stored_bytes(profile, [task.chunks])
+    # Of a CSC file the rows' share is counted, but all of it is read: once at the unit's beginning, once at its end.
+    size += 2 * max((survey.stored_bytes for survey in opened.surveys if survey.layout == "csc"), default=0)
+    return _LEAST_DEADLINE_S + _CELL_S * cells + size / _SLOWEST_BYTES_PER_S
 
 
 def _who(work: Work) -> dict[str, object]:

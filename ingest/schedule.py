@@ -35,6 +35,8 @@ class Policy:
     """Ended units in a row without one finished chunk, all of them transient trouble: the store or source is down."""
     first_s: float = 1.0
     most_s: float = 60.0
+    longest_hold_s: float = 900.0
+    """What a server may wish for at most: one that says "tomorrow" must end the run, not silence it."""
 
 
 @dataclass(slots=True)
@@ -211,7 +213,8 @@ class Scheduler:
         if failure.handling == "internal":
             return self._suspect(_Work(failure.chunks, work.blamed + 1), failure, now)
         if failure.retry_after_s is not None:
-            self._hold_until = max(self._hold_until, now + failure.retry_after_s)
+            wish = min(failure.retry_after_s, self._policy.longest_hold_s)
+            self._hold_until = max(self._hold_until, now + wish)
         if work.passing + 1 >= self._policy.passing:
             self._state.gave_up.update(dict.fromkeys(failure.chunks, failure))
             return 0

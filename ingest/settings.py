@@ -53,4 +53,4 @@ class WorkSettings:
     single_driver: bool = False
     """Accept a store that ignores preconditions, on the promise that nobody else writes to DEST."""
     deadline_s: float | None = None
-    """For one unit; None: ten minutes and a hundredth of a second for every cell."""
+    """For one unit; None: ten minutes, a hundredth of a second for every cell, a second for every stored megabyte."""

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from ingest.cells import Cells
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["OVERREAD", "Profile", "Unit", "cut_slabs", "cut_units", "expected_nnz", "profile_chunks", "read_bytes"]
+__all__ = [
+    "OVERREAD",
+    "Profile",
+    "Unit",
+    "cut_slabs",
+    "cut_units",
+    "expected_nnz",
+    "profile_chunks",
+    "read_bytes",
+    "stored_bytes",
+]
 
 OVERREAD = 0.1
 """Share of the bands that unit boundaries may split."""
@@ -173,13 +183,15 @@ def _nearest(positions: _Int64, share_before: np.ndarray[Any, Any], goal: float,
     return int(positions[best]) if distance[best] <= within else None
 
 
+def stored_bytes(profile: Profile, units: Sequence[Sequence[int]]) -> list[float]:
+    """Return the stored bytes of the bands from the first to the last chunk of each unit."""
+    total = np.concatenate([[0.0], np.cumsum(profile.band_bytes)])
+    return [float(total[profile.last_band[unit[-1]] + 1] - total[profile.first_band[unit[0]]]) for unit in units]
+
+
 def read_bytes(profile: Profile, units: Sequence[Unit]) -> tuple[float, float]:
     """Return the stored bytes that the units read, and the least that anyone could read for the same chunks."""
-    total = np.concatenate([[0.0], np.cumsum(profile.band_bytes)])
-    planned = sum(
-        float(total[profile.last_band[unit.chunks[-1]] + 1] - total[profile.first_band[unit.chunks[0]]])
-        for unit in units
-    )
+    planned = float(sum(stored_bytes(profile, [unit.chunks for unit in units])))
     touched = np.zeros(len(profile.band_bytes) + 1, np.int64)
     for unit in units:
         touched[profile.first_band[unit.chunks[0]]] += 1

@@ -180,6 +180,13 @@ def test_retry_after_holds_everybody():
     assert plan.next(40.0).chunks == (2,)
 
 
+def test_no_server_can_silence_a_run_for_a_day():
+    plan = scheduler((0,), (1,))
+    plan.settle(ended(plan.next(0), failures=[failure("transient", 0, retry_after_s=86_400.0)]), 0)
+    assert plan.next(899.9) is None
+    assert plan.next(900.0) is not None
+
+
 def test_a_config_failure_stops_everything_and_accuses_no_chunk():
     plan = scheduler((0, 1), (2,), (3,))
     task, other = plan.next(0), plan.next(0)

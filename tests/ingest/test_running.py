@@ -1,0 +1,118 @@
+"""What frames the driver's loop: the record of the run, and how long a unit may take."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from ingest.cells import read_cells
+from ingest.committing import commit_plan
+from ingest.errors import ConfigError, CredentialsError, TransientError
+from ingest.pool import Ended, UnitOutcome
+from ingest.preparing import divide_work, draft_dataset
+from ingest.running import run_plan, run_units
+from ingest.settings import DataSettings, WorkSettings
+from ingest.store.local import LocalStore
+from ingest.testing.datasets import SilentObserver, open_serial_pool, write_h5ad_index, write_sources
+from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
+
+WORK = WorkSettings(workers=1)
+
+
+class RefusesTheEnd(LocalStore):
+    """A store that takes everything but how a run ended."""
+
+    error = TransientError("503", kind="store-busy")
+
+    def put_new(self, key, data):
+        if key.endswith("/end.json"):
+            raise self.error
+        return super().put_new(key, data)
+
+
+def prepared(store, folder, files=None):
+    index = write_h5ad_index(folder / "index.feather", files or write_sources(folder / "sources", n_files=1))
+    draft = draft_dataset(read_cells(index), DataSettings(cells_per_chunk=10), WORK, cache=None)
+    opened = commit_plan(store, draft)
+    return opened, divide_work(draft.cells, draft.surveys, opened, (), WORK)
+
+
+def run(opened, work, open_pool=open_serial_pool, settings=WORK):
+    return run_plan(opened, work, settings, open_pool, SilentObserver(), stop_requested=lambda: False)
+
+
+@pytest.mark.parametrize("error", [RefusesTheEnd.error, CredentialsError("expired")])
+def test_a_run_whose_end_cannot_be_recorded_is_good_all_the_same(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(RefusesTheEnd, "error", error)
+    report = run(*prepared(RefusesTheEnd(tmp_path / "dest"), tmp_path))
+    assert report.exit_code == 0
+    assert (tmp_path / "dest" / "_SUCCESS.json").exists()
+
+
+def test_what_failed_is_told_and_not_that_it_could_not_be_recorded(tmp_path):
+    @contextmanager
+    def no_pool(*_, **__):
+        raise ConfigError("no worker can be started", kind="pool-start")
+        yield
+
+    with pytest.raises(ConfigError, match="no worker"):
+        run(*prepared(RefusesTheEnd(tmp_path / "dest"), tmp_path), no_pool)
+
+
+def test_a_second_signal_is_recorded_as_an_interruption(tmp_path):
+    @contextmanager
+    def impatient(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        run(*prepared(LocalStore(tmp_path / "dest"), tmp_path), impatient)
+    (end,) = (tmp_path / "dest" / "_ingest" / "runs").rglob("end.json")
+    assert json.loads(end.read_bytes())["outcome"] == "interrupted"
+
+
+class Deadlines:
+    """A pool that makes nothing and remembers how long it was given."""
+
+    size = 1
+
+    def __init__(self):
+        self.given, self._tasks = [], []
+
+    def has_free(self):
+        return not self._tasks
+
+    def submit(self, task, *, deadline_s):
+        self.given.append(deadline_s)
+        self._tasks.append(task)
+
+    def wait(self, _timeout_s):
+        ended = [Ended(task, UnitOutcome(task.unit_id, done=task.chunks)) for task in self._tasks]
+        self._tasks.clear()
+        return ended
+
+    def progress(self):
+        return []
+
+
+@pytest.mark.parametrize(("layout", "wholes"), [("csr", 1), ("csc", 3)])
+def test_a_unit_has_time_to_read_what_it_must_read(tmp_path, layout, wholes):
+    file = write_h5ad_variant(tmp_path / "one.h5ad", sample_counts(20, 400), layout=layout)
+    opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path, [file])
+    pool = Deadlines()
+
+    @contextmanager
+    def open_pool(*_, **__):
+        yield pool
+
+    for settings in (WORK, WorkSettings(workers=1, deadline_s=7.0)):
+        run_units(opened, work, settings, open_pool, SilentObserver(), stop_requested=lambda: False)
+    stored = opened.surveys[0].stored_bytes
+    default = pool.given[: len(work.units)]
+    assert set(pool.given[len(work.units) :]) == {7.0}
+    # Of a CSC file, all may have to be read at both ends of the unit.
+    ends = 2 * len(default) if layout == "csc" else 0
+    assert sum(default) == pytest.approx(600 * len(default) + 0.01 * 20 + (1 + ends) * stored / 1e6)
+    assert wholes == 1 + ends / len(default)
