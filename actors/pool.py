@@ -21,8 +21,8 @@ from actors.calls import error_of, kill, settled
 from actors.flight import Flight
 from actors.recruiter import Recruiter
 from actors.worker import WorkerSpec
-from ingest.errors import TransientError, mask_secrets
-from ingest.pool import Ended, Failure, UnitOutcome
+from ingest.errors import TransientError
+from ingest.pool import Ended, UnitOutcome, unforeseen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -223,7 +223,8 @@ class RayPool:
             actor = self._take_returned()
             self._pool.push(actor)
             task = self._flights.pop(actor).task
-            return Ended(task, _unforeseen(task, error))
+            failure = unforeseen(task.chunks, error.cause, lines=str(error))
+            return Ended(task, UnitOutcome(task.unit_id, done=(), failures=(failure,)))
         except RayError as error:  # put back, dead or alive
             return self._lose(self._flights[self._take_returned()], error)
         flight = next(flight for flight in self._flights.values() if flight.task.unit_id == outcome.unit_id)
@@ -283,9 +284,3 @@ class RayPool:
             self._recruiter.want_one()
         else:
             self._recruiter.failed(verdict, error)
-
-
-def _unforeseen(task: UnitTask, error: RayTaskError) -> UnitOutcome:
-    message = mask_secrets(f"{type(error.cause).__name__}: {error.cause}")
-    failure = Failure(task.chunks, "internal", "unforeseen", message, traceback=mask_secrets(str(error)))
-    return UnitOutcome(task.unit_id, done=(), failures=(failure,))

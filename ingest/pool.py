@@ -27,6 +27,7 @@ __all__ = [
     "UnitWorker",
     "WorkerFactory",
     "run_unit",
+    "unforeseen",
 ]
 
 
@@ -160,11 +161,15 @@ def run_unit(worker: UnitWorker, task: UnitTask) -> UnitOutcome:
         if outcome.unit_id != task.unit_id:
             raise ValueError(f"worker answered for unit {outcome.unit_id}")  # noqa: TRY301 # reported like any other
     except Exception as error:  # noqa: BLE001 # whatever it is, the unit ends and the pool lives on
-        message = mask_secrets(f"{type(error).__name__}: {error}".strip())
-        lines = mask_secrets("".join(traceback.format_exception(error)))
-        failure = Failure(task.chunks, "internal", "unforeseen", message, traceback=lines)
-        return UnitOutcome(task.unit_id, done=(), failures=(failure,))
+        return UnitOutcome(task.unit_id, done=(), failures=(unforeseen(task.chunks, error),))
     return outcome
+
+
+def unforeseen(chunks: tuple[int, ...], error: BaseException, lines: str | None = None) -> Failure:
+    """Return the failure of `chunks` by an exception that nobody foresaw; `lines` is its traceback, told elsewhere."""
+    message = mask_secrets(f"{type(error).__name__}: {error}".strip())
+    lines = "".join(traceback.format_exception(error)) if lines is None else lines
+    return Failure(chunks, "internal", "unforeseen", message, traceback=mask_secrets(lines))
 
 
 class Pool(Protocol):

@@ -15,6 +15,7 @@ from ingest.findings import Finding
 from ingest.open_sources import OpenSources
 from ingest.pool import UnitTask
 from ingest.unit_maker import UnitMaker
+from ingest.unit_rows import rows_of_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ def compare_with_sources(
                 sources,
                 comparison,
                 UnitTask(number, tuple(chunks), "verify"),
+                rows_of_chunks(opened, chunks),
                 slab_bytes=limits.memory_bytes,
                 stop=threading.Event(),
                 commit=comparison.commit,

@@ -22,7 +22,6 @@ from ingest.errors import (
 )
 from ingest.naming import cell_names
 from ingest.pool import Failure
-from ingest.unit_rows import UnitRows
 
 if TYPE_CHECKING:
     import threading
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from ingest.open_sources import OpenSources
     from ingest.opened import OpenPlan
     from ingest.pool import UnitTask
+    from ingest.unit_rows import UnitRows
 
 __all__ = ["Tally", "UnitMaker", "failure_of"]
 
@@ -67,7 +67,19 @@ class Tally:
 
 
 class UnitMaker:
-    """The chunks of one task, from the plan's rows to receipts."""
+    """The chunks of one task, from the plan's rows to receipts.
+
+    Parameters
+    ----------
+    rows
+        At least the plan rows of the task's chunks.
+    slab_bytes
+        Most that reading one slab may hold.
+    stop
+        Set from another thread: end after the chunk in hand.
+    commit
+        What is done with a chunk that has been made.
+    """
 
     def __init__(
         self,
@@ -75,15 +87,18 @@ class UnitMaker:
         sources: OpenSources,
         codec: Codec,
         task: UnitTask,
+        rows: UnitRows,
         *,
         slab_bytes: int,
         stop: threading.Event,
         commit: Commit,
     ) -> None:
-        self._opened, self._sources, self._codec, self._task = opened, sources, codec, task
+        self._opened, self._sources, self._codec, self._task, self._rows = opened, sources, codec, task, rows
         self._slab_bytes, self._stop, self._commit = slab_bytes, stop, commit
         self._boundaries = {chunk: opened.plan.rows(chunk) for chunk in task.chunks}
-        self._assembly = Assembly(self._boundaries)  # laid out anew when the rows are known
+        self._assembly = Assembly(
+            self._boundaries, lambda chunk: int(rows.expected_nnz(*self._boundaries[chunk]).sum())
+        )
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
         self._notes: dict[int, set[str]] = {}
         self._down: dict[int, TransientError] = {}
@@ -98,22 +113,16 @@ class UnitMaker:
         ConfigError
             Nothing further can be made by anyone: credentials, a full disk, a missing bucket.
         """
-        first = min(low for low, _ in self._boundaries.values())
-        last = max(high for _, high in self._boundaries.values())
-        rows = UnitRows(self._opened, first, self._opened.index.rows(first, last))
-        self._assembly = Assembly(
-            self._boundaries, lambda chunk: int(rows.expected_nnz(*self._boundaries[chunk]).sum())
-        )
         value_bytes = np.dtype(fetch_dtype(self._opened.plan.identity.dtype)).itemsize
-        for start, stop in rows.slabs(self._slab_bytes, value_bytes):
-            self._read(rows, start, stop)
+        for start, stop in self._rows.slabs(self._slab_bytes, value_bytes):
+            self._read(start, stop)
 
-    def _read(self, rows: UnitRows, start: int, stop: int) -> None:
+    def _read(self, start: int, stop: int) -> None:
         for low, high, chunks in self._wanted(start, stop):
             if self._ends_early():
                 return
             try:
-                fetched = self._fetch(rows, low, high)
+                fetched = self._fetch(low, high)
             except SourceError as error:
                 if len(chunks) == 1:
                     self._fail(error, chunks)
@@ -121,22 +130,22 @@ class UnitMaker:
                 # One bad cell must not hold back its neighbours' chunks: each chunk's rows are read alone.
                 for chunk in chunks:
                     bounds = self._boundaries[chunk]
-                    self._read(rows, max(low, bounds[0]), min(high, bounds[1]))
+                    self._read(max(low, bounds[0]), min(high, bounds[1]))
             except (TransientError, CorruptError, NotFoundError) as error:
                 self._fail(error, chunks)
             else:
-                self._deliver(rows, low, high, fetched)
+                self._deliver(low, high, fetched)
 
     def _ends_early(self) -> bool:
         return self._stop.is_set() or self._dest_is_down
 
-    def _fetch(self, rows: UnitRows, start: int, stop: int) -> Fetched:
-        number = rows.source(start)
+    def _fetch(self, start: int, stop: int) -> Fetched:
+        number = self._rows.source(start)
         if number in self._down:  # it was tried for minutes; its other rows need not wait as long again
             raise self._down[number]
         try:
             with self.tally.timed("fetch"):
-                return self._sources.read(number, rows.coordinates(start, stop))
+                return self._sources.read(number, self._rows.coordinates(start, stop))
         except TransientError as error:
             self._down[number] = error
             raise
@@ -155,8 +164,8 @@ class UnitMaker:
         if part is not None:
             yield part
 
-    def _deliver(self, rows: UnitRows, start: int, stop: int, fetched: Fetched) -> None:
-        number = rows.source(start)
+    def _deliver(self, start: int, stop: int, fetched: Fetched) -> None:
+        number = self._rows.source(start)
         self.tally.bytes_read += fetched.bytes_read
         if fetched.was_unsorted:
             for chunk in self._assembly.touching(start, stop):
@@ -164,7 +173,7 @@ class UnitMaker:
         names = cell_names(
             self._opened.surveys[number],
             self._opened.labels[number],
-            rows.coordinates(start, stop),
+            self._rows.coordinates(start, stop),
             fetched.names,
             only_soma=self._only_soma,
         )
@@ -172,7 +181,7 @@ class UnitMaker:
             if self._ends_early():
                 return
             try:
-                self._write(rows, chunk, counts, chunk_names)
+                self._write(chunk, counts, chunk_names)
             except ConfigError:
                 raise
             except TransientError as error:
@@ -182,7 +191,7 @@ class UnitMaker:
             except IngestError as error:
                 self._fail(error, [chunk])
 
-    def _write(self, rows: UnitRows, chunk: int, counts: Counts, names: pa.StringArray) -> None:
+    def _write(self, chunk: int, counts: Counts, names: pa.StringArray) -> None:
         low, high = self._boundaries[chunk]
         with self.tally.timed("encode"):
             made = make_chunk(
@@ -190,10 +199,10 @@ class UnitMaker:
                 self._codec,
                 chunk,
                 counts,
-                rows.obs(low, high),
+                self._rows.obs(low, high),
                 names,
-                rows.codes(low, high),
-                rows.coordinates(low, high),
+                self._rows.codes(low, high),
+                self._rows.coordinates(low, high),
                 notes=tuple(sorted(self._notes.get(chunk, ()))),
             )
         with self.tally.timed("store"):

@@ -11,11 +11,13 @@ from ingest.memory import entry_bytes
 from ingest.units import cut_slabs, expected_nnz
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from ingest.opened import OpenPlan
 
-__all__ = ["UnitRows"]
+__all__ = ["UnitRows", "rows_of_chunks"]
 
 
 class UnitRows:
@@ -64,3 +66,17 @@ class UnitRows:
         bands = self._coordinates // band_rows[self._codes]
         slabs = cut_slabs(self._codes, bands, entries * entry_bytes(value_bytes), limit=limit_bytes)
         return [(start + self.first, stop + self.first) for start, stop in slabs]
+
+
+def rows_of_chunks(opened: OpenPlan, chunks: Sequence[int]) -> UnitRows:
+    """Read the plan rows from the first of `chunks`, ascending, to the last.
+
+    Raises
+    ------
+    CorruptError
+        They are damaged, or name a source that the plan does not.
+    TransientError
+        The store does not answer.
+    """
+    first, last = opened.plan.rows(chunks[0])[0], opened.plan.rows(chunks[-1])[1]
+    return UnitRows(opened, first, opened.index.rows(first, last))

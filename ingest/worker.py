@@ -14,9 +14,10 @@ from ingest.errors import IngestError
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.open_sources import OpenSources
 from ingest.opened import OpenPlan, open_plan
-from ingest.pool import Progress, UnitOutcome, UnitTask
+from ingest.pool import Progress, UnitOutcome, UnitTask, unforeseen
 from ingest.store.open import open_store
 from ingest.unit_maker import Tally, UnitMaker, failure_of
+from ingest.unit_rows import rows_of_chunks
 
 if TYPE_CHECKING:
     from ingest.chunks import Commit
@@ -87,6 +88,7 @@ class ChunkWorker:
                 sources,
                 codec,
                 task,
+                rows_of_chunks(opened, task.chunks),
                 slab_bytes=self._factory.slab_bytes,
                 stop=self._stop,
                 commit=self._factory.commit,
@@ -95,6 +97,11 @@ class ChunkWorker:
             self._maker.make()
         except IngestError as error:
             tally.failures.append(failure_of(error, _left(task, tally)))
+        except Exception as error:  # noqa: BLE001 # reported like any other, with what the unit had done before it
+            tally.failures.append(unforeseen(_left(task, tally), error))
+            # What the exception came through may be half-dead.
+            if self._sources is not None:
+                self._sources.close()
         finally:
             self._maker = None
         return self._outcome(task, tally)

@@ -208,12 +208,20 @@ def test_uint16_widens_the_one_chunk_that_needs_it(work):
     assert (first.dtype, first.notes, first.maximum) == ("int32", ("widened-to-int32",), 70_000)
 
 
-def test_an_unforeseen_exception_is_the_pools_to_report(work, reads):
-    worker, _, _ = work()
-    reads.trouble = lambda *_: ZeroDivisionError("a mistake of ours")
-    with pytest.raises(ZeroDivisionError):
-        run(worker, 9)
+def test_an_unforeseen_exception_accuses_what_was_left_and_keeps_what_was_done(work, reads):
+    worker, opened, _ = work()
+    reads.trouble = lambda number, _: ZeroDivisionError("a mistake of ours") if number == 1 else None
+    outcome = run(worker, 9)
     assert worker.progress() is None
+    assert outcome.done == (0, 1, 2)
+    assert outcome.n_cells == 15
+    (failure,) = outcome.failures
+    assert (failure.chunks, failure.handling, failure.kind) == (tuple(range(3, 9)), "internal", "unforeseen")
+    assert failure.message == "ZeroDivisionError: a mistake of ours"
+    assert "Traceback" in failure.traceback
+    reads.trouble = lambda *_: None
+    assert run(worker, 9, unit_id=2).adopted == (0, 1, 2)
+    assert opened.ledger.done() == set(range(9))
 
 
 # -- what the Census promises of its cells --------------------------------------------------------------------------
