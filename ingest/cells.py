@@ -104,7 +104,12 @@ def read_cells(path: Path, *, limit: int | None = None, default_source: Source |
     if len(table) == 0:
         why = f"-n {limit} takes none of its cells" if limit is not None and limit <= 0 else "the index has no cells"
         raise EmptySelectionError(f"{path}: {why}", hint="`index show` counts the cells of an index")
-    return _in_source_order(_normalise(table, path, default_source), path)
+    try:
+        return _in_source_order(_normalise(table, path, default_source), path)
+    except pa.ArrowException as error:  # a time zone of Mars, more than 2 GiB of different texts in one column
+        message = f"{path}: a column cannot be turned into one of obs ({error})"
+        hint = "drop the column, or turn it into numbers or fewer different texts"
+        raise ConfigError(message, kind="bad-index", hint=hint) from error
 
 
 def _open(path: Path) -> pa.Table:
