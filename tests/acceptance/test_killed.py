@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOMENTS = 20
+CHUNKS = ("-n", 3_000, "-c", 40)
+"""75 chunks: enough that twenty kills, each after a chunk or two, come before the end."""
 
 
 def start(arguments: list[object], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -51,7 +53,7 @@ def digest(dest: Path) -> str:
 @pytest.fixture(scope="module")
 def uninterrupted(census_index: Path, ingest: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     dest = tmp_path_factory.mktemp("uninterrupted") / "dataset"
-    ingest("run", dest, "--index", census_index, "-c", 40, "--pool", "serial")
+    ingest("run", dest, "--index", census_index, *CHUNKS, "--pool", "serial")
     return dest
 
 
@@ -65,7 +67,7 @@ def test_the_driver_is_killed_at_twenty_moments(
     tmp_path: Path,
 ):
     dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, "-c", 40, "--pool", pool]
+    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", pool]
     draw = random.Random(20)  # noqa: S311  # seeded moments, no secrets
     killed = 0
     while killed < MOMENTS:
@@ -75,7 +77,7 @@ def test_the_driver_is_killed_at_twenty_moments(
             # Before, while and just after the plan is written: anywhere in the first seconds.
             time.sleep(draw.uniform(0.3, 2.5))
         else:
-            wanted = len(before) + draw.randint(1, 6)
+            wanted = len(before) + draw.randint(1, 3)
             while driver.poll() is None and len(receipts(dest)) < wanted:
                 time.sleep(0.01)
             time.sleep(draw.uniform(0.0, 0.05))
@@ -117,7 +119,7 @@ def test_a_worker_is_killed_and_the_run_completes(
     census_index: Path, uninterrupted: Path, environment: dict[str, str], tmp_path: Path
 ):
     dest = tmp_path / "dataset"
-    driver = start(["run", dest, "--index", census_index, "-c", 40, "-d", 2], environment)
+    driver = start(["run", dest, "--index", census_index, *CHUNKS, "-d", 2], environment)
     try:
         while driver.poll() is None and not receipts(dest):
             time.sleep(0.02)
@@ -138,7 +140,7 @@ def test_a_driver_on_ray_is_killed_and_leaves_no_process_behind(
     census_index: Path, uninterrupted: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
     dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, "-c", 40, "-d", 2]
+    command = ["run", dest, "--index", census_index, *CHUNKS, "-d", 2]
     driver = start(command, environment)
     while driver.poll() is None and len(receipts(dest)) < 3:
         time.sleep(0.02)
@@ -168,7 +170,7 @@ def test_an_interrupt_drains_and_resumes(
     tmp_path: Path,
 ):
     dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, "-c", 40, "--pool", pool]
+    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", pool]
     driver = subprocess.Popen(
         [sys.executable, "-m", "ingest", *map(str, command)],
         env=environment,
@@ -199,7 +201,7 @@ def test_two_drivers_on_one_destination_both_end_well(
     census_index: Path, uninterrupted: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
     dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, "-c", 40, "--pool", "serial"]
+    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", "serial"]
     drivers = [start(command, environment), start(command, environment)]
     said = [driver.communicate(timeout=120)[1] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
