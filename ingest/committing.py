@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ingest.planning import Draft
     from ingest.store.base import Store
 
-__all__ = ["commit_plan"]
+__all__ = ["check_destination", "commit_plan"]
 
 _SAID = 3
 """Differences named in the refusal; more would not fit a line."""
@@ -45,6 +45,22 @@ def commit_plan(store: Store, draft: Draft, *, single_driver: bool = False) -> O
     if not single_driver:
         check_preconditions(store, PLAN_KEY, store.get(PLAN_KEY))
     return open_plan(store)
+
+
+def check_destination(store: Store, draft: Draft) -> set[int]:
+    """Return the chunks of `draft` that DEST holds already, without writing anything.
+
+    Raises
+    ------
+    ForeignPlanError, ConflictError
+        As `commit_plan`: what a run would refuse, a dry run refuses too.
+    """
+    ledger = Ledger(store)
+    if ledger.plan() is None:
+        _refuse_occupied(store)
+        return set()
+    _refuse_foreign(store, ledger, draft)
+    return ledger.done()
 
 
 def _put_plan(store: Store, draft: Draft) -> None:

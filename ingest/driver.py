@@ -56,6 +56,10 @@ class Totals:
 class Observer(Protocol):
     """Whoever shows the run to a person."""
 
+    def began(self) -> None:
+        """Take that the first unit is with a worker: what came before was their start."""
+        ...
+
     def moved(self, n_cells: int, bytes_written: int, retries: int) -> None:
         """Take the state of the run, units in hand included; called several times a second."""
         ...
@@ -82,6 +86,8 @@ class Driven:
     """More chunks failed than ``--max-failed-pct`` allows."""
     done: frozenset[int] = frozenset()
     """Chunks that are right through this run, or were found to be."""
+    seconds: float = 0.0
+    """From the first unit's submission to the last one's end: the workers' start is not counted."""
 
 
 def drive(
@@ -128,6 +134,7 @@ def drive(
         interrupted,
         stopped_early,
         frozenset(scheduler.done),
+        loop.seconds,
     )
 
 
@@ -137,18 +144,29 @@ class _Loop:
     ) -> None:
         self._scheduler, self._pool, self._ledger, self._observer = scheduler, pool, ledger, observer
         self._has_rivals = has_rivals
+        self._first: float | None = None
+        self._last = 0.0
         # A repair makes chunks that have receipts: those say nothing of what a lost worker had done.
         self._before = ledger.done()
         self.totals = Totals()
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self._first is None else self._last - self._first
 
     def feed(self, clock: Callable[[], float], deadline_s: Callable[[UnitTask], float]) -> None:
         while self._pool.has_free():
             task = self._scheduler.next(clock())
             if task is None:
                 return
+            if self._first is None:
+                self._first = self._last = clock()
+                self._observer.began()
             self._pool.submit(task, deadline_s=deadline_s(task))
 
     def take(self, events: Sequence[PoolEvent], now: float) -> None:
+        if events:
+            self._last = now
         for event in events:
             settled = self._scheduler.settle(event, now)
             if isinstance(event, Ended):

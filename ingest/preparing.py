@@ -79,6 +79,12 @@ def draft_dataset(
     IngestError
         A source that cannot be surveyed, or settings that do not fit.
     """
+    if data.layer is not None and all(source.kind != "h5ad" for source in cells.sources):
+        raise ConfigError(
+            f"--layer {data.layer} names a matrix of h5ad files; the counts of a Census are in X['raw']",
+            kind="layer-of-census",
+            hint="leave --layer out",
+        )
     limits = _limits(work)
     options = SurveyOptions(data.layer, data.strip_version, data.allow_noninteger)
     surveys = survey_sources(cells.sources, _datasets(cells), options, limits, cache=cache, on_done=on_survey)

@@ -71,7 +71,7 @@ class RunReport:
     finished: Finished | None
     """None when chunks are missing for a reason that another run may mend."""
     seconds: float
-    """Wall time from the first unit's submission to the last receipt, workers' start included."""
+    """Wall time from the first unit's submission to the end of the last; the workers' start is not counted."""
 
     @property
     def exit_code(self) -> int:
@@ -81,7 +81,9 @@ class RunReport:
         if self.driven is not None and self.driven.interrupted:
             return 130
         if self.driven is not None and self.driven.fatal is not None:
-            return 2 if self.driven.fatal.handling == "config" else 1
+            # A full disk is no mistake in what was asked for.
+            fatal = self.driven.fatal
+            return 2 if fatal.handling == "config" and fatal.kind != "disk-full" else 1
         return 3
 
 
@@ -156,7 +158,7 @@ def run_units(
             # For `status` only: a store that refuses it must neither hide why the run failed nor fail one that has not.
             with suppress(IngestError):
                 opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
-    return UnitsRun(run_id, driven, time.perf_counter() - start)
+    return UnitsRun(run_id, driven, driven.seconds if driven else 0.0)
 
 
 def _all_done(opened: OpenPlan) -> bool:
@@ -231,7 +233,8 @@ def _ended(outcome: str, driven: Driven | None, seconds: float) -> dict[str, obj
     return {
         "outcome": outcome,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
+        "seconds": round(driven.seconds if driven else 0.0, 3),
+        "start_seconds": round(seconds - (driven.seconds if driven else 0.0), 3),
         "cells": totals.n_cells,
         "chunks": totals.n_chunks,
         "bytes_read": totals.bytes_read,

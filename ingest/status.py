@@ -91,16 +91,18 @@ class Status:
     """Oldest first."""
     unreadable: tuple[str, ...]
     """Damaged records of runs and failures; they decide nothing."""
+    lost: tuple[int, ...] = ()
+    """Of those done, chunks whose object is not listed any more."""
 
     @property
     def retry(self) -> str | None:
-        """The command that makes the quarantined again."""
-        return f"repair {self.url}" if self.quarantined else None
+        """The command that makes the quarantined and the lost again."""
+        return f"repair {self.url}" if self.quarantined or self.lost else None
 
     @property
     def proceed(self) -> str | None:
         """The command that makes what is missing and writes the summaries."""
-        return None if self.complete else f"run {self.url}"
+        return f"run {self.url}" if self.missing or self.in_hand or not (self.complete or self.retry) else None
 
 
 def dataset_status(opened: OpenPlan) -> Status:
@@ -121,16 +123,19 @@ def dataset_status(opened: OpenPlan) -> Status:
     runs, claimed = records.runs()
     unmade = [chunk for chunk in range(plan.n_chunks) if chunk not in done]
     failed = records.failed(unmade) if unmade else {}
+    # What stopped the whole run (credentials, a full disk) says nothing against a chunk.
+    failed = {chunk: record for chunk, record in failed.items() if record.handling != "config"}
     for chunk in claimed & failed.keys():
         if failed[chunk].handling in _PASSING:  # the run that claimed it tries again
             del failed[chunk]
     in_hand = [chunk for chunk in unmade if chunk in claimed and chunk not in failed]
     accounted = {*in_hand, *failed}
+    lost = tuple(chunk for chunk in sorted(done) if plan.key(chunk) not in sizes)
     return Status(
         url=store.url,
         plan=plan.identity.digest,
         created=plan.provenance.created,
-        complete=not unmade and _exists(store, SUCCESS_KEY),
+        complete=not unmade and not lost and _exists(store, SUCCESS_KEY),
         n_chunks=plan.n_chunks,
         n_done=len(done),
         n_cells=plan.n_cells,
@@ -142,6 +147,7 @@ def dataset_status(opened: OpenPlan) -> Status:
         cells_per_s=_speed(runs),
         runs=tuple(runs),
         unreadable=tuple(records.unreadable),
+        lost=lost,
     )
 
 

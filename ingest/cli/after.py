@@ -94,14 +94,14 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
         checked += ["cells", "genes", "sums per cell"]
     if report.source:
         checked.append("every count against the source")
-    verdict = "equal" if not report.findings else f"{len(report.bad):,} chunks bad"
+    verdict = "equal" if not report.findings else f"{count_text(len(report.bad), 'chunk')} bad"
     notice(
         "Verify",
         f"{report.checked_chunks:,} of {report.n_chunks:,} chunks, {bytes_text(report.checked_bytes)}: "
         f"{', '.join(checked)}: {verdict}",
     )
     if report.missing:
-        note(f"{'':8} {len(report.missing):,} chunks are missing: `python -m ingest run {opened.store.url}` makes them")
+        note(f"{'':8} {count_text(len(report.missing), 'chunk')} missing: `python -m ingest run {opened.store.url}`")
     elif report.missing_summaries and not report.findings:
         note(f"{'':8} summaries are missing: `python -m ingest run {opened.store.url}` writes them")
     if report.findings:
@@ -139,7 +139,8 @@ def _say_status(found: Status) -> None:
     )
     for word, chunks, meaning in (
         ("in hand", found.in_hand, "being made, or left by a killed run"),
-        ("missing", found.missing, "not begun"),
+        ("missing", found.missing, "not begun, or given back"),
+        ("lost", found.lost, "there is a receipt and no object"),
     ):
         if chunks:
             click.echo(f"  {word:<12} {count_text(len(chunks), 'chunk')} ({_spans(chunks)}): {meaning}")
@@ -157,7 +158,7 @@ def _say_status(found: Status) -> None:
         )
     if found.unreadable:
         click.echo(f"  damaged      {count_text(len(found.unreadable), 'record')} of runs; they decide nothing")
-    for command in (found.proceed if found.missing or found.in_hand or not found.quarantined else None, found.retry):
+    for command in (found.proceed, found.retry):
         if command:
             click.echo(f"  next         python -m ingest {command}")
 

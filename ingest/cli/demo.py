@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.progress import note, notice
+from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.style import Command
 from ingest.errors import ConfigError
 
@@ -27,7 +29,7 @@ _CELLS_PER_CHUNK = 2_000
     cls=Command,
     examples=("python -m ingest demo", "python -m ingest demo /tmp/try --cells 50000 -d 1"),
 )
-@click.argument("dest", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"), metavar="[DEST]")
+@click.argument("dest", default="demo", metavar="[DEST]")
 @click.option("--cells", type=click.IntRange(2_000), default=30_000, show_default=True, help="Cells of the Census.")
 @click.option("--genes", type=click.IntRange(5_000), default=20_000, show_default=True, help="Genes of the Census.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -43,7 +45,7 @@ def demo(**options: Any) -> int:
     from ingest.cpu import require_avx2
 
     require_avx2()
-    dest: Path = options["dest"]
+    dest = _folder(options["dest"])
     census = _census(options)
     index = dest / "index.feather"
     _index(census, index)
@@ -55,6 +57,21 @@ def demo(**options: Any) -> int:
     return code
 
 
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise ConfigError(
+            f"{text}: the demo goes to a folder",
+            kind="bad-url",
+            hint="`run` takes s3:// and gs://; the demo's index and Census will do for a try",
+        )
+    dest = Path(text)
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{dest}: cannot make this folder ({error.strerror})", kind="bad-path") from error
+    return dest
+
+
 def _census(options: dict[str, Any]) -> BuiltCensus:
     from platformdirs import user_cache_path
 
@@ -62,17 +79,20 @@ def _census(options: dict[str, Any]) -> BuiltCensus:
 
     mean = min(2_440, options["genes"] * 7 // 80)
     spec = CensusSpec(n_cells=options["cells"], n_genes=options["genes"], mean_nnz_per_cell=mean, seed=options["seed"])
+    cache = user_cache_path("cell-ingest") / "census"
     start = time.perf_counter()
     built_here = False
 
-    def progress(_done: int, _total: int) -> None:
-        nonlocal built_here
-        if not built_here:
-            note(f"building a Census of {spec.n_cells:,} cells x {spec.n_genes:,} genes, once")
-        built_here = True
+    with CountDisplay("Census", spec.n_cells, "cells built, once") as display:
 
-    cache = user_cache_path("cell-ingest") / "census"
-    built = cached_census(cache, spec, progress=progress)
+        def progress(done: int, _total: int) -> None:
+            nonlocal built_here
+            if not built_here:
+                note(f"building a Census of {spec.n_cells:,} cells x {spec.n_genes:,} genes, once")
+            built_here = True
+            display.reached(done)
+
+        built = cached_census(cache, spec, progress=progress)
     how = f"built in {time.perf_counter() - start:.1f} s" if built_here else "built earlier"
     notice(
         "Census", f"{spec.n_cells:,} cells, {spec.n_genes:,} genes, {spec.n_datasets} datasets; {how}    {built.path}"
@@ -84,7 +104,6 @@ def _index(census: BuiltCensus, path: Path) -> None:
     from index.build import CensusOptions, index_census
     from ingest.cli.index import report_index
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     report_index(index_census(CensusOptions(output=path, uri=census.uri, value_filter=_FILTER)))
     note(f"{'':8} value filter: {_FILTER}")
 
@@ -112,12 +131,10 @@ def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, in
     try:
         opened = commit_plan(store, draft)
     except ForeignPlanError as error:
-        raise ConfigError(
-            f"{error.message}", kind="foreign-plan", hint=f"demo another folder, or remove {dest}"
-        ) from error
+        raise ForeignPlanError(error.message, hint=f"demo another folder, or remove {dest}") from error
     divided = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work)
     if divided.missing:
-        describe_work(plan_facts(opened, divided))
+        describe_work(plan_facts(opened, divided, work))
     report = execute(opened, divided, work)
     facts = say_end(opened, report)
     if report.finished is not None:
@@ -132,12 +149,16 @@ def _verify(opened: OpenPlan) -> int:
 
 
 def _next_steps(dest: Path) -> None:
+    # The interpreter that runs this has the packages; whether plain `python` does, nobody knows.
+    python = Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        python = python.relative_to(Path.cwd())
     click.echo(f"  {dest}/dataset")
     click.echo(
         f"""
-Next     python -m ingest index show {dest}/index.feather
-         python -m ingest status {dest}/dataset
-         python -c "import anndata; print(anndata.read_h5ad('{dest}/dataset/chunks/chunk_000000.h5ad'))"
-         python -m ingest index census --value-filter "tissue == 'lung'" -o lung.feather    (public; needs a network)
-         python -m ingest run s3://BUCKET/lung --index lung.feather -c 25000"""
+Next     {python} -m ingest index show {dest}/index.feather
+         {python} -m ingest status {dest}/dataset
+         {python} -c "import anndata; print(anndata.read_h5ad('{dest}/dataset/chunks/chunk_000000.h5ad'))"
+         {python} -m ingest index census --value-filter "tissue == 'lung'" -o lung.feather    (public; needs a network)
+         {python} -m ingest run s3://BUCKET/lung --index lung.feather -c 25000"""
     )

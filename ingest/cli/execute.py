@@ -12,19 +12,28 @@ from ingest.interrupt import Interrupt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ingest.genes import Genes
     from ingest.opened import OpenPlan
     from ingest.planning import Draft
     from ingest.preparing import Work
     from ingest.running import RunReport
     from ingest.settings import WorkSettings
+    from ingest.survey.model import SourceSurvey
 
-__all__ = ["Facts", "describe_work", "execute", "plan_facts", "say_end", "speed_line"]
+__all__ = ["Facts", "describe_sources", "describe_work", "execute", "plan_facts", "say_end", "speed_line"]
 
-_CELLS_PER_SECOND = 8_000
-"""Of one worker, for the expected time of a dry run; measured with anndata's writer on a mini-Census."""
+_NNZ_PER_SECOND = 8e6
+"""Of one worker, for the expected time: what `demo --cells 50000 --genes 60530` does on a laptop core."""
 
-_BYTES_PER_NNZ = 2.2
-"""Of a chunk compressed at level 1, for the expected size."""
+_GENES_PER_SECOND = 4e5
+"""Rows of var written by one worker: what small chunks cost beside their counts."""
+
+_START_SECONDS = {"ray": 8.0, "serial": 2.0}
+"""Until the first worker works."""
+
+_BYTES_PER_NNZ = 2.1
+_BYTES_PER_GENE = 115
+"""Of a chunk: compressed counts, and its gene table, whose strings HDF5 does not compress."""
 
 _SAID = 5
 """Quarantined chunks spelled out at the end."""
@@ -32,12 +41,13 @@ _SAID = 5
 Facts = dict[str, Any]
 
 
-def plan_facts(plan_of: Draft | OpenPlan, work: Work) -> Facts:
+def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) -> Facts:
     """Return what a dry run shows, as data."""
     plan = plan_of.plan
     size = plan.identity.cells_per_chunk
     cells = sum(stop - start for start, stop in map(plan.rows, work.missing))
     nnz = int(work.profile.nnz[list(work.missing)].sum()) if work.missing else 0
+    genes_written = len(work.missing) * plan.identity.n_genes
     return {
         "cells": plan.n_cells,
         "chunks": plan.n_chunks,
@@ -51,10 +61,31 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work) -> Facts:
         "read_bytes": round(work.read_bytes),
         "read_bytes_per_cell": round(work.read_bytes / max(1, cells)),
         "read_ratio": round(work.read_bytes / work.least_bytes, 3) if work.least_bytes else 1.0,
-        "write_bytes": round(nnz * _BYTES_PER_NNZ),
+        "write_bytes": round(nnz * _BYTES_PER_NNZ + genes_written * _BYTES_PER_GENE),
         "memory_per_worker_bytes": work.memory.projected,
-        "seconds": round(cells / (_CELLS_PER_SECOND * work.workers), 1),
+        "seconds": round(
+            _START_SECONDS[settings.pool]
+            + (nnz / _NNZ_PER_SECOND + genes_written / _GENES_PER_SECOND) / max(1, work.workers),
+            1,
+        ),
     }
+
+
+def describe_sources(surveys: Sequence[SourceSurvey], genes: Genes) -> None:
+    """Say what several sources have in common, and where their counts are: a union is silent about strangers."""
+    vocabularies = {survey.genes.digest: survey.genes for survey in surveys}
+    if len(vocabularies) > 1:
+        common = set.intersection(*(set(vocabulary.ids) for vocabulary in vocabularies.values()))
+        notice(
+            "Genes", f"{len(genes):,} from {count_text(len(surveys), 'source')}, {len(common):,} of them in every one"
+        )
+    files = [survey for survey in surveys if survey.layout != "soma"]
+    places: dict[str, list[str]] = {}
+    for survey in files:
+        places.setdefault(survey.matrix, []).append(survey.source.label)
+    for matrix, labels in sorted(places.items(), key=lambda place: -len(place[1])):
+        named = ", ".join(labels[:_SAID]) + (", …" if len(labels) > _SAID else "")
+        notice("Counts", f"{matrix} of {named}")
 
 
 def describe_work(facts: Facts) -> None:
@@ -72,7 +103,8 @@ def describe_work(facts: Facts) -> None:
         f"{facts['read_ratio']:.2f} times the least)"
     )
     writing = f"about {bytes_text(facts['write_bytes'])} to write, about {duration_text(facts['seconds'])}"
-    notice("Plan", f"{what}; {reading}, {writing}")
+    notice("Plan", what)
+    note(f"{'':8} {reading}, {writing}")
 
 
 def execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
@@ -123,11 +155,14 @@ def _failures(failures: Any) -> list[Facts]:
 
 def speed_line(facts: Facts) -> str:
     """Return what the first seed printed at its end, in a line."""
-    minutes, cells = facts["seconds"] / 60, facts["cells_this_run"]
+    seconds, cells = facts["seconds"], facts["cells_this_run"]
     speed = ""
-    if cells:
-        hours = facts["seconds"] / 3600 / cells * 1e6
-        speed = f"   minutes {minutes:.2f}   cells/s {cells / facts['seconds']:,.0f}   hours per 1 M cells {hours:.3f}"
+    if cells and seconds:
+        hours = seconds / 3600 / cells * 1e6
+        made = "" if cells == facts["cells"] else f" for {cells:,} of them in this run"
+        speed = (
+            f"   minutes {seconds / 60:.2f}{made}   cells/s {cells / seconds:,.0f}   hours per 1 M cells {hours:.3f}"
+        )
     each = facts["bytes"] / max(1, facts["chunks"])
     per_cell = facts["bytes"] / max(1, facts["cells"])
     return (

@@ -54,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _exit_code(arguments: list[str], *, debug: bool) -> int:
     try:
         code = cli.main(arguments, prog_name="python -m ingest", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+        return 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "python -m ingest"
         _complain(error.format_message(), f"`{command} --help` says how")
         return 2
-    except click.exceptions.Abort:
-        _complain("interrupted", None)
-        return 130
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.exceptions.Abort):
         _complain("stopped at once", "run the same command to go on; what was committed is kept")
         return 130
     except BrokenPipeError:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from ingest.cli.progress import notice
+from ingest.cli.words import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +39,8 @@ def pool_for(settings: WorkSettings) -> OpenPool:
         from actors.cluster import connect
         from actors.pool import RayPool
 
+        where = os.environ.get("RAY_ADDRESS")
+        notice("Ray", f"joining {where}" if where else f"starting a local Ray with {count_text(size, 'worker')}")
         with connect(workers=size, dashboard=settings.dashboard):
             pool = RayPool(factory, size, memory_bytes=memory_bytes)
             try:

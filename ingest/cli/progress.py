@@ -41,6 +41,8 @@ class _Rate(ProgressColumn):
     """Cells and megabytes a second, and retries."""
 
     def render(self, task: Task) -> Text:
+        if task.description == "starting":
+            return Text(f"{int(task.completed):,}/{int(task.total or 0):,} cells  starting workers")
         elapsed = max(task.elapsed or 0.0, 1e-9)
         made = task.completed - task.fields["before"]
         retries = task.fields["retries"]
@@ -79,7 +81,7 @@ class RunDisplay:
             refresh_per_second=4,
         )
         self._task = self._progress.add_task(
-            "cells", total=total_cells, completed=before_cells, before=before_cells, written=0, retries=0
+            "starting", total=total_cells, completed=before_cells, before=before_cells, written=0, retries=0
         )
 
     def __enter__(self) -> RunDisplay:
@@ -94,6 +96,11 @@ class RunDisplay:
             self._progress.stop()
         elif not self._idle:
             self._line()
+
+    def began(self) -> None:
+        """Start the clock: the workers are there."""
+        self._start = time.monotonic()
+        self._progress.reset(self._task, completed=self._before, description="cells")
 
     def moved(self, n_cells: int, bytes_written: int, retries: int) -> None:
         """Take the state of this run."""
@@ -170,7 +177,11 @@ class CountDisplay:
 
     def advance(self) -> None:
         """Count one more; callable from any thread."""
-        self._done += 1
+        self.reached(self._done + 1)
+
+    def reached(self, done: int) -> None:
+        """Take how many are done."""
+        self._done = done
         if self._live:
             self._progress.update(self._task, completed=self._done)
         elif time.monotonic() - self._last_line >= _LOG_EVERY_S:

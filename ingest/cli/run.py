@@ -10,6 +10,7 @@ import click
 
 from ingest.cli.progress import notice
 from ingest.cli.style import ByteSize, Command, config_option
+from ingest.cli.words import count_text, short_source
 from ingest.errors import ConfigError
 from ingest.settings import DEFAULT_CELLS_PER_CHUNK, DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
 from ingest.vocabulary import GeneRule
@@ -117,7 +118,7 @@ def _data_settings(options: dict[str, Any]) -> DataSettings:
 
 
 def gene_ids(text: str) -> tuple[str, ...]:
-    """Read ``ID,ID`` or ``@file`` with ids separated by commas or white space.
+    """Read ``ID,ID`` or ``@file`` with ids separated by commas or white space and comments after ``#``.
 
     Raises
     ------
@@ -126,9 +127,10 @@ def gene_ids(text: str) -> tuple[str, ...]:
     """
     if text.startswith("@"):
         try:
-            text = Path(text[1:]).expanduser().read_text(encoding="utf-8")
+            lines = Path(text[1:]).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--gene-filter: cannot read {text[1:]} ({error})", kind="bad-gene-file") from error
+        text = "\n".join(line.split("#", 1)[0] for line in lines)
     ids = tuple(text.replace(",", " ").split())
     if not ids:
         raise ConfigError("--gene-filter holds no gene id", kind="bad-gene-file")
@@ -173,19 +175,22 @@ def _default_source(options: dict[str, Any]) -> Source | None:
 
 def _from_index(store: Store, data: DataSettings, work: WorkSettings, options: dict[str, Any]) -> int:
     from ingest.cells import read_cells
-    from ingest.committing import commit_plan
+    from ingest.cli.execute import describe_sources
+    from ingest.committing import check_destination, commit_plan
     from ingest.preparing import divide_work, draft_dataset
     from ingest.survey.run import default_cache
 
     path = options["index_path"]
     cells = read_cells(path, limit=data.max_cells, default_source=_default_source(options))
-    sources = f"{len(cells.sources):,} sources" if len(cells.sources) > 1 else str(cells.sources[0])
-    notice("Index", f"{len(cells):,} cells of {sources}    {path}")
+    sources = count_text(len(cells.sources), "source") if len(cells.sources) > 1 else short_source(cells.sources[0])
+    notice("Index", f"{count_text(len(cells), 'cell')} of {sources}    {path}")
     draft = draft_dataset(cells, data, work, cache=default_cache())
-    if options["dry_run"]:
-        return _dry_run(draft, divide_work(draft.cells, draft.surveys, draft, set(), work), options)
+    describe_sources(draft.surveys, draft.genes)
     # The work is divided before anything is written: a chunk that cannot fit must not leave a plan behind.
-    divide_work(draft.cells, draft.surveys, draft, set(), work)
+    done = check_destination(store, draft)
+    divided = divide_work(draft.cells, draft.surveys, draft, done, work)
+    if options["dry_run"]:
+        return _dry_run(draft, divided, work, options)
     opened = commit_plan(store, draft, single_driver=work.single_driver)
     return _go(opened, divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work), work, options)
 
@@ -198,7 +203,7 @@ def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[
     _refuse_other_settings(ctx, opened, options)
     divided = divide_work(cells_of_plan(opened), opened.surveys, opened, opened.ledger.done(), work)
     if options["dry_run"]:
-        return _dry_run(opened, divided, options)
+        return _dry_run(opened, divided, work, options)
     return _go(opened, divided, work, options)
 
 
@@ -222,11 +227,11 @@ def _refuse_other_settings(ctx: click.Context, opened: OpenPlan, options: dict[s
             )
 
 
-def _dry_run(plan_of: Draft | OpenPlan, work: Work, options: dict[str, Any]) -> int:
+def _dry_run(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any]) -> int:
     from ingest.cli.execute import describe_work, plan_facts
     from ingest.cli.words import bytes_text
 
-    facts = plan_facts(plan_of, work)
+    facts = plan_facts(plan_of, work, settings)
     if options["as_json"]:
         click.echo(json.dumps(facts, indent=1))
         return 0
@@ -240,9 +245,9 @@ def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str,
     from ingest.cli.execute import describe_work, execute, plan_facts, say_end, speed_line
 
     if work.missing:
-        describe_work(plan_facts(opened, work))
+        describe_work(plan_facts(opened, work, settings))
     else:
-        notice("Resume", f"all {opened.plan.n_chunks:,} chunks are there")
+        notice("Resume", f"all {count_text(opened.plan.n_chunks, 'chunk')} are there")
     report = execute(opened, work, settings)
     facts = say_end(opened, report)
     if options["as_json"]:

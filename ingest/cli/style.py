@@ -94,17 +94,33 @@ def _read_config(ctx: click.Context, _parameter: click.Parameter, value: str | N
         settings = tomllib.loads(Path(value).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{value}: no readable TOML file ({error})", kind="bad-config") from error
-    options = _options(ctx.command)
-    spelled = {key.replace("-", "_"): (key, setting) for key, setting in settings.items()}
-    for name, (key, setting) in spelled.items():
-        if name not in options:
-            close = difflib.get_close_matches(name, options, n=1)
+    names = _spellings(ctx.command)
+    said: dict[str, Any] = {}
+    for key, setting in settings.items():
+        if key.replace("_", "-") not in names:
+            close = difflib.get_close_matches(key.replace("_", "-"), names, n=1)
             meant = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"{value}: no setting '{key}'{meant}", kind="bad-config")
         if isinstance(setting, dict):
             raise ConfigError(f"{value}: '{key}' is a table; settings stand at the top level", kind="bad-config")
-    ctx.default_map = {**(ctx.default_map or {}), **{name: setting for name, (_, setting) in spelled.items()}}
+        said[names[key.replace("_", "-")]] = _as_typed(setting)
+    ctx.default_map = {**(ctx.default_map or {}), **said}
     return value
+
+
+def _spellings(command: click.Command) -> dict[str, str]:
+    """Return long option, without its dashes -> parameter."""
+    return {
+        spelling.removeprefix("--"): name
+        for name, option in _options(command).items()
+        for spelling in option.opts
+        if spelling.startswith("--")
+    }
+
+
+def _as_typed(setting: Any) -> Any:
+    """Return a list as the command line spells it: its items with commas between."""
+    return ",".join(str(item) for item in setting) if isinstance(setting, list) else setting
 
 
 config_option = click.option(

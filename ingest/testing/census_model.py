@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CensusSpec", "Dataset", "OrganismModel", "draw_models"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it whenever the same spec gives other bytes."""
 
 _MARKERS_PER_TYPE = 0.01

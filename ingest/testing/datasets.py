@@ -56,6 +56,9 @@ class SilentObserver:
         """Keep the failure."""
         self.failures.append(failure)
 
+    def began(self) -> None:
+        """Say nothing."""
+
     def draining(self, n_units: int) -> None:
         """Take it and say nothing."""
 

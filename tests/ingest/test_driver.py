@@ -79,6 +79,9 @@ class Watcher:
     def troubled(self, failure, retried):
         self.troubles.append((failure.kind, retried))
 
+    def began(self):
+        pass
+
     def draining(self, n_units):
         self.drained.append(n_units)
 

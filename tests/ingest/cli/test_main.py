@@ -163,7 +163,7 @@ def test_flags_beat_the_file_which_beats_the_environment(
     config.write_text("cels-per-chunk = 30\n")
     code, _, err = run("run", tmp_path / "d", "--index", index, "--config", config)
     assert code == 2
-    assert "no setting 'cels-per-chunk'; did you mean 'cells_per_chunk'?" in err
+    assert "no setting 'cels-per-chunk'; did you mean 'cells-per-chunk'?" in err
 
 
 def test_settled_settings_are_refused_on_resume(index: Path, run: Callable[..., tuple[int, str, str]], tmp_path: Path):
