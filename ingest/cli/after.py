@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,7 @@ def repair(
     What is replaced was examined and found wrong, and is replaced only while it is still that. A chunk made again
     must have the content that its receipt records.
     """
-    from ingest.cli.pools import pool_for
+    from ingest.cli.pools import announce_pool, pool_for
     from ingest.interrupt import Interrupt
     from ingest.repairing import chunks_to_repair, repair_dataset
 
@@ -219,6 +220,8 @@ def repair(
             note(f"  {finding.kind}: {finding.message}")
         wanted = chunks_to_repair(opened, bad)
         cells = sum(stop - start for start, stop in map(opened.plan.rows, wanted))
+        if wanted:
+            announce_pool(settings, workers or os.cpu_count() or 1)
         with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt() as interrupt:
             report = repair_dataset(
                 opened,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ingest.cli.pools import pool_for
+from ingest.cli.pools import announce_pool, pool_for
 from ingest.cli.progress import RunDisplay, note, notice
 from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.interrupt import Interrupt
@@ -112,6 +112,8 @@ def execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
     from ingest.running import run_plan
 
     plan = opened.plan
+    if work.units:
+        announce_pool(settings, work.workers)
     before = plan.n_cells - sum(stop - start for start, stop in map(plan.rows, work.missing))
     with RunDisplay(plan.n_cells, before, idle=not work.units) as display, Interrupt() as interrupt:
         return run_plan(opened, work, settings, pool_for(settings), display, stop_requested=lambda: interrupt.requested)

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from ingest.settings import WorkSettings
     from ingest.worker import ChunkWorkerFactory
 
-__all__ = ["pool_for"]
+__all__ = ["announce_pool", "pool_for"]
+
+
+def announce_pool(settings: WorkSettings, n_workers: int) -> None:
+    """Say what is started: it takes seconds in which nothing else moves."""
+    if settings.pool == "ray":
+        where = os.environ.get("RAY_ADDRESS")
+        notice("Ray", f"joining {where}" if where else f"starting a local Ray with {count_text(n_workers, 'worker')}")
 
 
 def pool_for(settings: WorkSettings) -> OpenPool:
@@ -39,8 +46,6 @@ def pool_for(settings: WorkSettings) -> OpenPool:
         from actors.cluster import connect
         from actors.pool import RayPool
 
-        where = os.environ.get("RAY_ADDRESS")
-        notice("Ray", f"joining {where}" if where else f"starting a local Ray with {count_text(size, 'worker')}")
         with connect(workers=size, dashboard=settings.dashboard):
             pool = RayPool(factory, size, memory_bytes=memory_bytes)
             try:
