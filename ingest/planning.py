@@ -9,7 +9,7 @@ import numpy as np
 
 from ingest.digest import cells_digest
 from ingest.documents import sha256_hex
-from ingest.encode.open import open_codec
+from ingest.encode.open import check_codec
 from ingest.errors import ConfigError, SourceError
 from ingest.layout import genes_key, index_key, survey_key
 from ingest.memory import MemoryPlan, plan_memory
@@ -111,7 +111,7 @@ def draft_plan(
 
 def _check_settings(settings: DataSettings) -> None:
     check_dtype(settings.dtype)
-    open_codec(settings.format, settings.codec, settings.level)
+    check_codec(settings.format, settings.codec, settings.level)
     if settings.cells_per_chunk < 1:
         raise ConfigError(f"-c {settings.cells_per_chunk}: a chunk holds at least one cell", kind="bad-chunk-size")
     if settings.allow_noninteger and settings.dtype != "float32":

@@ -12,6 +12,7 @@ from ingest.chunks import commit_chunk, fetch_dtype
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError
 from ingest.fetch.base import FetchLimits, FetchOptions
+from ingest.fetch.open import import_readers
 from ingest.open_sources import OpenSources
 from ingest.opened import OpenPlan, open_plan
 from ingest.pool import Progress, UnitOutcome, UnitTask, unforeseen
@@ -21,6 +22,7 @@ from ingest.unit_rows import rows_of_chunks
 
 if TYPE_CHECKING:
     from ingest.chunks import Commit
+    from ingest.encode.base import Codec
 
 __all__ = ["ChunkWorker", "ChunkWorkerFactory"]
 
@@ -62,7 +64,15 @@ class ChunkWorker:
         IngestError
             DEST or its plan cannot be read from here.
         """
-        self._open()
+        opened, _ = self._open()
+        # What takes seconds to import is imported now: the first unit's clock and deadline are its own.
+        import_readers({survey.layout for survey in opened.surveys})
+        self._open_codec(opened)
+
+    @staticmethod
+    def _open_codec(opened: OpenPlan) -> Codec:
+        identity = opened.plan.identity
+        return open_codec(identity.format, identity.codec, identity.level)
 
     def _open(self) -> tuple[OpenPlan, OpenSources]:
         if self._opened is None or self._sources is None:
@@ -81,12 +91,10 @@ class ChunkWorker:
         try:
             opened, sources = self._open()
             opened.ledger.claim(self._factory.run_id, task.unit_id, task.chunks)
-            identity = opened.plan.identity
-            codec = open_codec(identity.format, identity.codec, identity.level)
             self._maker = UnitMaker(
                 opened,
                 sources,
-                codec,
+                self._open_codec(opened),
                 task,
                 rows_of_chunks(opened, task.chunks),
                 slab_bytes=self._factory.slab_bytes,

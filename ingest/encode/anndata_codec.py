@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -48,8 +49,6 @@ class AnndataCodec:
 
 
 def _write(file: h5py.File, block: Block, filters: Mapping[str, Any]) -> None:
-    import anndata
-
     counts = block.counts
     indptr = counts.indptr if counts.nnz > np.iinfo(np.int32).max else counts.indptr.astype(np.int32)
     matrix = sparse.csr_matrix(

@@ -9,14 +9,14 @@ from ingest.errors import ConfigError
 if TYPE_CHECKING:
     from ingest.encode.base import Codec
 
-__all__ = ["CODECS", "FORMATS", "open_codec"]
+__all__ = ["CODECS", "FORMATS", "check_codec", "open_codec"]
 
 FORMATS = ("h5ad",)
 CODECS = ("deflate", "none")
 
 
-def open_codec(format_name: str, codec: str, level: int) -> Codec:
-    """Return the codec for chunks of `format_name`, compressed by `codec` at `level`.
+def check_codec(format_name: str, codec: str, level: int) -> None:
+    """Refuse chunks that cannot be written, without importing what writes them.
 
     Raises
     ------
@@ -29,6 +29,17 @@ def open_codec(format_name: str, codec: str, level: int) -> Codec:
         raise ConfigError(f"--codec {codec}: there is {', '.join(CODECS)}", kind="bad-codec")
     if not 0 <= level <= 9:
         raise ConfigError(f"--level {level}: levels go from 0 to 9", kind="bad-level")
+
+
+def open_codec(format_name: str, codec: str, level: int) -> Codec:
+    """Return the codec for chunks of `format_name`, compressed by `codec` at `level`.
+
+    Raises
+    ------
+    ConfigError
+        As `check_codec`.
+    """
+    check_codec(format_name, codec, level)
     from ingest.encode.anndata_codec import AnndataCodec
 
     return AnndataCodec(codec, level)

@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ingest.fetch.base import Fetcher, FetchLimits, FetchOptions
     from ingest.genes import Genes
-    from ingest.survey.model import SourceSurvey
+    from ingest.survey.model import Layout, SourceSurvey
 
-__all__ = ["open_fetcher"]
+__all__ = ["import_readers", "open_fetcher"]
+
+
+def import_readers(layouts: Collection[Layout]) -> None:
+    """Import what reads sources of these layouts."""
+    if "soma" in layouts:
+        import ingest.fetch.soma
+    if set(layouts) - {"soma"}:
+        import ingest.fetch.h5ad  # noqa: F401  # for its effect on sys.modules
 
 
 def open_fetcher(survey: SourceSurvey, genes: Genes, options: FetchOptions, limits: FetchLimits) -> Fetcher:
