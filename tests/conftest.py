@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Before anything imports gcsfs: otherwise every bucket of a look-alike costs it a minute's search for another protocol.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
+# The tests' own readers, too, must not die of what `ingest.fetch.soma_config` guards against.
+os.environ["TILEDB_SM_QUERY_SPARSE_GLOBAL_ORDER_PREPROCESS_TILE_MERGE"] = "0"
+
 pytest.register_assert_rewrite("ingest.testing.store_conformance", "ingest.testing.store_machine")
 
 

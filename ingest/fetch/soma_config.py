@@ -26,6 +26,10 @@ _MIB = 1 << 20
 _CENSUS_REGION = "us-west-2"
 _REMOTE_REQUESTS = 8
 
+_SAFE = {"sm.query.sparse_global_order.preprocess_tile_merge": "0"}
+"""TileDB 2.30 merges tiles in tasks that outlive what they work on: now and then, once in some hundred reads of arrays
+without duplicates (obs, var) and counts of entries, the process dies (TileDB pull request 5723). 0 merges none."""
+
 
 def tiledb_config(source: Source, limits: FetchLimits, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return TileDB settings for reading `source` within a worker's share.
@@ -44,7 +48,7 @@ def tiledb_config(source: Source, limits: FetchLimits, environ: Mapping[str, str
     """
     environ = os.environ if environ is None else environ
     remote = source.path is None
-    config = _buffers(limits, remote=remote) | _threads(limits, remote=remote)
+    config = _SAFE | _buffers(limits, remote=remote) | _threads(limits, remote=remote)
     if remote:
         # 20 MiB, the default, fetches up to that much in between; gaps below half a megabyte are still bridged.
         config |= {"vfs.min_batch_size": str(64 << 10), "vfs.s3.request_timeout_ms": "10000"}

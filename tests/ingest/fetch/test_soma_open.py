@@ -248,6 +248,7 @@ def test_settings_follow_the_share_and_the_environment():
     small, large = (tiledb_config(here, FetchLimits(size, 1, Path("x")), {}) for size in (1, 1 << 40))
     assert (small["soma.init_buffer_bytes"], large["soma.init_buffer_bytes"]) == (str(4 << 20), str(16 << 20))
     assert {value for name, value in small.items() if name.endswith("level") or name.endswith("ops")} == {"1"}
+    assert small["sm.query.sparse_global_order.preprocess_tile_merge"] == "0"  # else the process dies now and then
     settings = {"AWS_ENDPOINT_URL": "https://other:1", "AWS_ENDPOINT_URL_S3": "http://h:2", "AWS_REGION": "eu-west-1"}
     far = tiledb_config(SOURCE, LIMITS, settings)
     assert far["vfs.s3.endpoint_override"] == "h:2"
