@@ -14,7 +14,7 @@ __all__ = ["MIB", "MemoryPlan", "entry_bytes", "plan_memory"]
 
 MIB = 1 << 20
 
-BASE = 420 * MIB
+BASE = 560 * MIB
 """A worker that has read nothing: Python, Ray, TileDB, HDF5, numba."""
 
 _ENCODED_PER_NNZ = 4
