@@ -11,6 +11,7 @@ import io
 import os
 import re
 import struct
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import HostileFileError, IngestError
@@ -43,22 +44,22 @@ class SourceBytes(io.RawIOBase):
         self._sound_heaps: set[int] = set()
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """Length of the file."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def version(self) -> str:
         """What pins the bytes read; never empty."""
-        raise NotImplementedError
 
+    @abstractmethod
     def current_version(self) -> str:
         """Ask which version the address has now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def copy(self, position: int, view: memoryview) -> None:
         """Fill `view` from `position`; all of it lies within the file."""
-        raise NotImplementedError
 
     def readable(self) -> bool:
         """Tell that it can be read."""
