@@ -230,8 +230,11 @@ def test_counts_look_like_single_cells(census):
     for label in obs["cell_type"].unique():
         inside = (obs["cell_type"] == label).to_numpy()
         genes = model.markers[label]
-        within, outside = shares[inside][:, genes].mean(), shares[~inside][:, genes].mean()
-        assert within > 3 * outside, label
+        if inside.sum() < 50:
+            continue
+        within, outside = (np.asarray(shares[part][:, genes].mean(axis=0)).ravel() for part in (inside, ~inside))
+        # Gene by gene: in the sum one abundant gene, a marker of two types, can outweigh the thirty others.
+        assert np.median(within[outside > 0] / outside[outside > 0]) > 3, label
 
 
 def test_normalized_layer_holds_shares(census):
