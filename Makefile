@@ -11,8 +11,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
+# Two halves at once: the slow one mostly waits, for Ray to start and for processes to die.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	@log=$$(mktemp); $(BIN)/python -m pytest -q tests/acceptance tests/actors >"$$log" 2>&1 & slow=$$!; \
+	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors; quick=$$?; \
+	wait $$slow; slow=$$?; cat "$$log"; rm -f "$$log"; exit $$((quick | slow))
 
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long
