@@ -1,4 +1,4 @@
-"""The seam to the chunk file: a codec turns a block into the bytes of one file."""
+"""The seam to the chunk file: cells go in as they are read, the bytes of one file come out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ingest.block import Block
+    import pyarrow as pa
 
-__all__ = ["Codec", "Encoded", "Offsets"]
+    from ingest.block import Block, Counts
+    from ingest.genes import Genes
+
+__all__ = ["ChunkEncoder", "Codec", "Encoded", "Offsets", "encode_block"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,61 @@ class Encoded:
     data: bytes | memoryview
     """The file's bytes."""
     offsets: tuple[Offsets, ...]
+    content: str
+    """`ingest.digest.content_digest` of the cells, taken while they were encoded."""
+    dtype: str
+    """Of the values as they stand in the file: what was asked for, or wider where a value did not fit."""
+
+
+class ChunkEncoder(Protocol):
+    """One file in the making: its cells are compressed as they come, so that it never holds them all.
+
+    Not shared between threads. An encoder that is given up is simply dropped.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now: compressed blocks, and the block that is not full yet."""
+        ...
+
+    def add(self, counts: Counts) -> None:
+        """Take the next cells, checked by `ingest.validate.check_counts`; nothing of `counts` is kept."""
+        ...
+
+    def finish(self, obs: pa.Table, names: pa.StringArray) -> Encoded:
+        """Return the whole file; the encoder is spent.
+
+        Parameters
+        ----------
+        obs, names
+            Of all cells added, in their order.
+        """
+        ...
 
 
 class Codec(Protocol):
-    """Encode blocks; the same block gives the same bytes within one image and CPU class."""
+    """Encode cells; the same cells give the same bytes within one image and CPU class, however they are cut up."""
 
-    def encode(self, block: Block) -> Encoded:
-        """Return the whole file that holds `block`."""
+    def begin(self, genes: Genes, dtype: str) -> ChunkEncoder:
+        """Start a file.
+
+        Parameters
+        ----------
+        genes
+            The columns.
+        dtype
+            Of the values: float32, int32, or uint16, which widens to int32 where a count needs it. Cells added with a
+            wider float type (fractions keep theirs) widen the whole file.
+        """
         ...
+
+    def close(self) -> None:
+        """End the threads that compress."""
+        ...
+
+
+def encode_block(codec: Codec, block: Block) -> Encoded:
+    """Return the file that holds `block`: what `ingest.encode.decode` turns back into it."""
+    encoder = codec.begin(block.genes, block.counts.data.dtype.name)
+    encoder.add(block.counts)
+    return encoder.finish(block.obs, block.obs_names)
