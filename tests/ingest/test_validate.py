@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingest.block import Counts
 from ingest.errors import HostileFileError, NotCountsError
-from ingest.validate import check_counts, row_sums, value_fault
+from ingest.validate import check_counts, check_rows, row_sums, value_fault
 
 
 def counts_of(indptr, indices, data, n_genes=10, dtype=np.float32, index_type=np.int32) -> Counts:
@@ -108,6 +108,42 @@ def test_sound_counts_agree_with_numpy(n_cells, n_genes, seed, dtype):
     np.testing.assert_array_equal(sums, matrix.sum(axis=1))
     np.testing.assert_array_equal(nnz, (matrix != 0).sum(axis=1))
     assert (sums.dtype, nnz.dtype) == (np.float64 if dtype[0] == "f" else np.int64, np.int32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([("f4", 1), ("f8", 1), ("i4", 1), ("u2", 1), ("f4", 4), ("f8", 4)]))
+def test_rows_in_pieces_add_up(seed, kind):
+    dtype, divisor = kind
+    rng = np.random.default_rng(seed)
+    matrix = (rng.integers(0, 60_000, (20, 50)) * (rng.random((20, 50)) < 0.4)) / divisor
+    csr = sp.csr_matrix(matrix)
+    counts = counts_of(csr.indptr, csr.indices, csr.data, 50, dtype)
+    cuts = np.sort(rng.integers(0, 21, 3)).tolist()
+    found = [
+        check_rows(counts.rows(first, last), source="x", allow_noninteger=True, first_row=first)
+        for first, last in zip([0, *cuts], [*cuts, 20], strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate([part.sums for part in found]), matrix.sum(axis=1))
+    np.testing.assert_array_equal(np.concatenate([part.nnz for part in found]), (matrix != 0).sum(axis=1))
+    assert sum(part.total for part in found) == matrix.sum()  # quarters add up exactly
+    assert max(part.maximum for part in found) == matrix.max()
+    assert all(part.integer for part in found) == (matrix == np.floor(matrix)).all()
+
+
+def test_rows_of_a_piece_are_named_by_their_number_in_the_whole():
+    counts = counts_of([0, 1, 3], [1, 5, 3], [1, 1, 1])
+    with pytest.raises(HostileFileError, match="row 101: columns do not ascend at 5"):
+        check_rows(counts, source="x", first_row=100)
+    counts = counts_of([0, 1, 3], [1, 3, 5], [1, 2.5, 1])
+    with pytest.raises(NotCountsError, match="row 101, column 3 holds"):
+        check_rows(counts, source="x", first_row=100)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_structure_is_named_before_values(allow):
+    counts = counts_of([0, 1, 3], [1, 5, 3], [np.nan, 1, 1])
+    with pytest.raises(HostileFileError, match="row 1: columns do not ascend"):
+        check_rows(counts, source="x", allow_noninteger=allow)
 
 
 def test_value_fault_of_a_count():
