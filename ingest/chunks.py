@@ -9,21 +9,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingest.block import Block, Counts
 from ingest.digest import content_digest, rows_digest, sums_digest
 from ingest.documents import sha256_hex
 from ingest.encode.decode import decode_chunk
 from ingest.errors import AlreadyExistsError, ConflictError, CorruptError, SourceError
 from ingest.ledger.receipts import ChunkReceipt, Receipt
-from ingest.validate import check_counts, row_sums
+from ingest.validate import check_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ingest.block import Counts
     from ingest.encode.base import Codec, Encoded
     from ingest.opened import OpenPlan
+    from ingest.unit_rows import UnitRows
 
-__all__ = ["Commit", "Committed", "MadeChunk", "commit_chunk", "fetch_dtype", "make_chunk"]
+__all__ = ["ChunkMaker", "Commit", "Committed", "MadeChunk", "commit_chunk", "fetch_dtype", "whole_sources"]
 
-_UINT16_MAX = int(np.iinfo(np.uint16).max)
+_CACHED_ENTRIES = 1 << 16
+"""Non-zeros validated, digested and compressed before the next ones: half a megabyte."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,67 +62,123 @@ def fetch_dtype(dtype: str) -> str:
     return "int32" if dtype == "uint16" else dtype
 
 
-def make_chunk(
-    opened: OpenPlan,
-    codec: Codec,
-    chunk: int,
-    counts: Counts,
-    obs: pa.Table,
-    names: pa.StringArray,
-    codes: np.ndarray[Any, np.dtype[np.int32]],
-    coordinates: np.ndarray[Any, np.dtype[np.int64]],
-    *,
-    notes: tuple[str, ...],
-) -> MadeChunk:
-    """Validate and encode the cells of one chunk.
+class ChunkMaker:
+    """One chunk in the making: its cells are validated and encoded as they come, so that it never holds them all.
 
     Parameters
     ----------
-    counts, obs, names
-        Of the chunk's cells, in plan order.
-    codes, coordinates
-        Which cells these are: source number and joinid or row.
-    notes
-        Facts for the receipt.
-
-    Raises
-    ------
-    SourceError
-        The counts are no counts, or not those that the index promises.
+    chunk
+        Its number.
+    rows
+        At least its own plan rows.
+    whole
+        bool ``(n_sources,)``: see `whole_sources`.
     """
-    identity = opened.plan.identity
-    where = f"chunk {chunk}"
-    summary = check_counts(counts, source=where, allow_noninteger=identity.allow_noninteger)
-    sums, n_genes = row_sums(counts)
-    _check_names(names, where)
-    _check_promise(opened, obs, codes, coordinates, sums, n_genes, chunk)
-    if identity.dtype == "uint16":
-        if summary.maximum <= _UINT16_MAX:
-            counts = replace(counts, data=counts.data.astype(np.uint16))
-        else:
-            notes = (*notes, "widened-to-int32")
-    block = Block(counts, obs, names, opened.genes)
-    encoded = codec.encode(block)
-    numbers, first, lengths = np.unique(codes, return_index=True, return_counts=True)
-    by_appearance = np.argsort(first)
-    entry = ChunkReceipt(
-        chunk=chunk,
-        key=opened.plan.key(chunk),
-        size=len(encoded.data),
-        sha256=sha256_hex(encoded.data),
-        rows=rows_digest(codes, coordinates),
-        content=content_digest(block),
-        n_cells=counts.n_cells,
-        nnz=counts.nnz,
-        sum=summary.total,
-        maximum=summary.maximum,
-        dtype=counts.data.dtype.name,
-        sources=tuple((int(numbers[at]), int(lengths[at])) for at in by_appearance),
-        cell_sums=sums_digest(sums, n_genes),
-        notes=notes,
-        offsets=encoded.offsets,
-    )
-    return MadeChunk(encoded, entry)
+
+    def __init__(
+        self, opened: OpenPlan, codec: Codec, chunk: int, rows: UnitRows, whole: np.ndarray[Any, np.dtype[np.bool_]]
+    ) -> None:
+        self.chunk = chunk
+        self._opened, self._rows, self._whole = opened, rows, whole
+        self._low, self._high = opened.plan.rows(chunk)
+        self._encoder = codec.begin(opened.genes, opened.plan.identity.dtype)
+        self._names: list[pa.StringArray] = []
+        self._sums: list[np.ndarray[Any, Any]] = []
+        self._n_genes: list[np.ndarray[Any, np.dtype[np.int32]]] = []
+        self._total: float = 0
+        self._maximum: float = 0
+        self._n_cells = self._nnz = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its cells have come."""
+        return self._n_cells == self._high - self._low
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file, as far as it is made."""
+        return self._encoder.nbytes
+
+    def add(self, counts: Counts, names: pa.StringArray) -> None:
+        """Take the next cells, ``(n_cells, n_genes)`` and ``(n_cells,)``; nothing of `counts` is kept.
+
+        Raises
+        ------
+        SourceError
+            The counts are no counts.
+        """
+        allow = self._opened.plan.identity.allow_noninteger
+        for first, last in _cut_rows(counts.indptr):
+            part = counts.rows(first, last)
+            found = check_rows(part, source=f"chunk {self.chunk}", allow_noninteger=allow, first_row=self._n_cells)
+            self._encoder.add(part)
+            self._sums.append(found.sums)
+            self._n_genes.append(found.nnz)
+            self._total += found.total
+            self._maximum = max(self._maximum, found.maximum)
+            self._n_cells += part.n_cells
+            self._nnz += part.nnz
+        self._names.append(names)
+
+    def finish(self, notes: Iterable[str] = ()) -> MadeChunk:
+        """Return the file and its receipt; the maker is spent.
+
+        Parameters
+        ----------
+        notes
+            Facts for the receipt.
+
+        Raises
+        ------
+        SourceError
+            The counts are not those that the index promises.
+        """
+        identity, low, high = self._opened.plan.identity, self._low, self._high
+        codes, coordinates = self._rows.codes(low, high), self._rows.coordinates(low, high)
+        obs, names = self._rows.obs(low, high), pa.concat_arrays(self._names)
+        sums, n_genes = np.concatenate(self._sums), np.concatenate(self._n_genes)
+        _check_names(names, f"chunk {self.chunk}")
+        _check_promise(self._opened, obs, codes, coordinates, sums, n_genes, self._whole, self.chunk)
+        encoded = self._encoder.finish(obs, names)
+        if identity.dtype == "uint16" and encoded.dtype != "uint16":
+            notes = (*notes, f"widened-to-{encoded.dtype}")
+        numbers, first, lengths = np.unique(codes, return_index=True, return_counts=True)
+        entry = ChunkReceipt(
+            chunk=self.chunk,
+            key=self._opened.plan.key(self.chunk),
+            size=len(encoded.data),
+            sha256=sha256_hex(encoded.data),
+            rows=rows_digest(codes, coordinates),
+            content=encoded.content,
+            n_cells=high - low,
+            nnz=self._nnz,
+            sum=self._total,
+            maximum=self._maximum,
+            dtype=encoded.dtype,
+            sources=tuple((int(numbers[at]), int(lengths[at])) for at in np.argsort(first)),
+            cell_sums=sums_digest(sums, n_genes),
+            notes=tuple(sorted(notes)),
+            offsets=encoded.offsets,
+        )
+        return MadeChunk(encoded, entry)
+
+
+def _cut_rows(indptr: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows whose counts fit the CPU's cache, where every step finds them that the one before left."""
+    first, n_rows = 0, len(indptr) - 1
+    while first < n_rows:
+        last = int(np.searchsorted(indptr, indptr[first] + _CACHED_ENTRIES, side="right")) - 1
+        last = min(max(last, first + 1), n_rows)
+        yield first, last
+        first = last
+
+
+def whole_sources(opened: OpenPlan) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return for each source whether its cells' own sums can be held against what was read, bool ``(n_sources,)``.
+
+    They can where the source has such sums, a Census, and all its genes are kept.
+    """
+    return np.array([s.layout == "soma" and all(gene in opened.genes for gene in s.genes.ids) for s in opened.surveys])
 
 
 def _check_names(names: pa.StringArray, where: str) -> None:
@@ -133,12 +193,13 @@ def _check_promise(
     coordinates: np.ndarray[Any, np.dtype[np.int64]],
     sums: np.ndarray[Any, Any],
     n_genes: np.ndarray[Any, Any],
+    whole: np.ndarray[Any, np.dtype[np.bool_]],
     chunk: int,
 ) -> None:
     """Compare with what the Census itself says of each cell, where all its genes are kept."""
-    whole = np.array(
-        [s.layout == "soma" and all(gene in opened.genes for gene in s.genes.ids) for s in opened.surveys]
-    )[codes]
+    if not whole.any():
+        return
+    whole = whole[codes]
     for name, found in (("nnz", n_genes), ("raw_sum", sums)):
         if name not in obs.column_names:
             continue

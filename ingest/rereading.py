@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ingest.chunks import Committed, fetch_dtype
 from ingest.deep import first_difference
-from ingest.encode.base import Encoded
 from ingest.encode.decode import decode_chunk
+from ingest.encode.open import open_codec
 from ingest.errors import CorruptError
 from ingest.fetch.base import FetchOptions
 from ingest.findings import Finding
@@ -20,7 +20,6 @@ from ingest.unit_rows import rows_of_chunks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ingest.block import Block
     from ingest.chunks import MadeChunk
     from ingest.fetch.base import FetchLimits
     from ingest.opened import OpenPlan
@@ -35,34 +34,31 @@ _ROWS = 1 << 17
 
 
 class _Comparison:
-    """A codec that keeps the block instead of encoding it, and a commit that compares instead of writing."""
+    """A commit that compares with what stands instead of writing."""
 
     def __init__(self, contents: Mapping[int, str]) -> None:
         self._contents = contents
-        self._block: Block | None = None
-
-    def encode(self, block: Block) -> Encoded:
-        self._block = block
-        return Encoded(b"", ())
 
     def commit(self, opened: OpenPlan, made: MadeChunk, *, attempt: str) -> Committed:  # noqa: ARG002 # a `Commit`
         if made.entry.content != self._contents[made.entry.chunk]:
-            raise CorruptError(self._difference(opened, made), kind=DIFFERS, chunk=made.entry.chunk)
+            raise CorruptError(_difference(opened, made), kind=DIFFERS, chunk=made.entry.chunk)
         return Committed(made.entry, 0, adopted=False)
 
-    def _difference(self, opened: OpenPlan, made: MadeChunk) -> str:
-        key, source = made.entry.key, self._block
-        chunk = decode_chunk(opened.store.get(key), key=key)
-        if source is None or chunk.counts.n_cells != source.counts.n_cells or chunk.genes != source.genes:
-            return f"{key} does not have the cells and genes of its sources"
-        found = first_difference(chunk.counts, source.counts)
-        if found is not None:
-            cell, gene, here, there = found
-            name = source.obs_names[cell].as_py()
-            return f"{key} holds {here:g} for gene {source.genes.ids[gene]} of cell {name}, the source {there:g}"
-        if chunk.obs_names != source.obs_names:
-            return f"{key} has other cell names than its sources"
-        return f"{key} differs from its sources in the type of its values or in obs"
+
+def _difference(opened: OpenPlan, made: MadeChunk) -> str:
+    key = made.entry.key
+    source = decode_chunk(made.encoded.data, key=key)
+    chunk = decode_chunk(opened.store.get(key), key=key)
+    if chunk.counts.n_cells != source.counts.n_cells or chunk.genes != source.genes:
+        return f"{key} does not have the cells and genes of its sources"
+    found = first_difference(chunk.counts, source.counts)
+    if found is not None:
+        cell, gene, here, there = found
+        name = source.obs_names[cell].as_py()
+        return f"{key} holds {here:g} for gene {source.genes.ids[gene]} of cell {name}, the source {there:g}"
+    if chunk.obs_names != source.obs_names:
+        return f"{key} has other cell names than its sources"
+    return f"{key} differs from its sources in the type of its values or in obs"
 
 
 def compare_with_sources(
@@ -85,16 +81,18 @@ def compare_with_sources(
     identity = opened.plan.identity
     options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
     sources = OpenSources(opened, options, limits)
+    codec = open_codec(identity.format, identity.codec, identity.level, threads=limits.threads)
+    comparison = _Comparison(contents)
     try:
         for number, chunks in enumerate(_units(opened, sorted(contents))):
-            comparison = _Comparison(contents)
             maker = UnitMaker(
                 opened,
                 sources,
-                comparison,
+                codec,
                 UnitTask(number, tuple(chunks), "verify"),
                 rows_of_chunks(opened, chunks),
                 slab_bytes=limits.memory_bytes,
+                upload_bytes=0,
                 stop=threading.Event(),
                 commit=comparison.commit,
             )
@@ -102,6 +100,7 @@ def compare_with_sources(
             yield from _by_chunk(chunks, maker.tally.failures)
     finally:
         sources.close()
+        codec.close()
 
 
 def _units(opened: OpenPlan, chunks: Sequence[int]) -> Iterator[list[int]]:

@@ -181,6 +181,7 @@ def _drive(
         endpoint_url=settings.endpoint_url,
         run_id=run_id,
         slab_bytes=work.memory.slab,
+        upload_bytes=work.memory.upload,
         threads=max(1, (os.cpu_count() or 1) // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,

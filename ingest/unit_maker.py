@@ -1,16 +1,21 @@
-"""Making one unit: its slabs are read one after the other, its chunks written as soon as they are whole."""
+"""Making one unit: reading, encoding and writing at the same time, each in bounded memory.
+
+A thread reads slabs ahead (`ingest.unit_reader`), this one validates, digests and compresses what it read, and others
+write finished chunks (`ingest.uploads`). Only this one keeps the tally, so that nothing of it needs a lock.
+"""
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ingest.assembly import Assembly
-from ingest.chunks import fetch_dtype, make_chunk
+from ingest.ahead import Ahead
+from ingest.chunks import ChunkMaker, fetch_dtype, whole_sources
 from ingest.errors import (
     ConfigError,
     ConflictError,
@@ -22,24 +27,28 @@ from ingest.errors import (
 )
 from ingest.naming import cell_names
 from ingest.pool import Failure
+from ingest.unit_reader import Trouble, UnitReader
+from ingest.uploads import Uploads
+from ingest.wanted import Wanted
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    import pyarrow as pa
-
-    from ingest.block import Counts
     from ingest.chunks import Commit
     from ingest.encode.base import Codec
-    from ingest.fetch.base import Fetched
     from ingest.open_sources import OpenSources
     from ingest.opened import OpenPlan
     from ingest.pool import UnitTask
+    from ingest.unit_reader import Piece
     from ingest.unit_rows import UnitRows
+    from ingest.uploads import Landed
 
 __all__ = ["Tally", "UnitMaker", "failure_of"]
+
+_UPLOADS = 8
+"""Commits at a time: each is two or more requests that wait for the store, one after the other."""
 
 
 @dataclass(slots=True)
@@ -56,6 +65,10 @@ class Tally:
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def spent(self, stage: str, seconds: float) -> None:
+        """Add wall time to `stage`."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the wall time of the body to `stage`."""
@@ -63,7 +76,7 @@ class Tally:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.spent(stage, time.perf_counter() - start)
 
 
 class UnitMaker:
@@ -75,8 +88,10 @@ class UnitMaker:
         At least the plan rows of the task's chunks.
     slab_bytes
         Most that reading one slab may hold.
+    upload_bytes
+        Most that finished chunks under way to the store may hold together, but for a single larger one.
     stop
-        Set from another thread: end after the chunk in hand.
+        Set from another thread: make no further chunk; those that are finished are still written.
     commit
         What is done with a chunk that has been made.
     """
@@ -90,18 +105,21 @@ class UnitMaker:
         rows: UnitRows,
         *,
         slab_bytes: int,
+        upload_bytes: int,
         stop: threading.Event,
         commit: Commit,
     ) -> None:
-        self._opened, self._sources, self._codec, self._task, self._rows = opened, sources, codec, task, rows
-        self._slab_bytes, self._stop, self._commit = slab_bytes, stop, commit
-        self._boundaries = {chunk: opened.plan.rows(chunk) for chunk in task.chunks}
-        self._assembly = Assembly(
-            self._boundaries, lambda chunk: int(rows.expected_nnz(*self._boundaries[chunk]).sum())
-        )
+        self._opened, self._codec, self._rows, self._stop = opened, codec, rows, stop
+        self._wanted = Wanted({chunk: opened.plan.rows(chunk) for chunk in task.chunks})
+        value_bytes = np.dtype(fetch_dtype(opened.plan.identity.dtype)).itemsize
+        self._reader = UnitReader(sources, rows, self._wanted, rows.slabs(slab_bytes, value_bytes), stop)
+        self._commit = partial(commit, opened, attempt=task.attempt)
+        self._upload_bytes = upload_bytes
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
+        self._whole = whole_sources(opened)
+        self._makers: dict[int, ChunkMaker] = {}
         self._notes: dict[int, set[str]] = {}
-        self._down: dict[int, TransientError] = {}
+        self._fatal: Exception | None = None
         self._dest_is_down = False
         self.tally = Tally(task.unit_id)
 
@@ -113,112 +131,103 @@ class UnitMaker:
         ConfigError
             Nothing further can be made by anyone: credentials, a full disk, a missing bucket.
         """
-        value_bytes = np.dtype(fetch_dtype(self._opened.plan.identity.dtype)).itemsize
-        for start, stop in self._rows.slabs(self._slab_bytes, value_bytes):
-            self._read(start, stop)
-
-    def _read(self, start: int, stop: int) -> None:
-        for low, high, chunks in self._wanted(start, stop):
-            if self._ends_early():
-                return
-            try:
-                fetched = self._fetch(low, high)
-            except SourceError as error:
-                if len(chunks) == 1:
-                    self._fail(error, chunks)
-                    continue
-                # One bad cell must not hold back its neighbours' chunks: each chunk's rows are read alone.
-                for chunk in chunks:
-                    bounds = self._boundaries[chunk]
-                    self._read(max(low, bounds[0]), min(high, bounds[1]))
-            except (TransientError, CorruptError, NotFoundError) as error:
-                self._fail(error, chunks)
-            else:
-                self._deliver(low, high, fetched)
+        uploads = Uploads(self._commit, threads=_UPLOADS, most_bytes=self._upload_bytes)
+        pieces = Ahead(self._reader.pieces())
+        try:
+            for piece in pieces:
+                if self._ends_early():
+                    break
+                if isinstance(piece, Trouble):
+                    self._fail(piece.error, piece.chunks)
+                else:
+                    self._deliver(piece, uploads)
+                del piece  # a slab; the next one is there already
+        except BaseException:
+            uploads.call_off()
+            raise
+        finally:
+            pieces.close()
+            self._settle(uploads.drain(), uploads)
+            uploads.close()
+            self.tally.spent("fetch", self._reader.seconds)
+        if self._fatal is not None:
+            raise self._fatal
 
     def _ends_early(self) -> bool:
-        return self._stop.is_set() or self._dest_is_down
+        return self._stop.is_set() or self._dest_is_down or self._fatal is not None
 
-    def _fetch(self, start: int, stop: int) -> Fetched:
-        number = self._rows.source(start)
-        if number in self._down:  # it was tried for minutes; its other rows need not wait as long again
-            raise self._down[number]
-        try:
-            with self.tally.timed("fetch"):
-                return self._sources.read(number, self._rows.coordinates(start, stop))
-        except TransientError as error:
-            self._down[number] = error
-            raise
-
-    def _wanted(self, start: int, stop: int) -> Iterator[tuple[int, int, list[int]]]:
-        """Yield the parts of a slab that chunks still want: all of it, unless one has failed meanwhile."""
-        part: tuple[int, int, list[int]] | None = None
-        for chunk in self._assembly.touching(start, stop):
-            low, high = max(start, self._boundaries[chunk][0]), min(stop, self._boundaries[chunk][1])
-            if part is not None and part[1] == low:
-                part = (part[0], high, [*part[2], chunk])
-                continue
-            if part is not None:
-                yield part
-            part = (low, high, [chunk])
-        if part is not None:
-            yield part
-
-    def _deliver(self, start: int, stop: int, fetched: Fetched) -> None:
-        number = self._rows.source(start)
-        self.tally.bytes_read += fetched.bytes_read
-        if fetched.was_unsorted:
-            for chunk in self._assembly.touching(start, stop):
-                self._notes.setdefault(chunk, set()).add("unsorted-indices")
+    def _deliver(self, piece: Piece, uploads: Uploads) -> None:
+        number = self._rows.source(piece.start)
+        self.tally.bytes_read += piece.fetched.bytes_read
         names = cell_names(
             self._opened.surveys[number],
             self._opened.labels[number],
-            self._rows.coordinates(start, stop),
-            fetched.names,
+            self._rows.coordinates(piece.start, piece.stop),
+            piece.fetched.names,
             only_soma=self._only_soma,
         )
-        for chunk, counts, chunk_names in self._assembly.add(start, fetched.counts, names):
-            if self._ends_early():
-                return
+        for chunk in self._wanted.touching(piece.start, piece.stop):
+            if piece.fetched.was_unsorted:
+                self._notes.setdefault(chunk, set()).add("unsorted-indices")
+            low, high = self._wanted.rows(chunk)
+            first, last = max(low, piece.start) - piece.start, min(high, piece.stop) - piece.start
             try:
-                self._write(chunk, counts, chunk_names)
+                with self.tally.timed("encode"):
+                    maker = self._maker(chunk)
+                    maker.add(piece.fetched.counts.rows(first, last), names.slice(first, last - first))
+                if maker.is_whole:
+                    self._finish(maker, uploads)
             except ConfigError:
                 raise
-            except TransientError as error:
-                # DEST cannot be written to now: the other chunks would each wait as long to find out.
-                self._fail(error, [chunk])
-                self._dest_is_down = True
             except IngestError as error:
                 self._fail(error, [chunk])
+            if self._ends_early():
+                return
 
-    def _write(self, chunk: int, counts: Counts, names: pa.StringArray) -> None:
-        low, high = self._boundaries[chunk]
+    def _maker(self, chunk: int) -> ChunkMaker:
+        if chunk not in self._makers:
+            self._makers[chunk] = ChunkMaker(self._opened, self._codec, chunk, self._rows, self._whole)
+        return self._makers[chunk]
+
+    def _finish(self, maker: ChunkMaker, uploads: Uploads) -> None:
+        del self._makers[maker.chunk]
+        with self.tally.timed("wait-store"):
+            self._settle(uploads.wait_for_room(maker.nbytes), uploads)
+        if self._dest_is_down or self._fatal is not None:
+            return
         with self.tally.timed("encode"):
-            made = make_chunk(
-                self._opened,
-                self._codec,
-                chunk,
-                counts,
-                self._rows.obs(low, high),
-                names,
-                self._rows.codes(low, high),
-                self._rows.coordinates(low, high),
-                notes=tuple(sorted(self._notes.get(chunk, ()))),
-            )
-        with self.tally.timed("store"):
-            committed = self._commit(self._opened, made, attempt=self._task.attempt)
-        self.tally.done.append(chunk)
-        if committed.adopted:
-            self.tally.adopted.append(chunk)
-        self.tally.n_cells += counts.n_cells
-        self.tally.nnz += counts.nnz
-        self.tally.bytes_written += committed.bytes_written
+            made = maker.finish(self._notes.pop(maker.chunk, ()))
+        uploads.submit(made)
+
+    def _settle(self, ended: Iterable[Landed], uploads: Uploads) -> None:
+        for landed in ended:
+            self.tally.spent("store", landed.seconds)
+            if landed.error is not None:
+                self._judge(landed.chunk, landed.error, uploads)
+            elif landed.committed is not None:
+                self.tally.done.append(landed.chunk)
+                if landed.committed.adopted:
+                    self.tally.adopted.append(landed.chunk)
+                self.tally.n_cells += landed.n_cells
+                self.tally.nnz += landed.nnz
+                self.tally.bytes_written += landed.committed.bytes_written
+
+    def _judge(self, chunk: int, error: Exception, uploads: Uploads) -> None:
+        if isinstance(error, ConfigError) or not isinstance(error, IngestError):
+            self._fatal = self._fatal or error
+        else:
+            self._fail(error, [chunk])
+            # DEST cannot be written to now: the other chunks would each wait as long to find out.
+            self._dest_is_down = self._dest_is_down or isinstance(error, TransientError)
+        if self._dest_is_down or self._fatal is not None:
+            uploads.call_off()
 
     def _fail(self, error: IngestError, chunks: Iterable[int]) -> None:
         failed = list(chunks)
         self.tally.failures.append(failure_of(error, failed))
         for chunk in failed:
-            self._assembly.drop(chunk)
+            self._wanted.drop(chunk)
+            self._makers.pop(chunk, None)
 
 
 _HANDLING: tuple[tuple[type[IngestError], Literal["config", "source", "transient", "corrupt", "conflict"]], ...] = (

@@ -6,6 +6,7 @@ workers read it, so cuts are few (at most a tenth of the bands) and fall between
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 from ingest.cells import known_nnz
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -37,11 +38,14 @@ __all__ = [
 OVERREAD = 0.1
 """Share of the bands that unit boundaries may split."""
 
-_MOST_BANDS = 20
-"""Bands in one unit: enough that splitting its two ends costs 5 %, little enough to lose with a worker."""
+_LEAST_BANDS = 20
+"""Bands in a unit, if the plan has as many: splitting its two ends costs 5 % then."""
+
+_MOST_BANDS = 100
+"""A unit's beginning and end wait for the network, which long units make rare; what is committed outlives a worker."""
 
 _UNITS_PER_WORKER = 4
-"""So that the last worker to finish leaves the others idle for a quarter of their time at most."""
+"""For plans too small for units of `_LEAST_BANDS`."""
 
 _Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -145,42 +149,94 @@ def cut_units(profile: Profile, missing: Sequence[int], *, workers: int) -> list
         return []
     runs = np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1)
     n_bands = sum(int(profile.last_band[run[-1]] - profile.first_band[run[0]]) + 1 for run in runs)
-    wanted = max(-(-n_bands // _MOST_BANDS), workers * _UNITS_PER_WORKER)
     budget = int(OVERREAD * n_bands)
+    # Units of one run are as equal as can be, so that their number decides how evenly they fall to the workers.
+    even = workers if len(runs) == 1 else 1
     units: list[Unit] = []
     for run in runs:
         span = int(profile.last_band[run[-1]] - profile.first_band[run[0]]) + 1
         share = span / n_bands
-        cuts = _choose_cuts(profile, run, max(1, round(wanted * share)), int(budget * share))
-        units += [Unit(tuple(int(chunk) for chunk in part)) for part in np.split(run, cuts)]
+        cuts = _choose_cuts(profile, run, _goals(span, share, workers), int(budget * share), workers=even)
+        units += [Unit(tuple(part.tolist())) for part in np.split(run, cuts)]
     return units
 
 
-def _choose_cuts(profile: Profile, run: _Int64, parts: int, split_budget: int) -> list[int]:
-    """Return positions in `run` before which to cut: near even shares of the non-zeros, free cuts preferred."""
+def _goals(n_bands: int, share: float, workers: int) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
+    """Yield where one might cut, as shares of the work before each cut, best first.
+
+    Long units first and short ones last, so that workers come to an end together (Hummel, Schonberg and Flynn,
+    "Factoring", CACM 35(8), 1992: each round hands out half of what is left); where there are few bands, equal parts.
+    """
+    if n_bands >= _LEAST_BANDS * _UNITS_PER_WORKER * workers * share:
+        sizes: list[float] = []
+        left = float(n_bands)
+        while left >= 2 * _LEAST_BANDS:
+            size = min(max(left / (2 * workers * share), _LEAST_BANDS), _MOST_BANDS)
+            # A round gives every worker one; this run has its share of the rounds.
+            sizes += [size] * min(max(1, round(workers * share)), int(left // size))
+            left = n_bands - sum(sizes)
+        # What is left is the last unit, or belongs to it.
+        yield np.cumsum(sizes if left >= _LEAST_BANDS / 2 else sizes[:-1]) / n_bands
+    for parts in range(max(1, round(workers * _UNITS_PER_WORKER * share)), 1, -1):
+        yield np.arange(1, parts) / parts
+
+
+def _choose_cuts(
+    profile: Profile,
+    run: _Int64,
+    candidates: Iterable[np.ndarray[Any, np.dtype[np.float64]]],
+    split_budget: int,
+    *,
+    workers: int,
+) -> list[int]:
+    """Return positions in `run` before which to cut: near even shares of the non-zeros, free cuts preferred.
+
+    Of the candidates that the budget allows, one that leaves no worker waiting for the others' last part.
+    """
     allowed = np.flatnonzero(~profile.uncut[run[1:]]) + 1
-    if parts <= 1 or not len(allowed):
+    if not len(allowed):
         return []
     free = allowed[profile.last_band[run[allowed] - 1] != profile.first_band[run[allowed]]]
     weight = np.cumsum(profile.nnz[run] + 1).astype(np.float64)
     share_before = weight[:-1] / weight[-1]
-    goals = np.arange(1, parts) / parts
-    chosen = {_nearest(free, share_before, goal, within=0.25 / parts) for goal in goals}
-    costly = [goal for goal in goals if _nearest(free, share_before, goal, within=0.25 / parts) is None]
-    # Cuts that split a band are rationed; the ration is spread evenly over the run.
-    ration = min(len(costly), split_budget)
-    for at in range(1, ration + 1):
-        chosen.add(_nearest(allowed, share_before, costly[at * (len(costly) + 1) // (ration + 1) - 1], within=1.0))
-    return sorted(cut for cut in chosen if cut is not None)
+    best: list[int] = []
+    least = 1.0
+    for goals in candidates:
+        sizes = np.diff([0.0, *goals, 1.0])
+        near = _nearest(free, share_before, goals, within=0.25 * sizes.min())
+        costly = goals[near < 0]
+        if len(costly) > split_budget:
+            continue
+        chosen = {*near[near >= 0].tolist(), *_nearest(allowed, share_before, costly, within=1.0).tolist()}
+        cuts = sorted(chosen - {-1})
+        # Units are handed out in order, each to the first worker that is free.
+        longest = _makespan(np.diff([0.0, *share_before[np.array(cuts, np.int64) - 1], 1.0]), workers)
+        if longest < least:
+            best, least = cuts, longest
+        if longest <= 1.1 / workers:
+            break
+    return best
 
 
-def _nearest(positions: _Int64, share_before: np.ndarray[Any, Any], goal: float, *, within: float) -> int | None:
-    """Return the cut position whose share of the work before it is nearest to `goal`, if `within`."""
+def _makespan(sizes: np.ndarray[Any, np.dtype[np.float64]], workers: int) -> float:
+    """Return when the last of `workers` ends that take the next unit whenever they are free."""
+    busy = [0.0] * workers
+    for size in sizes.tolist():
+        heapq.heapreplace(busy, busy[0] + size)
+    return max(busy)
+
+
+def _nearest(
+    positions: _Int64, share_before: np.ndarray[Any, Any], goals: np.ndarray[Any, Any], *, within: float
+) -> _Int64:
+    """Return for each goal the cut position whose share of the work before it is nearest, -1 where none is `within`."""
     if not len(positions):
-        return None
-    distance = np.abs(share_before[positions - 1] - goal)
-    best = int(np.argmin(distance))
-    return int(positions[best]) if distance[best] <= within else None
+        return np.full(len(goals), -1, np.int64)
+    shares = share_before[positions - 1]
+    after = np.searchsorted(shares, goals).clip(0, len(shares) - 1)
+    before = (after - 1).clip(0)
+    best = np.where(np.abs(shares[before] - goals) <= np.abs(shares[after] - goals), before, after)
+    return np.where(np.abs(shares[best] - goals) <= within, positions[best], -1)
 
 
 def stored_bytes(profile: Profile, units: Sequence[Sequence[int]]) -> list[float]:

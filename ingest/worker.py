@@ -35,7 +35,11 @@ class ChunkWorkerFactory:
     endpoint_url: str | None
     run_id: str
     slab_bytes: int
+    """Most that reading one slab may hold."""
+    upload_bytes: int
+    """Most that files on their way to the store may hold together."""
     threads: int
+    """For TileDB and for compressing: the worker's CPUs, not the machine's."""
     scratch: str
     commit: Commit = commit_chunk
     """`commit_chunk` for a run; a repair replaces what is damaged."""
@@ -53,6 +57,7 @@ class ChunkWorker:
         self._stop = threading.Event()
         self._opened: OpenPlan | None = None
         self._sources: OpenSources | None = None
+        self._codec: Codec | None = None
         self._maker: UnitMaker | None = None
         self._retries_before = 0
 
@@ -64,40 +69,36 @@ class ChunkWorker:
         IngestError
             DEST or its plan cannot be read from here.
         """
-        opened, _ = self._open()
+        opened, _, _ = self._open()
         # What takes seconds to import is imported now: the first unit's clock and deadline are its own.
         import_readers({survey.layout for survey in opened.surveys})
-        self._open_codec(opened)
 
-    @staticmethod
-    def _open_codec(opened: OpenPlan) -> Codec:
-        identity = opened.plan.identity
-        return open_codec(identity.format, identity.codec, identity.level)
-
-    def _open(self) -> tuple[OpenPlan, OpenSources]:
-        if self._opened is None or self._sources is None:
+    def _open(self) -> tuple[OpenPlan, OpenSources, Codec]:
+        if self._opened is None or self._sources is None or self._codec is None:
             factory = self._factory
             self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url))
             identity = self._opened.plan.identity
             options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
             limits = FetchLimits(factory.slab_bytes, factory.threads, Path(factory.scratch))
             self._sources = OpenSources(self._opened, options, limits)
-        return self._opened, self._sources
+            self._codec = open_codec(identity.format, identity.codec, identity.level, threads=factory.threads)
+        return self._opened, self._sources, self._codec
 
     def run(self, task: UnitTask) -> UnitOutcome:
         """Make the chunks of `task`; expected trouble is reported, not raised."""
         tally = Tally(task.unit_id)
         self._retries_before = self._retries()
         try:
-            opened, sources = self._open()
+            opened, sources, codec = self._open()
             opened.ledger.claim(self._factory.run_id, task.unit_id, task.chunks)
             self._maker = UnitMaker(
                 opened,
                 sources,
-                self._open_codec(opened),
+                codec,
                 task,
                 rows_of_chunks(opened, task.chunks),
                 slab_bytes=self._factory.slab_bytes,
+                upload_bytes=self._factory.upload_bytes,
                 stop=self._stop,
                 commit=self._factory.commit,
             )
@@ -117,10 +118,10 @@ class ChunkWorker:
     def _outcome(self, task: UnitTask, tally: Tally) -> UnitOutcome:
         return UnitOutcome(
             unit_id=task.unit_id,
-            done=tuple(tally.done),
+            done=tuple(sorted(tally.done)),
             failures=tuple(tally.failures),
             undone=_left(task, tally),
-            adopted=tuple(tally.adopted),
+            adopted=tuple(sorted(tally.adopted)),
             n_cells=tally.n_cells,
             nnz=tally.nnz,
             bytes_read=tally.bytes_read,
@@ -146,12 +147,14 @@ class ChunkWorker:
         self._stop.set()
 
     def close(self) -> None:
-        """Close sources and store."""
+        """Close sources, store and the threads that compress."""
         if self._sources is not None:
             self._sources.close()
+        if self._codec is not None:
+            self._codec.close()
         if self._opened is not None:
             self._opened.store.close()
-        self._sources = self._opened = None
+        self._sources = self._opened = self._codec = None
 
 
 def _left(task: UnitTask, tally: Tally) -> tuple[int, ...]:

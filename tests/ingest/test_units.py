@@ -120,29 +120,43 @@ def profile_of(n_chunks, bands_per_chunk, *, nnz=100, shift=0.0):
     )
 
 
+def busiest(units, profile, workers):
+    """Return the share of the work that the worker has who gets most, when each takes the next unit when it is free."""
+    busy = [0] * workers
+    for unit in units:
+        busy[busy.index(min(busy))] += int(profile.nnz[list(unit.chunks)].sum())
+    return max(busy) / sum(busy)
+
+
 @pytest.mark.parametrize(("n_chunks", "bands", "workers"), [(1000, 2.0, 8), (500, 12.0, 4), (4000, 1.0, 2)])
-def test_free_cuts_are_even_and_cost_nothing(n_chunks, bands, workers):
+def test_free_cuts_make_long_units_first_and_cost_nothing(n_chunks, bands, workers):
     profile = profile_of(n_chunks, bands)
     units = cut_units(profile, range(n_chunks), workers=workers)
-    sizes = [len(unit.chunks) for unit in units]
-    assert len(units) >= 4 * workers
-    assert max(sizes) <= 2 * min(sizes)
-    assert max(sizes) * bands <= 40
+    spans = [len(unit.chunks) * bands for unit in units]
+    assert max(spans) <= 110
+    assert min(spans[:-1]) >= 12
+    assert spans[0] >= max(spans) - bands
+    assert spans[-1] < 60
+    assert busiest(units, profile, workers) <= 1.15 / workers
     planned, least = read_bytes(profile, units)
     assert planned == least == n_chunks * bands * 1000
 
 
 @pytest.mark.parametrize(
-    ("n_chunks", "bands", "workers"), [(1000, 2.0, 8), (300, 12.2, 4), (4000, 0.3, 2), (90, 0.31, 2)]
+    ("n_chunks", "bands", "workers"), [(1000, 2.0, 8), (300, 12.2, 4), (4000, 0.3, 2), (90, 0.31, 2), (250, 0.1, 2)]
 )
 def test_costly_cuts_stay_within_a_tenth_and_keep_workers_busy(n_chunks, bands, workers):
     profile = profile_of(n_chunks, bands, shift=0.5)
     units = cut_units(profile, range(n_chunks), workers=workers)
     planned, least = read_bytes(profile, units)
     assert planned <= 1.1 * least
-    assert len(units) >= min(4 * workers, int(0.1 * bands * n_chunks))
-    sizes = [len(unit.chunks) for unit in units]
-    assert max(sizes) <= 3 * max(1, sorted(sizes)[len(sizes) // 2])
+    assert busiest(units, profile, workers) <= 1.15 / workers
+
+
+def test_what_cannot_be_cut_in_three_is_cut_in_two_for_two_workers():
+    profile = profile_of(250, 0.1, shift=0.05)  # 26 bands: two cuts are within the tenth, one shares the work evenly
+    sizes = [len(unit.chunks) for unit in cut_units(profile, range(250), workers=2)]
+    assert sizes == [125, 125]
 
 
 def test_a_heavy_chunk_makes_a_short_unit():

@@ -1,0 +1,110 @@
+"""Reading one unit: its slabs one after the other, each once, by a thread that does nothing else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ingest.errors import CorruptError, NotFoundError, SourceError, TransientError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Generator, Sequence
+
+    from ingest.errors import IngestError
+    from ingest.fetch.base import Fetched
+    from ingest.open_sources import OpenSources
+    from ingest.unit_rows import UnitRows
+    from ingest.wanted import Wanted
+
+__all__ = ["Piece", "Trouble", "UnitReader"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Rows that lie together in one source and in the plan."""
+
+    start: int
+    """Plan row of the first."""
+    stop: int
+    fetched: Fetched
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trouble:
+    """Rows that cannot be read."""
+
+    chunks: Sequence[int]
+    """The chunks that lack them now."""
+    error: IngestError
+
+
+class UnitReader:
+    """What a unit's chunks are made of, in plan order.
+
+    Parameters
+    ----------
+    rows
+        At least the plan rows of the unit's chunks.
+    wanted
+        The chunks; those dropped meanwhile are not read for.
+    slabs
+        Ranges of plan rows that are read in one go.
+    stop
+        Set from another thread: read nothing further.
+    """
+
+    def __init__(
+        self,
+        sources: OpenSources,
+        rows: UnitRows,
+        wanted: Wanted,
+        slabs: Sequence[tuple[int, int]],
+        stop: threading.Event,
+    ) -> None:
+        self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
+        self._down: dict[int, TransientError] = {}
+        self.seconds = 0.0
+        """Wall time spent in reading so far."""
+
+    def pieces(self) -> Generator[Piece | Trouble, None, None]:
+        """Yield all rows of the wanted chunks, and what stands in the way of others."""
+        for start, stop in self._slabs:
+            yield from self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> Generator[Piece | Trouble, None, None]:
+        for low, high, chunks in self._wanted.parts(start, stop):
+            if self._stop.is_set():
+                return
+            try:
+                fetched = self._fetch(low, high)
+            except SourceError as error:
+                if len(chunks) == 1:
+                    self._wanted.drop(chunks[0])
+                    yield Trouble(chunks, error)
+                    continue
+                # One bad cell must not hold back its neighbours' chunks: each chunk's rows are read alone.
+                for chunk in chunks:
+                    bounds = self._wanted.rows(chunk)
+                    yield from self._read(max(low, bounds[0]), min(high, bounds[1]))
+            except (TransientError, CorruptError, NotFoundError) as error:
+                for chunk in chunks:
+                    self._wanted.drop(chunk)
+                yield Trouble(chunks, error)
+            else:
+                yield Piece(low, high, fetched)
+                del fetched  # whoever took it has it alone
+
+    def _fetch(self, start: int, stop: int) -> Fetched:
+        number = self._rows.source(start)
+        if number in self._down:  # it was tried for minutes; its other rows need not wait as long again
+            raise self._down[number]
+        before = time.perf_counter()
+        try:
+            return self._sources.read(number, self._rows.coordinates(start, stop))
+        except TransientError as error:
+            self._down[number] = error
+            raise
+        finally:
+            self.seconds += time.perf_counter() - before
