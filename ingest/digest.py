@@ -16,12 +16,24 @@ import pyarrow.compute as pc
 import xxhash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ingest.block import Block
     from ingest.cells import Cells
+    from ingest.genes import Genes
 
-__all__ = ["Levels", "cells_digest", "content_digest", "digest_of_digests", "levels_of", "rows_digest", "sums_digest"]
+__all__ = [
+    "ArrayDigest",
+    "ContentDigest",
+    "Levels",
+    "canonical_obs",
+    "cells_digest",
+    "content_digest",
+    "digest_of_digests",
+    "levels_of",
+    "rows_digest",
+    "sums_digest",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +65,24 @@ def levels_of(column: pa.Array) -> Levels:
     return Levels(tuple(values), recode[codes])
 
 
+def _canonical(column: pa.ChunkedArray) -> Levels | np.ndarray[Any, Any]:
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # pyarrow returns one chunked array when there are no chunks at all
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
+    if pa.types.is_dictionary(whole.type):
+        return levels_of(whole)
+    values: np.ndarray[Any, Any] = whole.to_numpy(zero_copy_only=False)
+    return values
+
+
+def canonical_obs(obs: pa.Table) -> dict[str, Levels | np.ndarray[Any, Any]]:
+    """Return the columns as they are digested and stored: texts as `Levels`, anything else as an array ``(n_cells,)``.
+
+    Missing numbers are NaN.
+    """
+    return {name: _canonical(obs[name]) for name in obs.column_names}
+
+
 class _Stream:
     """A digest fed with named arrays."""
 
@@ -73,39 +103,97 @@ class _Stream:
         raw = name.encode()
         self._hash.update(len(raw).to_bytes(8, "little") + raw + f"{kind}\0{length}\0".encode())
 
-    def column(self, name: str, column: pa.ChunkedArray) -> None:
-        whole = column.combine_chunks()
-        if isinstance(whole, pa.ChunkedArray):  # pyarrow returns one chunked array when there are no chunks at all
-            whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
-        if pa.types.is_dictionary(whole.type):
-            levels = levels_of(whole)
-            self.texts(name, levels.values)
-            self.array(name, levels.codes)
+    def column(self, name: str, values: Levels | np.ndarray[Any, Any]) -> None:
+        if isinstance(values, Levels):
+            self.texts(name, values.values)
+            self.array(name, values.codes)
         else:
-            self.array(name, whole.to_numpy(zero_copy_only=False))
+            self.array(name, values)
+
+    def part(self, name: str, part: ArrayDigest) -> None:
+        self._head(name, part.kind, part.length)
+        self._hash.update(part.digest())
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
 
+class ArrayDigest:
+    """The digest of one array that comes in pieces; it does not tell how it was cut.
+
+    Parameters
+    ----------
+    dtype
+        Of the values.
+    """
+
+    __slots__ = ("_dtype", "_hash", "length")
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype.newbyteorder("<")
+        self._hash = xxhash.xxh3_128()
+        self.length = 0
+        """Values so far."""
+
+    @property
+    def kind(self) -> str:
+        """The type of the values, as numpy spells it."""
+        return self._dtype.str
+
+    def update(self, values: np.ndarray[Any, Any]) -> None:
+        """Take the next values ``(n,)``, cast where they are of another type."""
+        if len(values):
+            self._hash.update(np.ascontiguousarray(values, self._dtype).view(np.uint8).data)
+            self.length += len(values)
+
+    def digest(self) -> bytes:
+        """Return 16 bytes over the values so far."""
+        return self._hash.digest()
+
+
+class ContentDigest:
+    """What a chunk *is*: a digest over named digests, so that its arrays may come in pieces and side by side.
+
+    Parameters
+    ----------
+    dtype
+        Of the counts' values.
+    """
+
+    __slots__ = ("data", "indices", "indptr")
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.indptr = ArrayDigest(np.dtype(np.int64))
+        self.indices = ArrayDigest(np.dtype(np.int32))
+        self.data = ArrayDigest(dtype)
+
+    def hexdigest(self, genes: Genes, names: pa.StringArray, obs: Mapping[str, Levels | np.ndarray[Any, Any]]) -> str:
+        """Return 32 hex digits over the counts so far, the genes' ids, the cells' names and their `canonical_obs`."""
+        stream = _Stream()
+        stream.part("indptr", self.indptr)
+        stream.part("indices", self.indices)
+        stream.part("data", self.data)
+        stream.texts("genes", (genes.digest,))
+        stream.texts("obs_names", names.to_pylist())
+        for name, values in obs.items():
+            stream.column(f"obs/{name}", values)
+        return stream.hexdigest()
+
+
 def content_digest(block: Block) -> str:
     """Return 32 hex digits over counts, names, genes and obs of `block`; equal blocks, equal digests."""
-    stream = _Stream()
-    stream.array("indptr", block.counts.indptr)
-    stream.array("indices", block.counts.indices)
-    stream.array("data", block.counts.data)
-    stream.texts("genes", (block.genes.digest,))
-    stream.texts("obs_names", block.obs_names.to_pylist())
-    for name in block.obs.column_names:
-        stream.column(f"obs/{name}", block.obs[name])
-    return stream.hexdigest()
+    digest = ContentDigest(block.counts.data.dtype)
+    digest.indptr.update(block.counts.indptr)
+    digest.indices.update(block.counts.indices)
+    digest.data.update(block.counts.data)
+    return digest.hexdigest(block.genes, block.obs_names, canonical_obs(block.obs))
 
 
 def cells_digest(cells: Cells) -> str:
     """Return 32 hex digits over all columns of the cells, in plan order."""
     stream = _Stream()
     for name in cells.table.column_names:
-        stream.column(name, cells.table[name])
+        stream.column(name, _canonical(cells.table[name]))
     return stream.hexdigest()
 
 

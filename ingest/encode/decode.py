@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_chunk"]
 
+_PLUGIN_FILTERS = frozenset({32004, 32015})
+"""lz4 and zstd, as registered with HDF5."""
+
 
 def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
     """Decode an h5ad chunk.
@@ -30,6 +33,7 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             _refuse_detours(file)
+            _load_filters(file["X"])
             genes = _genes(file["var"])
             return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
@@ -50,6 +54,15 @@ def _refuse_detours(file: h5py.File) -> None:
     detour = file.visititems_links(link) or file.visititems(node)
     if detour:
         raise ValueError(detour)
+
+
+def _load_filters(group: h5py.Group) -> None:
+    """Let HDF5 find the filters of the counts, where they are not its own."""
+    for name in ("data", "indices", "indptr"):
+        plist = group[name].id.get_create_plist()
+        for at in range(plist.get_nfilters()):
+            if plist.get_filter(at)[0] in _PLUGIN_FILTERS:
+                import hdf5plugin  # noqa: F401 # importing registers them
 
 
 def _counts(group: h5py.Group) -> Counts:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ingest.encode.base import Codec
+    from ingest.encode.h5ad import H5adCodec
 
 __all__ = ["CODECS", "FORMATS", "check_codec", "open_codec"]
 
 FORMATS = ("h5ad",)
-CODECS = ("deflate", "none")
+CODECS = ("deflate", "zstd", "lz4", "none")
 
 
 def check_codec(format_name: str, codec: str, level: int) -> None:
@@ -31,8 +31,13 @@ def check_codec(format_name: str, codec: str, level: int) -> None:
         raise ConfigError(f"--level {level}: levels go from 0 to 9", kind="bad-level")
 
 
-def open_codec(format_name: str, codec: str, level: int) -> Codec:
+def open_codec(format_name: str, codec: str, level: int, *, threads: int = 1) -> H5adCodec:
     """Return the codec for chunks of `format_name`, compressed by `codec` at `level`.
+
+    Parameters
+    ----------
+    threads
+        That compress, beside the caller's; with 1 the caller's own does. `Codec.close` ends them.
 
     Raises
     ------
@@ -40,6 +45,6 @@ def open_codec(format_name: str, codec: str, level: int) -> Codec:
         As `check_codec`.
     """
     check_codec(format_name, codec, level)
-    from ingest.encode.anndata_codec import AnndataCodec
+    from ingest.encode.h5ad import H5adCodec
 
-    return AnndataCodec(codec, level)
+    return H5adCodec(codec, level, threads=threads)

@@ -1,0 +1,121 @@
+"""The compressors of HDF5 chunks, made outside HDF5: what a block's bytes become, and what HDF5 calls that.
+
+Every block is byte-shuffled first, by `ingest.encode.shuffle`. HDF5's filters are the contract: deflate and shuffle
+are built into it; zstd (32015) and lz4 (32004) are `registered ones`_, which readers have from hdf5plugin.
+
+.. _registered ones: https://github.com/HDFGroup/hdf5_plugins/blob/master/docs/RegisteredFilterPlugins.md
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import deflate
+import h5py
+import pyarrow as pa
+from isal import isal_zlib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["TEXT", "Filter", "choose_filter"]
+
+_ZSTD, _LZ4 = 32015, 32004
+_ISAL_LEVELS = 3
+_ZSTD_LEVELS = (-5, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # zstd's own 0 means its default, 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filter:
+    """One compressor at one level; both functions release the GIL and may be called from any thread."""
+
+    compress: Callable[[memoryview], bytes]
+    """Shuffled bytes of one block to what HDF5 stores."""
+    decompress: Callable[[bytes, int], bytes]
+    """Back, given the number of shuffled bytes."""
+    id: int
+    """HDF5's number of the filter."""
+    options: tuple[int, ...]
+    """What the file says about it."""
+    plugin: bool
+    """Whether HDF5 needs hdf5plugin for it."""
+
+    def describe(self, plist: h5py.h5p.PropDCID) -> None:
+        """Add shuffle and this filter to the properties of a chunked dataset that is about to be created."""
+        if self.plugin:
+            import hdf5plugin  # noqa: F401 # registers the filters: HDF5 creates no dataset with one it does not know
+        plist.set_shuffle()
+        plist.set_filter(self.id, h5py.h5z.FLAG_MANDATORY, self.options)
+
+
+def choose_filter(codec: str, level: int) -> Filter | None:
+    """Return the compressor for `codec` (deflate, zstd, lz4; none: None) at `level` 0 to 9, from fast to small.
+
+    deflate is ISA-L's up to level 2 (its level 3 is slower and larger on counts) and libdeflate's from there.
+    """
+    if codec == "none":
+        return None
+    if codec == "zstd":
+        return _zstd(_ZSTD_LEVELS[level])
+    if codec == "lz4":
+        return _lz4(level)
+    return _deflate(level)
+
+
+def _deflate(level: int) -> Filter:
+    if level < _ISAL_LEVELS:
+        compress = partial(_isal, level)
+    else:
+        compress = partial(_libdeflate, level - 2 if level < 5 else level)
+    return Filter(compress, _inflate, h5py.h5z.FILTER_DEFLATE, (level,), plugin=False)
+
+
+def _isal(level: int, raw: memoryview) -> bytes:
+    return isal_zlib.compress(raw, level)
+
+
+def _libdeflate(level: int, raw: memoryview) -> bytes:
+    return bytes(deflate.zlib_compress(raw, level))
+
+
+def _inflate(stored: bytes, size: int) -> bytes:
+    return isal_zlib.decompress(stored, zlib.MAX_WBITS, size)
+
+
+def _zstd(level: int) -> Filter:
+    def compress(raw: memoryview) -> bytes:
+        packed: bytes = pa.Codec("zstd", level).compress(raw, asbytes=True)
+        return packed
+
+    def decompress(stored: bytes, size: int) -> bytes:
+        raw: bytes = pa.Codec("zstd").decompress(stored, size, asbytes=True)
+        return raw
+
+    return Filter(compress, decompress, _ZSTD, (level & 0xFFFFFFFF,), plugin=True)
+
+
+def _lz4(level: int) -> Filter:
+    """Make frames of the filter's own format: sizes big-endian, 8 bytes of all, 4 of a block, 4 of it compressed."""
+
+    def compress(raw: memoryview) -> bytes:
+        size = len(raw)
+        packed: bytes = pa.Codec("lz4_raw", level or None).compress(raw, asbytes=True)
+        if len(packed) >= size:  # the filter's mark for a block that is stored as it is
+            packed = bytes(raw)
+        return size.to_bytes(8, "big") + size.to_bytes(4, "big") + len(packed).to_bytes(4, "big") + packed
+
+    def decompress(stored: bytes, size: int) -> bytes:
+        packed = memoryview(stored)[16:]
+        if len(packed) == size:
+            return bytes(packed)
+        raw: bytes = pa.Codec("lz4_raw").decompress(packed, size, asbytes=True)
+        return raw
+
+    return Filter(compress, decompress, _LZ4, (0,), plugin=True)
+
+
+TEXT = _deflate(6)
+"""For gene tables: made once per file format and gene list, so that a slower level costs nothing."""
