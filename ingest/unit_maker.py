@@ -142,10 +142,8 @@ class UnitMaker:
                 else:
                     self._deliver(piece, uploads)
                 del piece  # a slab; the next one is there already
-        except BaseException:
-            uploads.call_off()
-            raise
         finally:
+            # Whatever went wrong, chunks that are finished are still written: they cost a read.
             pieces.close()
             self._settle(uploads.drain(), uploads)
             uploads.close()

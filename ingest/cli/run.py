@@ -65,7 +65,7 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--organism", default="homo_sapiens", show_default=True, help="The same.")
 @click.option("--format", type=click.Choice(["h5ad"]), default="h5ad", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "int32", "uint16"]), default="float32", show_default=True)
-@click.option("--codec", type=click.Choice(["deflate", "none"]), default="deflate", show_default=True)
+@click.option("--codec", type=click.Choice(["deflate", "zstd", "lz4", "none"]), default="deflate", show_default=True)
 @click.option("--level", type=click.IntRange(0, 9), default=1, show_default=True, help="Of compression.")
 @click.option(
     "--memory",

@@ -238,7 +238,7 @@ def replan(draft, *, surveys=None, **settings):
         ({"dtype": "int8"}, "bad-dtype"),
         ({"dtype": "uint16", "allow_noninteger": True}, "bad-dtype"),
         ({"format": "zarr"}, "bad-format"),
-        ({"codec": "lz4"}, "bad-codec"),
+        ({"codec": "blosc"}, "bad-codec"),
         ({"level": -1}, "bad-level"),
     ],
 )

@@ -234,7 +234,7 @@ def test_any_damage_is_named_exactly_and_mended(finished, tmp_path_factory, dama
 
 
 def test_the_commit_of_a_repair_travels(dest):
-    factory = ChunkWorkerFactory(str(dest.path), None, "run", 1, 1, "", commit=Recommit({3: "key"}))
+    factory = ChunkWorkerFactory(str(dest.path), None, "run", 1, 1, 1, "", commit=Recommit({3: "key"}))
     assert pickle.loads(pickle.dumps(factory)) == factory  # noqa: S301 # our own, as a pool sends it
 
 
