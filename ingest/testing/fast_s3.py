@@ -70,7 +70,16 @@ class FastS3:
             self._loop.run_until_complete(self._over.wait())
         finally:
             self._server.close()
+            self._loop.run_until_complete(self._hang_up())
+            self._loop.close()
             self._ended.set()
+
+    @staticmethod
+    async def _hang_up() -> None:
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     def shutdown(self) -> None:
         """End `serve_forever`, which another thread runs."""
@@ -86,8 +95,8 @@ class FastS3:
                     await asyncio.sleep(self._delay_s)
                 self._send(request, self._answer(request), writer)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has gone
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client has gone, or the server goes; a task that ends cancelled is an error to asyncio's streams
         finally:
             writer.close()
 

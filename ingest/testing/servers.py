@@ -93,7 +93,7 @@ def s3_server() -> Iterator[ObjectServer]:
 
 @contextmanager
 def fast_s3_server() -> Iterator[ObjectServer]:
-    """Run `ingest.testing.fast_s3`, which costs a tenth of moto: for measuring what talks to it."""
+    """Run `ingest.testing.fast_s3`, which costs a quarter of moto: for measuring what talks to it."""
     with _running("s3-fast") as server:
         yield server
 
