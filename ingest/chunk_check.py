@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from ingest.documents import sha256_hex
 from ingest.errors import CorruptError, NotFoundError
 from ingest.findings import Finding
+from ingest.store.body import object_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from ingest.store.base import ObjectStat, Store
     from ingest.unit_rows import UnitRows
 
-__all__ = ["check_index", "check_object", "object_sha256"]
-
-_PIECE_BYTES = 16 << 20
-"""An object whose bytes alone are checked is hashed in such pieces."""
+__all__ = ["check_index", "check_object"]
 
 _TRIES = 2
 """Readings before bytes count as damaged: ranges carry no checksum, so the transfer may be at fault."""
@@ -69,22 +66,6 @@ def _matching_bytes(store: Store, entry: ChunkReceipt) -> bytes | None:
         if sha256_hex(data) == entry.sha256:
             return data
     return None
-
-
-def object_sha256(store: Store, key: str, size: int) -> str:
-    """Return the sha256 of an object of `size` bytes as 64 hex digits, in memory that does not grow with it.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such object.
-    CorruptError
-        It is shorter than `size`.
-    """
-    digest = hashlib.sha256()
-    for start in range(0, size, _PIECE_BYTES):
-        digest.update(store.get_range(key, start, min(_PIECE_BYTES, size - start)))
-    return digest.hexdigest()
 
 
 def check_index(opened: OpenPlan) -> None:

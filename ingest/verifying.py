@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from ingest.chunk_check import check_object, object_sha256
+from ingest.chunk_check import check_object
 from ingest.deep import DeepCheck
 from ingest.errors import CorruptError, NotFoundError
 from ingest.fetch.base import FetchLimits
@@ -20,6 +20,7 @@ from ingest.ordered_map import map_ordered
 from ingest.preparing import scratch_of
 from ingest.rereading import compare_with_sources
 from ingest.settings import WorkSettings
+from ingest.store.body import object_sha256
 from ingest.summary_check import SUMMARY_KEYS, summary_findings
 from ingest.unit_rows import UnitRows
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["ObjectStat", "Store"]
 
@@ -61,6 +62,28 @@ class Store(Protocol):
         ------
         PreconditionError
             It has another version, or is absent.
+        """
+        ...
+
+    def put_new_file(self, key: str, path: Path) -> ObjectStat:
+        """Create `key` from a local file as `put_new` does, in memory that does not grow with the file.
+
+        The file must not change meanwhile.
+
+        Raises
+        ------
+        AlreadyExistsError
+            As `put_new`.
+        """
+        ...
+
+    def replace_file(self, key: str, path: Path, *, expected: str) -> ObjectStat:
+        """Overwrite `key` by a local file as `replace` does, in memory that does not grow with the file.
+
+        Raises
+        ------
+        PreconditionError
+            As `replace`.
         """
         ...
 

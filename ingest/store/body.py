@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from typing import TYPE_CHECKING
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = ["as_view", "pieces", "readable"]
+    from ingest.store.base import Store
+
+__all__ = ["Body", "FileBody", "as_view", "holds", "object_sha256", "open_body", "pieces", "readable"]
+
+_PIECE_BYTES = 16 << 20
+"""What is compared or hashed is held in such pieces."""
+
+
+class Body(Protocol):
+    """Bytes that can be cut: a memoryview, or a file of which only the slice asked for is in memory."""
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        ...
+
+    def __getitem__(self, span: slice, /) -> memoryview:
+        """Return the bytes of a slice without a step."""
+        ...
+
+
+class FileBody:
+    """An open file as a body; it must not change meanwhile. Threads may share it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, span: slice) -> memoryview:
+        start, stop, _ = span.indices(self._size)
+        data, at = memoryview(bytearray(max(0, stop - start))), 0
+        while at < len(data):
+            count = os.preadv(self._descriptor, [data[at:]], start + at)
+            if count == 0:
+                raise OSError("the file became shorter while it was read")
+            at += count
+        return data.toreadonly()
+
+
+@contextmanager
+def open_body(path: Path) -> Iterator[FileBody]:
+    """Open a local file as a body."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield FileBody(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _ViewReader(io.RawIOBase):
@@ -56,7 +108,39 @@ def readable(view: memoryview) -> bytes | io.RawIOBase:
     return whole if isinstance(whole, bytes) and len(whole) == len(view) else _ViewReader(view)
 
 
-def pieces(view: memoryview, size_bytes: int) -> Iterator[memoryview]:
-    """Yield `view` in consecutive pieces of `size_bytes`, the last shorter; none for nothing."""
-    for start in range(0, len(view), size_bytes):
-        yield view[start : start + size_bytes]
+def pieces(body: Body, size_bytes: int) -> Iterator[memoryview]:
+    """Yield `body` in consecutive pieces of `size_bytes`, the last shorter; none for nothing."""
+    for start in range(0, len(body), size_bytes):
+        yield body[start : start + size_bytes]
+
+
+def object_sha256(store: Store, key: str, size: int) -> str:
+    """Return the sha256 of an object of `size` bytes as 64 hex digits, in memory that does not grow with it.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    CorruptError
+        It is shorter than `size`.
+    """
+    digest = hashlib.sha256()
+    for start in range(0, size, _PIECE_BYTES):
+        digest.update(store.get_range(key, start, min(_PIECE_BYTES, size - start)))
+    return digest.hexdigest()
+
+
+def holds(store: Store, key: str, body: Body) -> bool:
+    """Say whether `key` is exactly the bytes of `body`, in memory that does not grow with them.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    """
+    if store.stat(key).size != len(body):
+        return False
+    return all(
+        store.get_range(key, at * _PIECE_BYTES, len(piece)) == piece
+        for at, piece in enumerate(pieces(body, _PIECE_BYTES))
+    )

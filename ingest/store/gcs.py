@@ -20,7 +20,7 @@ from ingest.errors import (
 from ingest.retry import Budget, Retrier
 from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
-from ingest.store.body import as_view, pieces
+from ingest.store.body import FileBody, as_view, holds, open_body, pieces
 from ingest.store.gcs_errors import explain
 from ingest.store.gcs_http import GCSClient
 from ingest.store.gcs_resumable import ResumableUpload
@@ -28,7 +28,9 @@ from ingest.store.keys import check_key, check_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from ingest.store.body import Body
     from ingest.store.gcs_http import Reply
     from ingest.store.url import StoreUrl
 
@@ -100,13 +102,26 @@ class GCSStore:
         An earlier try of this call whose reply was lost makes the next one fail its condition; what is there is
         then read, and the call has succeeded when it is `data`.
         """
+        return self._overwrite(key, as_view(data), expected)
+
+    def put_new_file(self, key: str, path: Path) -> ObjectStat:
+        """Create `key` from a local file, in parts when it is larger than one; see `Store.put_new_file`."""
+        with open_body(path) as body:
+            return self._put(check_key(key), body, "0", AlreadyExistsError)
+
+    def replace_file(self, key: str, path: Path, *, expected: str) -> ObjectStat:
+        """Overwrite `key` by a local file, in parts when it is larger than one; see `replace`."""
+        with open_body(path) as body:
+            return self._overwrite(key, body, expected)
+
+    def _overwrite(self, key: str, body: Body, expected: str) -> ObjectStat:
         if not expected.isdecimal() or expected == "0":  # 0 would mean: only if absent
             raise PreconditionError(f"{self.url}/{key}: {expected!r} is no generation", key=key)
-        view, before = as_view(data), self.retries
+        before = self.retries
         try:
-            return self._put(check_key(key), view, expected, PreconditionError)
+            return self._put(check_key(key), body, expected, PreconditionError)
         except PreconditionError:
-            if self.retries > before and self.get(key) == view:
+            if self.retries > before and holds(self, key, body):
                 return self.stat(key)
             raise
 
@@ -180,15 +195,17 @@ class GCSStore:
             return False
         return True
 
-    def _put(self, key: str, view: memoryview, generation: str, refused: type[ConflictError]) -> ObjectStat:
-        action, crc32c = self._action("objects.insert", "write", key, refused), _crc32c(view)
-        if len(view) > self._single_post_bytes:
-            found = self._put_resumable(action, key, view, crc32c, generation)
+    def _put(self, key: str, body: Body, generation: str, refused: type[ConflictError]) -> ObjectStat:
+        action, crc32c = self._action("objects.insert", "write", key, refused), _crc32c(body)
+        # What lies in a file is not brought into memory for the sake of a single request.
+        most = self._part_bytes if isinstance(body, FileBody) else self._single_post_bytes
+        if len(body) > most:
+            found = self._put_resumable(action, key, body, crc32c, generation)
         else:
-            found = self._put_once(action, key, view, crc32c, generation)
-        if found.get("crc32c") != crc32c or int(found.get("size", -1)) != len(view):
+            found = self._put_once(action, key, body[:], crc32c, generation)
+        if found.get("crc32c") != crc32c or int(found.get("size", -1)) != len(body):
             raise self._damaged(key)
-        return ObjectStat(key, len(view), str(found["generation"]))
+        return ObjectStat(key, len(body), str(found["generation"]))
 
     def _put_once(self, action: Action, key: str, view: memoryview, crc32c: str, generation: str) -> dict[str, Any]:
         """Send metadata and bytes as the two parts of one request."""
@@ -203,12 +220,10 @@ class GCSStore:
         headers = {"Content-Type": f"multipart/related; boundary={boundary}"}
         return self._request(action, "POST", url, _as_json, headers=headers, body=body)
 
-    def _put_resumable(
-        self, action: Action, key: str, view: memoryview, crc32c: str, generation: str
-    ) -> dict[str, Any]:
+    def _put_resumable(self, action: Action, key: str, body: Body, crc32c: str, generation: str) -> dict[str, Any]:
         about = json.dumps({"name": self._name(key), "crc32c": crc32c, "contentType": "application/octet-stream"})
         url = self._client.upload_url(self._where.bucket, uploadType="resumable", ifGenerationMatch=generation)
-        headers = {"Content-Type": "application/json; charset=UTF-8", "X-Upload-Content-Length": str(len(view))}
+        headers = {"Content-Type": "application/json; charset=UTF-8", "X-Upload-Content-Length": str(len(body))}
         session = self._request(
             action,
             "POST",
@@ -217,7 +232,7 @@ class GCSStore:
             headers=headers,
             body=[memoryview(about.encode())],
         )
-        upload = ResumableUpload(self._client, action, session, view, self._part_bytes)
+        upload = ResumableUpload(self._client, action, session, body, self._part_bytes)
         return upload.run(self._retrier)
 
     def _page(self, prefix: str, token: str, limit: int = 1000) -> dict[str, Any]:
@@ -275,10 +290,10 @@ def _as_json(reply: Reply) -> dict[str, Any]:
     return reply.json()
 
 
-def _crc32c(view: memoryview) -> str:
-    """Return the CRC32C of `view` as GCS writes it: big-endian, base64."""
+def _crc32c(body: Body) -> str:
+    """Return the CRC32C of `body` as GCS writes it: big-endian, base64."""
     value = 0
-    for piece in pieces(view, 1 << 20):
+    for piece in pieces(body, 1 << 20):
         value = google_crc32c.extend(value, bytes(piece))  # the library takes nothing but bytes
     return base64.b64encode(value.to_bytes(4, "big")).decode()
 

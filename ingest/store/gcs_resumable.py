@@ -11,6 +11,7 @@ from ingest.store.gcs_errors import explain
 if TYPE_CHECKING:
     from ingest.retry import Retrier
     from ingest.store.action import Action
+    from ingest.store.body import Body
     from ingest.store.gcs_http import GCSClient, Reply
 
 __all__ = ["ResumableUpload"]
@@ -31,15 +32,15 @@ class ResumableUpload:
         Who sends, and what errors say.
     session_url
         Where the upload goes; a bearer of rights, so it is kept out of every message.
-    view
+    body
         The bytes, more than none.
     part_bytes
         Size of a part, a multiple of 256 KiB.
     """
 
-    def __init__(self, client: GCSClient, action: Action, session_url: str, view: memoryview, part_bytes: int) -> None:
+    def __init__(self, client: GCSClient, action: Action, session_url: str, body: Body, part_bytes: int) -> None:
         self._client, self._action, self._session_url = client, action, session_url
-        self._view, self._part_bytes = view, part_bytes
+        self._body, self._part_bytes = body, part_bytes
         self._at = 0
 
     def run(self, retrier: Retrier) -> dict[str, Any]:
@@ -65,11 +66,11 @@ class ResumableUpload:
     def _step(self, earlier: int) -> dict[str, Any] | None:
         """Send the next part; after a failed try ask first how far the upload has come."""
         if earlier:
-            found = self._advance(self._send(f"bytes */{len(self._view)}", None))
+            found = self._advance(self._send(f"bytes */{len(self._body)}", None))
             if found is not None:  # the reply to the last part was lost; the object is there and it is this one
                 return found
-        part = self._view[self._at : self._at + self._part_bytes]
-        span = f"bytes {self._at}-{self._at + len(part) - 1}/{len(self._view)}"
+        part = self._body[self._at : self._at + self._part_bytes]
+        span = f"bytes {self._at}-{self._at + len(part) - 1}/{len(self._body)}"
         return self._advance(self._send(span, [part]))
 
     def _send(self, content_range: str, body: list[memoryview] | None) -> Reply:

@@ -22,15 +22,19 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.store.base import ObjectStat
+from ingest.store.body import as_view, open_body, pieces
 from ingest.store.keys import RESERVED, check_key, check_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ingest.store.body import Body
+
 __all__ = ["LocalStore"]
 
 _TEMPORARY = f"{RESERVED}tmp-"
 _LOCK = f"{RESERVED}lock"
+_PIECE_BYTES = 16 << 20
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -78,12 +82,20 @@ class LocalStore:
         ConfigError
             The disk is full (``disk-full``), or its file system has no hard links (``no-hard-links``).
         """
+        return self._create(key, as_view(data))
+
+    def put_new_file(self, key: str, path: Path) -> ObjectStat:
+        """Create `key` from a local file; see `put_new`. A copy: the file may lie on another disk, and stays."""
+        with open_body(path) as body:
+            return self._create(key, body)
+
+    def _create(self, key: str, body: Body) -> ObjectStat:
         path = self._path(key)
         with self._explained(key):
             if path.exists():  # spares writing a chunk that is there; the link below decides
                 raise self._exists(key)
             self._make_folder(path.parent, key)
-            temporary = _write_temporary(path.parent, data, later_than_ns=None)
+            temporary = _write_temporary(path.parent, body, later_than_ns=None)
             try:
                 self._link(temporary, path, key)
                 stat = temporary.stat()
@@ -100,10 +112,18 @@ class LocalStore:
         PreconditionError
             It has another version, or is absent.
         """
+        return self._overwrite(key, as_view(data), expected)
+
+    def replace_file(self, key: str, path: Path, *, expected: str) -> ObjectStat:
+        """Overwrite `key` by a local file; see `replace`."""
+        with open_body(path) as body:
+            return self._overwrite(key, body, expected)
+
+    def _overwrite(self, key: str, body: Body, expected: str) -> ObjectStat:
         path = self._path(key)
         with self._explained(key), self._locked():
             old = self._expect(key, path, expected)
-            temporary = _write_temporary(path.parent, data, later_than_ns=old.st_mtime_ns)
+            temporary = _write_temporary(path.parent, body, later_than_ns=old.st_mtime_ns)
             try:
                 stat = temporary.stat()
                 temporary.rename(path)
@@ -260,12 +280,13 @@ def _object_stat(key: str, stat: os.stat_result) -> ObjectStat:
     return ObjectStat(key, stat.st_size, f"{stat.st_size:x}-{stat.st_mtime_ns:x}-{stat.st_ino:x}")
 
 
-def _write_temporary(folder: Path, data: bytes | memoryview, later_than_ns: int | None) -> Path:
+def _write_temporary(folder: Path, body: Body, later_than_ns: int | None) -> Path:
     """Write and sync a new file in `folder`, modified after `later_than_ns` or now; it is gone when that fails."""
     path = folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _write_all(descriptor, memoryview(data).cast("B"))
+        for piece in pieces(body, _PIECE_BYTES):
+            _write_all(descriptor, piece)
         _date(descriptor, later_than_ns)
         os.fsync(descriptor)
     except BaseException:

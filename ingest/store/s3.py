@@ -23,16 +23,18 @@ from ingest.errors import (
 from ingest.retry import Budget, Retrier
 from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
-from ingest.store.body import as_view, readable
+from ingest.store.body import FileBody, as_view, holds, open_body, readable
 from ingest.store.keys import check_key, check_prefix
 from ingest.store.s3_errors import CAUGHT, explain
 from ingest.store.s3_multipart import put_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
+    from ingest.store.body import Body
     from ingest.store.url import StoreUrl
 
 __all__ = ["S3Store"]
@@ -104,13 +106,26 @@ class S3Store:
         An earlier try of this call whose reply was lost makes the next one fail its condition; what is there is
         then read, and the call has succeeded when it is `data`.
         """
-        view, before = as_view(data), self.retries
+        return self._overwrite(key, as_view(data), expected)
+
+    def put_new_file(self, key: str, path: Path) -> ObjectStat:
+        """Create `key` from a local file, in parts when it is larger than one; see `Store.put_new_file`."""
+        with open_body(path) as body:
+            return self._put(check_key(key), body, {"IfNoneMatch": "*"}, AlreadyExistsError)
+
+    def replace_file(self, key: str, path: Path, *, expected: str) -> ObjectStat:
+        """Overwrite `key` by a local file, in parts when it is larger than one; see `replace`."""
+        with open_body(path) as body:
+            return self._overwrite(key, body, expected)
+
+    def _overwrite(self, key: str, body: Body, expected: str) -> ObjectStat:
+        before = self.retries
         try:
-            return self._put(check_key(key), view, {"IfMatch": expected}, PreconditionError)
+            return self._put(check_key(key), body, {"IfMatch": expected}, PreconditionError)
         except NotFoundError as error:
             raise PreconditionError(f"{self.url}/{key} is absent, expected version {expected}", key=key) from error
         except PreconditionError:
-            if self.retries > before and self.get(key) == view:
+            if self.retries > before and holds(self, key, body):
                 return self.stat(key)
             raise
 
@@ -197,14 +212,17 @@ class S3Store:
             return False
         return True
 
-    def _put(self, key: str, view: memoryview, condition: dict[str, str], refused: type[ConflictError]) -> ObjectStat:
+    def _put(self, key: str, body: Body, condition: dict[str, str], refused: type[ConflictError]) -> ObjectStat:
         action = self._action("PutObject", "write", key, refused)
-        if len(view) > self._single_put_bytes:
+        # What lies in a file is not brought into memory for the sake of a single request.
+        most = self._part_bytes if isinstance(body, FileBody) else self._single_put_bytes
+        if len(body) > most:
             size = self._part_bytes
             etag = put_parts(
-                lambda run: self._call(action, run), self._where.bucket, self._base + key, view, size, condition
+                lambda run: self._call(action, run), self._where.bucket, self._base + key, body, size, condition
             )
-            return ObjectStat(key, len(view), etag)
+            return ObjectStat(key, len(body), etag)
+        view = body[:]
         digest = base64.b64encode(hashlib.sha256(view).digest()).decode()
         reply = self._call(action, lambda client: self._put_once(client, key, view, digest, condition))
         self._confirm(key, view, digest, reply.get("ChecksumSHA256"))

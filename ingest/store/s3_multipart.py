@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
+    from ingest.store.body import Body
+
     R = TypeVar("R")
 
     class Call(Protocol):
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["put_parts"]
 
 
-def put_parts(call: Call, bucket: str, name: str, view: memoryview, part_bytes: int, condition: dict[str, str]) -> str:
-    """Upload `view` in parts of `part_bytes` and return the object's ETag.
+def put_parts(call: Call, bucket: str, name: str, body: Body, part_bytes: int, condition: dict[str, str]) -> str:
+    """Upload `body` in parts of `part_bytes` and return the object's ETag.
 
     Nothing is visible before the last request, which carries `condition`. What fails is aborted; where that is
     not possible either (the process dies), a lifecycle rule of the bucket must end the upload.
@@ -49,7 +51,7 @@ def put_parts(call: Call, bucket: str, name: str, view: memoryview, part_bytes: 
     upload = {"Bucket": bucket, "Key": name, "UploadId": started["UploadId"]}
     try:
         parts = [
-            _put_part(call, upload, number, piece) for number, piece in enumerate(pieces(view, part_bytes), start=1)
+            _put_part(call, upload, number, piece) for number, piece in enumerate(pieces(body, part_bytes), start=1)
         ]
         return _complete(call, upload, parts, condition)
     except BaseException:

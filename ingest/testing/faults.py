@@ -18,6 +18,7 @@ from ingest.errors import AlreadyExistsError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ingest.store.base import ObjectStat, Store
 
@@ -48,7 +49,8 @@ class StoreFault:
     """``before``: it does not happen; ``after``: it happens, the caller does not learn so."""
     how: Literal["transient", "die", "exists"]
     """``transient``: a ``TransientError``; ``die``: this and all later operations raise `DiedError`; ``exists``: a
-    ``put_new`` that went through is answered by ``AlreadyExistsError``, as by a client that tried again."""
+    ``put_new`` or ``put_new_file`` that went through is answered by ``AlreadyExistsError``, as by a client that tried
+    again."""
 
 
 class FaultyStore:
@@ -94,6 +96,14 @@ class FaultyStore:
     def replace(self, key: str, data: bytes | memoryview, *, expected: str) -> ObjectStat:
         """Pass on."""
         return self._call("replace", key, lambda: self._store.replace(key, data, expected=expected))
+
+    def put_new_file(self, key: str, path: Path) -> ObjectStat:
+        """Pass on."""
+        return self._call("put_new_file", key, lambda: self._store.put_new_file(key, path))
+
+    def replace_file(self, key: str, path: Path, *, expected: str) -> ObjectStat:
+        """Pass on."""
+        return self._call("replace_file", key, lambda: self._store.replace_file(key, path, expected=expected))
 
     def get(self, key: str) -> bytes:
         """Pass on."""

@@ -26,14 +26,14 @@ from functools import partial
 from http import HTTPStatus
 from http.server import HTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ObjectServer", "gcs_server", "plain_gcs_server", "s3_server"]
+__all__ = ["ObjectServer", "fast_s3_server", "gcs_server", "plain_gcs_server", "s3_server"]
 
-Kind = Literal["s3", "gcs", "gcs-plain"]
+Kind = Literal["s3", "s3-fast", "gcs", "gcs-plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,17 @@ class ObjectServer:
     endpoint_url: str
     """``http://127.0.0.1:port``."""
 
+    pid: int
+    """Of its process, for those who ask what it costs."""
+
+    @property
+    def _is_s3(self) -> bool:
+        return self.kind in ("s3", "s3-fast")
+
     @property
     def environment(self) -> dict[str, str]:
         """Variables with which any client finds it: endpoint, credentials it accepts, region."""
-        if self.kind == "s3":
+        if self._is_s3:
             return {
                 "AWS_ENDPOINT_URL": self.endpoint_url,
                 "AWS_ACCESS_KEY_ID": "testing",
@@ -59,7 +66,7 @@ class ObjectServer:
 
     def create_bucket(self, name: str) -> str:
         """Make a bucket, unless there is one of that name, and return its URL."""
-        if self.kind == "s3":
+        if self._is_s3:
             request = urllib.request.Request(f"{self.endpoint_url}/{name}", method="PUT")  # noqa: S310  # our own address
         else:
             request = urllib.request.Request(  # noqa: S310  # our own address
@@ -74,13 +81,20 @@ class ObjectServer:
             with error:
                 if error.code != HTTPStatus.CONFLICT:
                     raise
-        return f"{'s3' if self.kind == 's3' else 'gs'}://{name}"
+        return f"{'s3' if self._is_s3 else 'gs'}://{name}"
 
 
 @contextmanager
 def s3_server() -> Iterator[ObjectServer]:
     """Run moto, with checksums compared and conditional writes atomic."""
     with _running("s3") as server:
+        yield server
+
+
+@contextmanager
+def fast_s3_server() -> Iterator[ObjectServer]:
+    """Run `ingest.testing.fast_s3`, which costs a quarter of moto: for measuring what talks to it."""
+    with _running("s3-fast") as server:
         yield server
 
 
@@ -112,7 +126,7 @@ def _running(kind: Kind) -> Iterator[ObjectServer]:
         port = process.stdout.readline().strip() if process.stdout else ""
         if not port.isdecimal():
             raise RuntimeError(f"the {kind} look-alike did not start (exit code {process.wait(timeout=10)})")
-        yield ObjectServer(kind, f"http://127.0.0.1:{port}")
+        yield ObjectServer(kind, f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.communicate(timeout=20)  # closes its input
 
@@ -127,10 +141,24 @@ def _serve(kind: Kind) -> None:
     server.shutdown()
 
 
+class _Server(Protocol):
+    server_port: int
+
+    def serve_forever(self) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+
 def _make_s3() -> HTTPServer:
     from ingest.testing.strict_s3 import make_s3_server
 
     return make_s3_server()
+
+
+def _make_fast_s3() -> _Server:
+    from ingest.testing.fast_s3 import FastS3
+
+    return FastS3()
 
 
 def _make_gcs() -> HTTPServer:
@@ -147,7 +175,12 @@ def _make_plain_gcs() -> HTTPServer:
     return HTTPServer(("127.0.0.1", 0), partial(RequestHandler, Storage(use_memory_fs=True)))
 
 
-_MAKERS: dict[Kind, Callable[[], HTTPServer]] = {"s3": _make_s3, "gcs": _make_gcs, "gcs-plain": _make_plain_gcs}
+_MAKERS: dict[Kind, Callable[[], _Server]] = {
+    "s3": _make_s3,
+    "s3-fast": _make_fast_s3,
+    "gcs": _make_gcs,
+    "gcs-plain": _make_plain_gcs,
+}
 
 if __name__ == "__main__":
     _serve(sys.argv[1])  # type: ignore[arg-type]  # only _running starts it

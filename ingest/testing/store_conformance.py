@@ -16,6 +16,7 @@ Call ``pytest.register_assert_rewrite("ingest.testing.store_conformance")`` in a
 from __future__ import annotations
 
 import array
+import hashlib
 import pickle
 import random
 import threading
@@ -32,10 +33,12 @@ from ingest.errors import (
     NotFoundError,
     PreconditionError,
 )
+from ingest.store.body import holds, object_sha256, open_body
 from ingest.store.probe import check_preconditions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ingest.store.base import ObjectStat, Store
 
@@ -318,6 +321,57 @@ class StoreConformance:
             versions.add(stat.version)
         assert len(versions) == 60
 
+    # from files
+
+    @pytest.mark.parametrize("size", [0, 1, 3_000_001])
+    def test_a_file_becomes_its_bytes_and_stays(self, store: Store, tmp_path: Path, size: int) -> None:
+        path = _file(tmp_path, bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+        stat = store.put_new_file("folder/k", path)
+        assert (stat.key, stat.size) == ("folder/k", size)
+        assert store.stat("folder/k") == stat
+        assert store.get("folder/k") == path.read_bytes()
+
+    def test_a_file_never_overwrites(self, store: Store, tmp_path: Path) -> None:
+        before = store.put_new("k", b"first")
+        for data in (b"second", b"first"):
+            with pytest.raises(AlreadyExistsError):
+                store.put_new_file("k", _file(tmp_path, data))
+        assert store.get("k") == b"first"
+        assert store.stat("k") == before
+
+    def test_a_copy_of_a_file_does_not_change_with_it(self, store: Store, tmp_path: Path) -> None:
+        path = _file(tmp_path, b"as it was")
+        store.put_new_file("k", path)
+        with path.open("r+b") as file:
+            file.write(b"AS")
+        assert store.get("k") == b"as it was"
+
+    def test_of_racing_files_one_creates(self, store: Store, tmp_path: Path) -> None:
+        paths = [_file(tmp_path, b"%d" % i * 1000, f"f{i}") for i in range(_RACERS)]
+        won = _race(lambda i: store.put_new_file("k", paths[i]), AlreadyExistsError)
+        assert len(won) == 1
+        assert store.get("k") == b"%d" % won[0] * 1000
+
+    def test_a_file_replaces_the_version_named(self, store: Store, tmp_path: Path) -> None:
+        old = store.put_new("k", b"old")
+        new = store.replace_file("k", _file(tmp_path, b"newer"), expected=old.version)
+        assert store.get("k") == b"newer"
+        assert store.stat("k") == new
+        for expected, data in ((old.version, b"late"), (old.version, b"newer")):
+            with pytest.raises(PreconditionError):
+                store.replace_file("k", _file(tmp_path, data), expected=expected)
+        with pytest.raises(PreconditionError):
+            store.replace_file("absent", _file(tmp_path, b"new"), expected=new.version)
+        assert store.stat("k") == new
+
+    def test_an_object_is_compared_with_a_file_to_the_last_byte(self, store: Store, tmp_path: Path) -> None:
+        data = b"0123456789" * 1000
+        store.put_new("k", data)
+        for other, same in ((data, True), (data[:-1], False), (data[:-1] + b"8", False), (b"", False)):
+            with open_body(_file(tmp_path, other)) as body:
+                assert holds(store, "k", body) is same
+        assert object_sha256(store, "k", len(data)) == hashlib.sha256(data).hexdigest()
+
     # deleting
 
     def test_delete_removes_and_the_key_is_free_again(self, store: Store) -> None:
@@ -382,6 +436,12 @@ class StoreConformance:
         store.put_new("k", b"")
         store.get("k")
         assert store.retries == 0
+
+
+def _file(folder: Path, data: bytes, name: str = "file") -> Path:
+    path = folder / f"from-{name}"
+    path.write_bytes(data)
+    return path
 
 
 def _keys(store: Store, prefix: str) -> list[str]:

@@ -16,6 +16,7 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.store import Budget
+from ingest.store.body import FileBody
 from ingest.store.gcs import GCSStore
 from ingest.store.s3 import S3Store
 from ingest.store.url import parse_store_url
@@ -333,6 +334,48 @@ def test_parts_make_one_object(bench, large):
     with pytest.raises(PreconditionError):
         store.replace("big", data, expected=stat.version)
     assert store.stat("big") == new
+
+
+def test_a_large_file_goes_up_in_parts_and_is_never_whole_in_memory(bench, large, tmp_path, monkeypatch):
+    store, data = large
+    path = tmp_path / "large"
+    path.write_bytes(data)
+    before = len(bench.proxy.seen)
+    read, cut = [], FileBody.__getitem__
+    monkeypatch.setattr(
+        FileBody, "__getitem__", lambda self, span: read.append(span.stop - span.start) or cut(self, span)
+    )
+    stat = store.put_new_file("big", path)
+    assert sum(seen.method == "PUT" for seen in bench.proxy.seen[before:]) == 3
+    assert max(read) <= 5 << 20
+    assert store.stat("big") == stat
+    assert bench.direct("big") == data
+    with pytest.raises(AlreadyExistsError):
+        store.put_new_file("big", path)
+    path.write_bytes(data[::-1])
+    new = store.replace_file("big", path, expected=stat.version)
+    assert bench.direct("big") == data[::-1]
+    with pytest.raises(PreconditionError):
+        store.replace_file("big", path, expected=stat.version)
+    assert store.stat("big") == new
+
+
+def test_a_large_file_outlives_lost_requests_and_replies(bench, large, tmp_path):
+    store, data = large
+    path = tmp_path / "large"
+    path.write_bytes(data)
+
+    def middle(seen):
+        return "partNumber=2" in seen.path or seen.headers.get("content-range", "").startswith("bytes 4194304-")
+
+    bench.fail("lose-request", middle)
+    bench.fail("lose-reply", middle)
+    stat = store.put_new_file("big", path)
+    assert bench.direct("big") == data
+    path.write_bytes(data[::-1])
+    bench.fail("lose-reply", last_part(bench))
+    store.replace_file("big", path, expected=stat.version)
+    assert bench.direct("big") == data[::-1]
 
 
 def test_parts_that_get_lost_or_damaged_are_sent_again(bench, large):
