@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 from pyarrow import feather
 
 from ingest.errors import ConfigError, EmptySelectionError, IngestError
+from ingest.profile import known_nnz
 from ingest.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["COORDINATES", "Cells", "cells_of_table", "known_nnz", "read_cells"]
+__all__ = ["COORDINATES", "Cells", "cells_of_table", "read_cells"]
 
 COORDINATES = ("source", "soma_joinid", "row")
 """The columns that say where a cell lies; all others annotate it."""
@@ -61,22 +62,6 @@ class Cells:
         """Return the non-zeros of every cell, where the index knows them for all."""
         known = known_nnz(self.table)
         return None if known is None or (known < 0).any() else known
-
-
-def known_nnz(table: pa.Table) -> _Int64 | None:
-    """Return the non-zeros of every cell as its ``nnz`` column has them, -1 where it does not know.
-
-    None where there is no such column of numbers: an index made by hand may use the name for something else.
-    """
-    if "nnz" not in table.column_names:
-        return None
-    kind = table["nnz"].type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return None
-    values = table["nnz"].to_numpy()
-    known = np.isfinite(values) & (values >= 0)
-    counts: _Int64 = np.where(known, values, -1).astype(np.int64)
-    return counts
 
 
 def read_cells(path: Path, *, limit: int | None = None, default_source: Source | None = None) -> Cells:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ingest.units import Profile
+    from ingest.profile import Profile
 
 __all__ = ["MIB", "MemoryPlan", "entry_bytes", "plan_memory"]
 

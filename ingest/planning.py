@@ -16,8 +16,8 @@ from ingest.memory import MemoryPlan, plan_memory
 from ingest.opened import genes_to_bytes
 from ingest.plan import Identity, Plan, Provenance, check_dtype
 from ingest.plan_index import index_to_bytes
+from ingest.profile import Profile, ProfileBuilder
 from ingest.survey.table import surveys_to_bytes
-from ingest.units import Profile, profile_chunks
 from ingest.vocabulary import dataset_genes
 
 if TYPE_CHECKING:
@@ -159,9 +159,11 @@ def profile_plan(
         A chunk does not fit into `memory_bytes`.
     """
     identity = plan.identity
-    profile = profile_chunks(
-        cells, surveys, identity.cells_per_chunk, uncut_bytes=memory_bytes // 16, n_genes=identity.n_genes
+    builder = ProfileBuilder(
+        surveys, len(cells), identity.cells_per_chunk, uncut_bytes=memory_bytes // 16, n_genes=identity.n_genes
     )
+    builder.add(cells.codes, cells.coordinates, cells.table)
+    profile = builder.finish()
     value_bytes = max(_NUMERIC, np.dtype(identity.dtype).itemsize)
     memory = plan_memory(
         profile,

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
     from ingest.memory import MemoryPlan
     from ingest.opened import OpenPlan
+    from ingest.profile import Profile
     from ingest.settings import DataSettings, WorkSettings
     from ingest.source import Source
     from ingest.survey.model import SourceSurvey
-    from ingest.units import Profile, Unit
+    from ingest.units import Unit
 
 __all__ = ["Work", "cells_of_plan", "divide_work", "draft_dataset", "scratch_of"]
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
     from ingest.pool import Pool, UnitTask
     from ingest.preparing import Work
+    from ingest.profile import Profile
     from ingest.settings import WorkSettings
-    from ingest.units import Profile
 
 __all__ = ["OpenPool", "RunReport", "UnitsRun", "run_plan", "run_units"]
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ingest.errors import CorruptError
 from ingest.memory import entry_bytes
-from ingest.units import cut_slabs, expected_nnz
+from ingest.profile import expected_nnz
+from ingest.units import cut_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

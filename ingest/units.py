@@ -1,6 +1,6 @@
 """Cutting the missing chunks into units and units into slabs. Pure: numbers in, ranges out.
 
-A *band* is what the source decodes together (2048 cells of a Census). Cutting a unit inside a band makes two
+A *band* is what the source decodes together (`ingest.profile`). Cutting a unit inside a band makes two
 workers read it, so cuts are few (at most a tenth of the bands) and fall between bands where they can.
 """
 
@@ -13,24 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.cells import known_nnz
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import pyarrow as pa
-
-    from ingest.cells import Cells
-    from ingest.survey.model import SourceSurvey
+    from ingest.profile import Profile
 
 __all__ = [
     "OVERREAD",
-    "Profile",
     "Unit",
     "cut_slabs",
     "cut_units",
-    "expected_nnz",
-    "profile_chunks",
     "read_bytes",
     "stored_bytes",
 ]
@@ -57,87 +49,6 @@ class Unit:
     chunks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Profile:
-    """What the chunks of a plan ask of their sources; one entry a chunk unless said."""
-
-    first_band: _Int64
-    """Ordinal of the first band that the chunk touches, counting all bands of the plan."""
-    last_band: _Int64
-    """Ordinal of the last one, inclusive."""
-    nnz: _Int64
-    """Non-zeros expected."""
-    band_bytes: np.ndarray[Any, np.dtype[np.float64]]
-    """``(n_bands,)``: stored bytes that reading any cell of the band costs."""
-    largest_band_nnz: int
-    """Non-zeros wanted of the fullest band: the least that must be read in one go."""
-    uncut: np.ndarray[Any, np.dtype[np.bool_]]
-    """``uncut[k]``: chunks k-1 and k share a source that must be read by one worker (a large CSC file)."""
-
-    @property
-    def n_chunks(self) -> int:
-        """Number of chunks in the plan."""
-        return len(self.nnz)
-
-
-def profile_chunks(
-    cells: Cells, surveys: Sequence[SourceSurvey], cells_per_chunk: int, *, uncut_bytes: int, n_genes: int
-) -> Profile:
-    """Describe every chunk of a plan.
-
-    Parameters
-    ----------
-    cells
-        In plan order.
-    surveys
-        One a source, in the order of ``cells.sources``.
-    uncut_bytes
-        A CSC file with more stored bytes than this is never read by two workers.
-    n_genes
-        Columns of the dataset; bounds the non-zeros of a cell.
-    """
-    band_rows = np.array([max(1, survey.band_rows) for survey in surveys], np.int64)
-    bands = cells.coordinates // band_rows[cells.codes]
-    new_band = np.empty(len(cells), bool)
-    new_band[:1] = True
-    new_band[1:] = (bands[1:] != bands[:-1]) | (cells.codes[1:] != cells.codes[:-1])
-    ordinal = np.cumsum(new_band) - 1
-    starts = np.arange(0, len(cells), cells_per_chunk)
-    ends = np.minimum(starts + cells_per_chunk, len(cells)) - 1
-    uncut = np.zeros(len(starts), bool)
-    large_csc = np.array([survey.layout == "csc" and survey.stored_bytes > uncut_bytes for survey in surveys], bool)
-    before, after = cells.codes[ends[:-1]], cells.codes[starts[1:]]
-    uncut[1:] = (before == after) & large_csc[before]
-    nnz = np.minimum(expected_nnz(cells.table, cells.codes, surveys), n_genes)
-    return Profile(
-        ordinal[starts],
-        ordinal[ends],
-        np.add.reduceat(nnz, starts),
-        _band_bytes(cells.codes[new_band], surveys, band_rows),
-        int(np.add.reduceat(nnz, np.flatnonzero(new_band)).max()),
-        uncut,
-    )
-
-
-def expected_nnz(
-    table: pa.Table, codes: np.ndarray[Any, np.dtype[np.int32]], surveys: Sequence[SourceSurvey]
-) -> _Int64:
-    """Return the non-zeros that the cells of `table` have in their sources, or a source's mean where not known."""
-    mean = np.array([-(-survey.nnz // max(1, survey.n_obs)) for survey in surveys], np.int64)
-    known = known_nnz(table)
-    guess: _Int64 = mean[codes]
-    return guess if known is None else np.where(known < 0, guess, known)
-
-
-def _band_bytes(
-    codes: np.ndarray[Any, np.dtype[np.int32]], surveys: Sequence[SourceSurvey], band_rows: _Int64
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    row_bytes = np.array([survey.stored_bytes / max(1, survey.n_obs) for survey in surveys])
-    rows = np.minimum(band_rows, np.array([max(1, survey.n_obs) for survey in surveys]))
-    costs: np.ndarray[Any, np.dtype[np.float64]] = (row_bytes * rows)[codes]
-    return costs
-
-
 def cut_units(profile: Profile, missing: Sequence[int], *, workers: int) -> list[Unit]:
     """Cut the missing chunks, ascending, into units for `workers`.
 
@@ -148,16 +59,17 @@ def cut_units(profile: Profile, missing: Sequence[int], *, workers: int) -> list
     if not len(chunks):
         return []
     runs = np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1)
-    n_bands = sum(int(profile.last_band[run[-1]] - profile.first_band[run[0]]) + 1 for run in runs)
+    firsts, lasts = np.array([run[0] for run in runs]), np.array([run[-1] for run in runs])
+    spans = profile.last_band[lasts] - profile.first_band[firsts] + 1
+    n_bands = int(spans.sum())
     budget = int(OVERREAD * n_bands)
     # Units of one run are as equal as can be, so that their number decides how evenly they fall to the workers.
     even = workers if len(runs) == 1 else 1
     units: list[Unit] = []
-    for run in runs:
-        span = int(profile.last_band[run[-1]] - profile.first_band[run[0]]) + 1
+    for run, span in zip(runs, spans.tolist(), strict=True):
         share = span / n_bands
         cuts = _choose_cuts(profile, run, _goals(span, share, workers), int(budget * share), workers=even)
-        units += [Unit(tuple(part.tolist())) for part in np.split(run, cuts)]
+        units += [Unit(tuple(part.tolist())) for part in (np.split(run, cuts) if len(cuts) else (run,))]
     return units
 
 
@@ -193,9 +105,9 @@ def _choose_cuts(
 
     Of the candidates that the budget allows, one that leaves no worker waiting for the others' last part.
     """
-    allowed = np.flatnonzero(~profile.uncut[run[1:]]) + 1
-    if not len(allowed):
+    if len(run) == 1 or profile.uncut[run[1:]].all():
         return []
+    allowed = np.flatnonzero(~profile.uncut[run[1:]]) + 1
     free = allowed[profile.last_band[run[allowed] - 1] != profile.first_band[run[allowed]]]
     weight = np.cumsum(profile.nnz[run] + 1).astype(np.float64)
     share_before = weight[:-1] / weight[-1]
@@ -241,19 +153,25 @@ def _nearest(
 
 def stored_bytes(profile: Profile, units: Sequence[Sequence[int]]) -> list[float]:
     """Return the stored bytes of the bands from the first to the last chunk of each unit."""
-    total = np.concatenate([[0.0], np.cumsum(profile.band_bytes)])
-    return [float(total[profile.last_band[unit[-1]] + 1] - total[profile.first_band[unit[0]]]) for unit in units]
+    return [float(profile.read_to[unit[-1]] - profile.read_from[unit[0]]) for unit in units]
 
 
 def read_bytes(profile: Profile, units: Sequence[Unit]) -> tuple[float, float]:
-    """Return the stored bytes that the units read, and the least that anyone could read for the same chunks."""
-    planned = float(sum(stored_bytes(profile, [unit.chunks for unit in units])))
-    touched = np.zeros(len(profile.band_bytes) + 1, np.int64)
-    for unit in units:
-        touched[profile.first_band[unit.chunks[0]]] += 1
-        touched[profile.last_band[unit.chunks[-1]] + 1] -= 1
-    least = float(profile.band_bytes[np.cumsum(touched)[:-1] > 0].sum())
-    return planned, least
+    """Return the stored bytes that the units read, and the least that anyone could read for the same chunks.
+
+    Parameters
+    ----------
+    units
+        In order of chunks, as `cut_units` returns them.
+    """
+    if not units:
+        return 0.0, 0.0
+    start = profile.read_from[[unit.chunks[0] for unit in units]]
+    end = profile.read_to[[unit.chunks[-1] for unit in units]]
+    # What an earlier unit has read already is not needed a second time.
+    before = np.concatenate([[0.0], np.maximum.accumulate(end)[:-1]])
+    least = np.maximum(end - np.maximum(start, before), 0.0)
+    return float((end - start).sum()), float(least.sum())
 
 
 def cut_slabs(

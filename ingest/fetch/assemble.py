@@ -1,6 +1,6 @@
 """From what a source hands out (coordinate tables, CSR slabs, dense rows, CSC columns) to checked CSR rows.
 
-All ways end in `_finish`: rows sorted where they do not ascend, duplicates refused, stored zeros dropped. Values keep
+All ways end alike: rows sorted where they do not ascend, duplicates refused, stored zeros dropped. Values keep
 the source's type until `ingest.fetch.values.convert_counts`, where one that does not fit is named with its cell.
 Row positions are int32: at most 2**31 - 1 rows at once.
 """
@@ -124,16 +124,24 @@ def _empty(counts: Array, dtype: Any) -> tuple[Array, Array, Array]:
 def _finish(
     indptr: Array, indices: Array, data: Array, n_genes: int, *, was_unsorted: bool, rows: Array, source: str
 ) -> Assembled:
+    _order(indptr, indices, data, n_genes, rows=rows, source=source)
+    zeros = len(data) - int(np.count_nonzero(data))
+    return Assembled(_without_zeros(Counts(indptr, indices, data, n_genes), zeros), was_unsorted, zeros)
+
+
+def _order(indptr: Array, indices: Array, data: Array, n_genes: int, *, rows: Array, source: str) -> None:
     _, double = kernels.order_rows(indptr, indices, data, n_genes)
     if double >= 0:
         row = rows[int(np.searchsorted(indptr, double, side="right")) - 1]
         message = f"{source}: row {row} holds gene column {indices[double]} of the result twice"
         raise HostileFileError(message, kind="duplicate-entry", source=source)
-    zeros = len(data) - int(np.count_nonzero(data))
-    if zeros:
-        left = kernels.drop_zeros(indptr, indices, data)
-        indices, data = indices[:left], data[:left]
-    return Assembled(Counts(indptr, indices, data, n_genes), was_unsorted, zeros)
+
+
+def _without_zeros(counts: Counts, zeros: int) -> Counts:
+    if not zeros:
+        return counts
+    left = kernels.drop_zeros(counts.indptr, counts.indices, counts.data)
+    return Counts(counts.indptr, counts.indices[:left], counts.data[:left], counts.n_genes)
 
 
 def _out_of_range(source: str, what: str, found: Any, limit: int) -> HostileFileError:
@@ -169,6 +177,7 @@ class CooAssembler:
         self._genes, self._dtype, self._source = genes, np.dtype(dtype), source
         self._counts = np.zeros(len(rows), np.int64)
         self._parts: list[tuple[Array, Array, Array, Array]] = []
+        self._zeros, self._ascend = 0, True
         order = np.argsort(self._rows, kind="stable")
         self._sorted, self._order = self._rows[order], order.astype(np.int32)
         if (double := np.flatnonzero(np.diff(self._sorted) == 0)).size:
@@ -203,7 +212,7 @@ class CooAssembler:
             return
         n = len(dim0)
         part = (np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, self._dtype))
-        runs, kept, bad = kernels.compact_coo(
+        runs, kept, zeros, ascend, bad = kernels.compact_coo(
             dim0,
             dim1,
             data,
@@ -222,6 +231,8 @@ class CooAssembler:
         for array, used in zip(part, (runs, runs, kept, kept), strict=True):
             array.resize(used, refcheck=False)
         self._parts.append(part)
+        self._zeros += zeros
+        self._ascend &= ascend
 
     def finish(self) -> Assembled:
         """Return the rows; those without entries are empty. The assembler is spent.
@@ -234,10 +245,12 @@ class CooAssembler:
         indptr, indices, data = _empty(self._counts, self._dtype)
         cursor = indptr[:-1].copy()
         while self._parts:
-            kernels.scatter_coo(*self._parts.pop(0), cursor, indices, data)
-        return _finish(
-            indptr, indices, data, self._genes.n_target, was_unsorted=False, rows=self._rows, source=self._source
-        )
+            self._ascend &= kernels.scatter_coo(*self._parts.pop(0), indptr, cursor, indices, data)
+        # Seen on the way, as a Census has it: strictly ascending means neither sorting nor looking for duplicates.
+        if not self._ascend:
+            _order(indptr, indices, data, self._genes.n_target, rows=self._rows, source=self._source)
+        counts = _without_zeros(Counts(indptr, indices, data, self._genes.n_target), self._zeros)
+        return Assembled(counts, was_unsorted=False, zeros_dropped=self._zeros)
 
 
 class CscAssembler:

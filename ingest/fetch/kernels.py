@@ -83,8 +83,8 @@ def compact_coo(
     out_gene: Array,
     out_data: Array,
     counts: Array,
-) -> tuple[int, int, int]:
-    """Keep the wanted entries of one coordinate table as runs of one row each, and count them by row.
+) -> tuple[int, int, int, bool, int]:
+    """Keep the wanted entries of one coordinate table as runs of one row each, count them by row, and look them over.
 
     A row's entries lie together within a tile, so that a run is long and costs one look-up; any order is right.
 
@@ -108,9 +108,10 @@ def compact_coo(
     Returns
     -------
     tuple
-        Runs, entries kept, -1; the last is instead the first entry whose column is out of range.
+        Runs; entries kept; zeros among them; whether genes ascend within every run; -1, or the first entry whose
+        column is out of range.
     """
-    runs, kept, begin = 0, 0, 0
+    runs, kept, zeros, ascend, begin = 0, 0, 0, True, 0
     while begin < dim0.size:
         row = dim0[begin]
         end = begin + 1
@@ -132,45 +133,65 @@ def compact_coo(
             if bad:
                 while 0 <= dim1[begin] < n_source_genes:
                     begin += 1
-                return runs, kept, begin
-            first = kept
+                return runs, kept, zeros, ascend, begin
+            genes, kept_data = out_gene[kept : kept + columns.size], out_data[kept : kept + columns.size]
+            length = columns.size
             if gene_map.size == 0:
-                genes, kept_data = out_gene[kept : kept + columns.size], out_data[kept : kept + columns.size]
                 for i in range(columns.size):
                     genes[i] = columns[i]
                     kept_data[i] = values[i]
-                kept += columns.size
             else:
+                # Written always and kept only where wanted: cheaper than a branch that is guessed wrong.
+                length = 0
                 for i in range(columns.size):
                     gene = gene_map[columns[i]]
-                    if gene >= 0:
-                        out_gene[kept] = gene
-                        out_data[kept] = values[i]
-                        kept += 1
-            if kept > first:
+                    genes[length] = gene
+                    kept_data[length] = values[i]
+                    length += gene >= 0
+            if length > 0:
+                falls = False
+                for i in range(length - 1):
+                    falls |= genes[i + 1] <= genes[i]
+                for i in range(length):
+                    zeros += kept_data[i] == 0
+                ascend &= not falls
                 run_position[runs] = position
-                run_length[runs] = kept - first
-                counts[position] += kept - first
+                run_length[runs] = length
+                counts[position] += length
+                kept += length
                 runs += 1
         begin = end
-    return runs, kept, -1
+    return runs, kept, zeros, ascend, -1
 
 
 @compiled
 def scatter_coo(
-    run_position: Array, run_length: Array, gene: Array, data: Array, cursor: Array, out_indices: Array, out_data: Array
-) -> None:
-    """Put runs into their rows; `cursor` (int64 ``(n_rows,)``) is each row's next free place."""
-    begin = 0
+    run_position: Array,
+    run_length: Array,
+    gene: Array,
+    data: Array,
+    out_indptr: Array,
+    cursor: Array,
+    out_indices: Array,
+    out_data: Array,
+) -> bool:
+    """Put runs into their rows; `cursor` (int64 ``(n_rows,)``) is each row's next free place.
+
+    Tell whether each run begins after the last gene that its row had before.
+    """
+    begin, ascend = 0, True
     for run in range(run_position.size):
-        place, length = cursor[run_position[run]], run_length[run]
+        position, length = run_position[run], run_length[run]
+        place = cursor[position]
+        ascend &= place == out_indptr[position] or gene[begin] > out_indices[place - 1]
         genes, values = gene[begin : begin + length], data[begin : begin + length]
         row_indices, row_data = out_indices[place : place + length], out_data[place : place + length]
         for i in range(genes.size):
             row_indices[i] = genes[i]
             row_data[i] = values[i]
-        cursor[run_position[run]] = place + length
+        cursor[position] = place + length
         begin += length
+    return ascend
 
 
 @compiled

@@ -17,6 +17,7 @@ from ingest.block import concat_counts
 from ingest.errors import ConfigError, SourceChangedError, SourceError
 from ingest.fetch.assemble import Assembled, CooAssembler, GeneMap, reorder_rows
 from ingest.fetch.base import Fetched
+from ingest.fetch.heap import keep_freed_memory
 from ingest.fetch.soma_errors import soma_errors
 from ingest.fetch.soma_open import open_experiment
 from ingest.fetch.values import convert_counts, delivered_dtype, plain_values
@@ -74,6 +75,7 @@ class SomaFetcher:
         self._most_entries = max(limits.memory_bytes * 3 // 4 // _ENTRY_BYTES, 1)
         wanted = np.flatnonzero(self._genes.columns >= 0) if len(self._genes.columns) else np.empty(0, np.int64)
         self._column_ranges = ranges_of(wanted, _COLUMN_GAP) if len(self._genes.columns) else None
+        keep_freed_memory()
         try:
             self._opened = open_experiment(survey.source, limits)
         except ConfigError as error:

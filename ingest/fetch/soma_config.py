@@ -31,6 +31,11 @@ _SAFE = {"sm.query.sparse_global_order.preprocess_tile_merge": "0"}
 without duplicates (obs, var) and counts of entries, the process dies (TileDB pull request 5723). 0 merges none."""
 
 
+_KEEP_MEMORY = {"sm.mem.malloc_trim": "false"}
+"""TileDB hands all free memory of the process back to the system after every query, to fault it in again for the next:
+a third of what reading a band costs, and of the process's other stages too. What is kept is used again, not added."""
+
+
 def tiledb_config(source: Source, limits: FetchLimits, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return TileDB settings for reading `source` within a worker's share.
 
@@ -48,7 +53,7 @@ def tiledb_config(source: Source, limits: FetchLimits, environ: Mapping[str, str
     """
     environ = os.environ if environ is None else environ
     remote = source.path is None
-    config = _SAFE | _buffers(limits, remote=remote) | _threads(limits, remote=remote)
+    config = _SAFE | _KEEP_MEMORY | _buffers(limits, remote=remote) | _threads(limits, remote=remote)
     if remote:
         # 20 MiB, the default, fetches up to that much in between; gaps below half a megabyte are still bridged.
         config |= {"vfs.min_batch_size": str(64 << 10), "vfs.s3.request_timeout_ms": "10000"}

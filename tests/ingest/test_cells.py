@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from ingest.cells import cells_of_table, known_nnz, read_cells
+from ingest.cells import cells_of_table, read_cells
 from ingest.errors import ConfigError, EmptySelectionError
+from ingest.profile import known_nnz
 from ingest.source import Source
 
 HUMAN = "census://2025-11-08/homo_sapiens"

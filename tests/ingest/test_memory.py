@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from ingest.errors import ConfigError
 from ingest.memory import MIB, plan_memory
-from ingest.units import Profile
+from ingest.profile import Profile
 
 
 def profile_of(chunk_nnz, band_nnz=0):
     one = np.zeros(1, np.int64)
-    return Profile(one, one, np.array([chunk_nnz]), np.ones(1), band_nnz, np.zeros(1, bool))
+    return Profile(one, one, np.array([chunk_nnz]), np.zeros(1), np.ones(1), band_nnz, np.zeros(1, bool))
 
 
 def plan(chunk_nnz, band_nnz=0, *, cells=25_000, limit=3 << 29, value_bytes=4):

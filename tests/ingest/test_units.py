@@ -1,79 +1,36 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.units import OVERREAD, Profile, Unit, cut_slabs, cut_units, profile_chunks, read_bytes
-
-
-def survey(layout="soma", band_rows=4, n_obs=100, nnz=1000, stored_bytes=8000):
-    return SimpleNamespace(layout=layout, band_rows=band_rows, n_obs=n_obs, nnz=nnz, stored_bytes=stored_bytes)
-
-
-def cells_of(codes, coordinates, nnz=None):
-    import pyarrow as pa
-
-    class FakeCells(SimpleNamespace):
-        def __len__(self):
-            return len(self.codes)
-
-    table = pa.table({"row": coordinates} if nnz is None else {"row": coordinates, "nnz": nnz})
-    return FakeCells(codes=np.array(codes, np.int32), coordinates=np.array(coordinates, np.int64), table=table)
+from ingest.profile import Profile
+from ingest.units import OVERREAD, Unit, cut_slabs, cut_units, read_bytes
 
 
 @st.composite
-def plans(draw):
-    """Draw cells of up to three sources, cut into chunks, with a profile."""
-    surveys = [
-        survey(
-            draw(st.sampled_from(["soma", "csr", "csc"])),
-            draw(st.sampled_from([1, 2, 5, 50])),
-            stored_bytes=draw(st.integers(1, 9000)),
-        )
-        for _ in range(draw(st.integers(1, 3)))
-    ]
-    codes, coordinates = [], []
-    for number in range(len(surveys)):
-        rows = draw(st.lists(st.integers(0, 99), min_size=1, max_size=60, unique=True))
-        codes += [number] * len(rows)
-        coordinates += sorted(rows)
-    nnz = draw(st.none() | st.lists(st.integers(0, 50), min_size=len(codes), max_size=len(codes)))
-    cells = cells_of(codes, coordinates, nnz)
-    size = draw(st.integers(1, 25))
-    return cells, surveys, size, profile_chunks(cells, surveys, size, uncut_bytes=4000, n_genes=30)
-
-
-@given(plans())
-def test_the_profile_is_a_count_of_bands(plan):
-    cells, surveys, size, profile = plan
-    bands = [(int(c), int(x) // surveys[c].band_rows) for c, x in zip(cells.codes, cells.coordinates, strict=True)]
-    ordinal = {band: at for at, band in enumerate(dict.fromkeys(bands))}
-    known = cells.table["nnz"].to_pylist() if "nnz" in cells.table.column_names else [10] * len(bands)
-    for chunk, start in enumerate(range(0, len(bands), size)):
-        mine = bands[start : start + size]
-        assert profile.first_band[chunk] == ordinal[mine[0]]
-        assert profile.last_band[chunk] == ordinal[mine[-1]]
-        assert profile.nnz[chunk] == sum(min(value, 30) for value in known[start : start + size])
-        before = cells.codes[start - 1] if start else -1
-        large = surveys[cells.codes[start]].layout == "csc" and surveys[cells.codes[start]].stored_bytes > 4000
-        assert profile.uncut[chunk] == (before == cells.codes[start] and large)
-    per_band = dict.fromkeys(ordinal, 0)
-    for band, value in zip(bands, known, strict=True):
-        per_band[band] += min(value, 30)
-    assert profile.largest_band_nnz == max(per_band.values())
-    assert profile.n_chunks == -(-len(bands) // size)
-    wanted = [surveys[c].stored_bytes / 100 * min(surveys[c].band_rows, 100) for c, _ in ordinal]
-    np.testing.assert_allclose(profile.band_bytes, wanted)
-
-
-def test_unknown_nnz_is_the_sources_mean():
-    profile = profile_chunks(cells_of([0, 0, 0], [1, 2, 3], [5, -1, 7]), [survey()], 3, uncut_bytes=1, n_genes=30)
-    assert profile.nnz.tolist() == [5 + 10 + 7]
+def profiles(draw):
+    """Draw what chunks of one to six bands each ask, neighbours sharing a band or not."""
+    n_chunks = draw(st.integers(1, 40))
+    spans = draw(st.lists(st.integers(0, 5), min_size=n_chunks, max_size=n_chunks))
+    steps = draw(st.lists(st.integers(0, 1), min_size=n_chunks, max_size=n_chunks))
+    last = np.cumsum(np.array(spans) + np.array(steps))
+    first = last - spans
+    band_bytes = np.array(draw(st.lists(st.integers(1, 9), min_size=int(last[-1]) + 1, max_size=int(last[-1]) + 1)))
+    before = np.concatenate([[0.0], np.cumsum(band_bytes)])
+    flags = st.lists(st.booleans(), min_size=n_chunks, max_size=n_chunks)
+    return Profile(
+        first,
+        last,
+        nnz=np.array(draw(st.lists(st.integers(0, 99), min_size=n_chunks, max_size=n_chunks)), np.int64),
+        read_from=before[first],
+        read_to=before[last + 1],
+        largest_band_nnz=99,
+        uncut=np.array(draw(st.just([False] * n_chunks) | flags), bool),
+    )
 
 
 def splits(profile, units):
@@ -86,9 +43,8 @@ def splits(profile, units):
 
 
 @settings(max_examples=150)
-@given(plans(), st.integers(1, 6), st.data())
-def test_units_hold_every_missing_chunk_once_and_split_few_bands(plan, workers, data):
-    profile = plan[3]
+@given(profiles(), st.integers(1, 6), st.data())
+def test_units_hold_every_missing_chunk_once_and_split_few_bands(profile, workers, data):
     every = list(range(profile.n_chunks))
     missing = sorted(data.draw(st.sets(st.sampled_from(every)) | st.just(set(every))))
     units = cut_units(profile, missing, workers=workers)
@@ -109,12 +65,12 @@ def profile_of(n_chunks, bands_per_chunk, *, nnz=100, shift=0.0):
     edges = np.arange(n_chunks + 1) * bands_per_chunk + shift
     first = np.floor(edges[:-1]).astype(np.int64)
     last = np.ceil(edges[1:]).astype(np.int64) - 1
-    n_bands = int(last[-1]) + 1
     return Profile(
         first,
         last,
         nnz=np.full(n_chunks, nnz, np.int64),
-        band_bytes=np.full(n_bands, 1000.0),
+        read_from=first * 1000.0,
+        read_to=(last + 1) * 1000.0,
         largest_band_nnz=nnz,
         uncut=np.zeros(n_chunks, bool),
     )
