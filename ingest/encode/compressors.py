@@ -43,8 +43,8 @@ class Compressors:
             return values.tobytes()
         shuffled = shuffle(values, length).data
         if self._pool is None:
-            return self.filter.compress(shuffled)
-        return self._pool.submit(self.filter.compress, shuffled)
+            return self.filter.compress(shuffled, values.itemsize)
+        return self._pool.submit(self.filter.compress, shuffled, values.itemsize)
 
     def undo(self, stored: bytes, dtype: np.dtype[Any], length: int) -> Array:
         """Return the `length` values of a stored block."""

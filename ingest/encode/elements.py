@@ -97,7 +97,7 @@ def _write(file: H5File, path: str, values: Array, how: Filter | None, attribute
         file.array(path, values, attributes)
         return
     length = min(len(values), max(1, _BLOCK_BYTES // values.itemsize))
-    blocks = [how.compress(_shuffled(values, at, length)) for at in range(0, len(values), length)]
+    blocks = [how.compress(_shuffled(values, at, length), values.itemsize) for at in range(0, len(values), length)]
     file.blocks(path, values.dtype, (len(values), length), blocks, how, attributes)
 
 

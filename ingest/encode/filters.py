@@ -18,6 +18,8 @@ import h5py
 import pyarrow as pa
 from isal import isal_zlib
 
+from ingest.encode.shuffled_deflate import NEVER, Search, compress_planes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,8 +34,8 @@ _ZSTD_LEVELS = (-5, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # zstd's own 0 means its default
 class Filter:
     """One compressor at one level; both functions release the GIL and may be called from any thread."""
 
-    compress: Callable[[memoryview], bytes]
-    """Shuffled bytes of one block to what HDF5 stores."""
+    compress: Callable[[memoryview, int], bytes]
+    """Shuffled bytes of one block, given the number of planes, to what HDF5 stores."""
     decompress: Callable[[bytes, int], bytes]
     """Back, given the number of shuffled bytes."""
     id: int
@@ -52,10 +54,7 @@ class Filter:
 
 
 def choose_filter(codec: str, level: int) -> Filter | None:
-    """Return the compressor for `codec` (deflate, zstd, lz4; none: None) at `level` 0 to 9, from fast to small.
-
-    deflate is ISA-L's up to level 2 (its level 3 is slower and larger on counts) and libdeflate's from there.
-    """
+    """Return the compressor for `codec` (deflate, zstd, lz4; none: None) at `level` 0 to 9, from fast to small."""
     if codec == "none":
         return None
     if codec == "zstd":
@@ -65,19 +64,25 @@ def choose_filter(codec: str, level: int) -> Filter | None:
     return _deflate(level)
 
 
+_SEARCHES = (
+    NEVER,
+    Search(0.4, isal_zlib, 1, sampled=True),
+    Search(0.4, isal_zlib, 2),
+    Search(0.05, zlib, 4),
+    Search(0.05, zlib, 5),
+    Search(0.05, zlib, 6),
+    Search(0.05, zlib, 9),
+)
+"""deflate's levels; those above are libdeflate's 10 to 12, which look for the best strings of all."""
+
+
 def _deflate(level: int) -> Filter:
-    if level < _ISAL_LEVELS:
-        compress = partial(_isal, level)
-    else:
-        compress = partial(_libdeflate, level - 2 if level < 5 else level)
+    own = level < len(_SEARCHES)
+    compress = partial(compress_planes, _SEARCHES[level]) if own else partial(_libdeflate, level + 3)
     return Filter(compress, _inflate, h5py.h5z.FILTER_DEFLATE, (level,), plugin=False)
 
 
-def _isal(level: int, raw: memoryview) -> bytes:
-    return isal_zlib.compress(raw, level)
-
-
-def _libdeflate(level: int, raw: memoryview) -> bytes:
+def _libdeflate(level: int, raw: memoryview, _n_planes: int) -> bytes:
     return bytes(deflate.zlib_compress(raw, level))
 
 
@@ -86,7 +91,7 @@ def _inflate(stored: bytes, size: int) -> bytes:
 
 
 def _zstd(level: int) -> Filter:
-    def compress(raw: memoryview) -> bytes:
+    def compress(raw: memoryview, _n_planes: int) -> bytes:
         packed: bytes = pa.Codec("zstd", level).compress(raw, asbytes=True)
         return packed
 
@@ -100,7 +105,7 @@ def _zstd(level: int) -> Filter:
 def _lz4(level: int) -> Filter:
     """Make frames of the filter's own format: sizes big-endian, 8 bytes of all, 4 of a block, 4 of it compressed."""
 
-    def compress(raw: memoryview) -> bytes:
+    def compress(raw: memoryview, _n_planes: int) -> bytes:
         size = len(raw)
         packed: bytes = pa.Codec("lz4_raw", level or None).compress(raw, asbytes=True)
         if len(packed) >= size:  # the filter's mark for a block that is stored as it is
@@ -117,5 +122,5 @@ def _lz4(level: int) -> Filter:
     return Filter(compress, decompress, _LZ4, (0,), plugin=True)
 
 
-TEXT = _deflate(6)
-"""For gene tables: made once per file format and gene list, so that a slower level costs nothing."""
+TEXT = Filter(partial(_libdeflate, 6), _inflate, h5py.h5z.FILTER_DEFLATE, (6,), plugin=False)
+"""For texts and for the small numbers of obs and var: a Blosc or zstd of texts kills some readers."""

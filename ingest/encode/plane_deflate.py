@@ -1,0 +1,345 @@
+"""Deflate blocks of literals and runs alone, one for each byte plane, with a Huffman code of its own. Compiled.
+
+Written from `RFC 1950`_ and `RFC 1951`_: any inflater reads them.
+
+.. _RFC 1950: https://www.rfc-editor.org/rfc/rfc1950
+.. _RFC 1951: https://www.rfc-editor.org/rfc/rfc1951
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ingest.encode.huffman import code_lengths, reversed_codes
+from ingest.fetch.kernels import compiled
+
+__all__ = ["STORED_MOST", "put_bytes", "put_end", "put_head", "put_planes"]
+
+Array = np.ndarray[Any, Any]
+
+STORED_MOST = 65_535
+"""Bytes of a stored block."""
+
+_U = np.uint64
+_END = 256
+_N_SYMBOLS = 286
+_LIMIT = 14  # RFC 1951 allows 15; four codes of 14 bits fit the bit buffer at once
+_CODE_BYTES = 200  # at most, to send a block's code
+_RUN_LEAST = 4  # shorter runs are cheaper as literals
+_RUN_MOST = 258
+_LENGTH_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15])
+"""RFC 1951, 3.2.7: the order in which the lengths of the code of code lengths are sent."""
+
+
+def _length_codes() -> tuple[Array, Array, Array]:
+    """Return symbol, number of extra bits and their value for each run length up to 258 (RFC 1951, 3.2.5)."""
+    symbols, bits, values = (np.zeros(_RUN_MOST + 1, np.int64) for _ in range(3))
+    length = 3
+    for symbol in range(257, 285):
+        n_bits = max(0, (symbol - 261) // 4)
+        for value in range(1 << n_bits):
+            if length < _RUN_MOST:
+                symbols[length], bits[length], values[length] = symbol, n_bits, value
+                length += 1
+    symbols[_RUN_MOST] = 285
+    return symbols, bits, values
+
+
+_SYMBOL, _EXTRA_BITS, _EXTRA = _length_codes()
+
+
+@compiled
+def _put(out: Array, state: Array, value: int, n_bits: int) -> None:
+    """Append `n_bits` (up to 57) to `out` (uint64); `state` is (word, bits in the buffer, buffer)."""
+    code, used = _U(value), state[1]
+    low = state[2] | (code << used)
+    out[state[0]] = low
+    total = used + _U(n_bits)
+    if total >= _U(64):
+        state[0] += _U(1)
+        state[2] = code >> _U(1) >> (_U(63) - used)
+    else:
+        state[2] = low
+    state[1] = total & _U(63)
+
+
+@compiled
+def _copy(raw: Array, out: Array, state: Array) -> None:
+    """Append bytes at a whole byte."""
+    out[state[0]] = state[2]
+    at = int(state[0]) * 8 + int(state[1]) // 8
+    out.view(np.uint8)[at : at + raw.size] = raw
+    at += raw.size
+    state[0] = _U(at // 8)
+    state[1] = _U(at % 8 * 8)
+    state[2] = out[at // 8] & ((_U(1) << state[1]) - _U(1))
+
+
+@compiled
+def _store(plane: Array, out: Array, state: Array) -> None:
+    """Append stored blocks, which begin at whole bytes."""
+    start = 0
+    while start < plane.size:
+        length = min(plane.size - start, STORED_MOST)
+        _put(out, state, 0, 3)
+        _put(out, state, 0, int((_U(8) - state[1]) & _U(7)))
+        _put(out, state, length | ((length ^ 0xFFFF) << 16), 32)
+        _copy(plane[start : start + length], out, state)
+        start += length
+
+
+@compiled
+def _count(plane: Array, frequency: Array) -> None:
+    lanes = np.zeros((8, 256), np.int32)  # in a single one, a byte that follows itself would wait for its own count
+    whole = plane.size & ~7
+    for at in range(0, whole, 8):
+        for lane in range(8):
+            lanes[lane, plane[at + lane]] += 1
+    for at in range(whole, plane.size):
+        lanes[0, plane[at]] += 1
+    for value in range(256):
+        frequency[value] = lanes[:, value].sum()
+
+
+@compiled
+def _looks_random(plane: Array) -> bool:
+    """Return whether a code would gain less than a fiftieth, judged by how often two bytes of a sample are equal."""
+    frequency = np.zeros(256, np.int64)
+    n_sampled = plane.size // 8
+    for at in range(n_sampled):
+        frequency[plane[8 * at]] += 1
+    pairs = 0
+    for value in range(256):
+        pairs += frequency[value] * (frequency[value] - 1)
+    return n_sampled > 1024 and pairs * 231 < n_sampled * (n_sampled - 1)  # 231: 2**7.85, 7.85 bits of entropy a byte
+
+
+@compiled
+def _find_starts(plane: Array, starts: Array) -> int:
+    """Write where runs of equal bytes start, and the end, to `starts` ``(n + 2,)``; return the number of runs.
+
+    -1: there are so many that they are not worth it.
+    """
+    before, after = plane[: plane.size - 1], plane[1:]
+    changes = 0
+    for at in range(before.size):
+        changes += before[at] != after[at]
+    if changes * 5 > plane.size:
+        return -1
+    n_runs = _U(1)  # unsigned: an index that may be negative costs a test at each byte
+    starts[0] = 0
+    for group in range(0, before.size, 64):
+        one, other = before[group : group + 64], after[group : group + 64]
+        changes = 0
+        for at in range(one.size):
+            changes += one[at] != other[at]
+        if changes == 0:
+            continue
+        for at in range(one.size):
+            starts[n_runs] = group + at + 1
+            n_runs += _U(one[at] != other[at])
+    starts[n_runs] = plane.size
+    return int(n_runs)
+
+
+@compiled
+def _find_runs(plane: Array, starts: Array, n_runs: int, tokens: Array, frequency: Array) -> int:
+    """Write literals (0 to 255) and runs of the byte before (256 + length) to `tokens`; return their number."""
+    n_tokens = 0
+    for number in range(n_runs):
+        value = plane[starts[number]]
+        rest = starts[number + 1] - starts[number] - 1
+        literals = 1
+        if rest < _RUN_LEAST:
+            literals, rest = 1 + rest, 0
+        elif rest > _RUN_MOST and rest % _RUN_MOST < 3:  # no run of 1 or 2 can be said
+            literals += rest % _RUN_MOST
+            rest -= rest % _RUN_MOST
+        frequency[value] += literals
+        tokens[n_tokens] = value
+        for at in range(1, literals):
+            tokens[n_tokens + at] = value
+        n_tokens += literals
+        while rest > 0:
+            length = min(rest, _RUN_MOST)
+            tokens[n_tokens] = 256 + length
+            n_tokens += 1
+            frequency[_SYMBOL[length]] += 1
+            rest -= length
+    return n_tokens
+
+
+@compiled
+def _put_code(out: Array, state: Array, lengths: Array) -> None:
+    """Append the head of a block with a code of its own (RFC 1951, 3.2.7); its one distance is 1, in one bit."""
+    n_lengths = _N_SYMBOLS
+    while n_lengths > 257 and lengths[n_lengths - 1] == 0:
+        n_lengths -= 1
+    # Symbols 0 to 15 are lengths, 17 and 18 runs of zeros; extra bits stand above the lowest five.
+    items = np.empty(_N_SYMBOLS + 1, np.int64)
+    frequency = np.zeros(19, np.int64)
+    n_items, at = 0, 0
+    while at < n_lengths:
+        stop = at
+        while stop < n_lengths and lengths[stop] == 0 and stop - at < 138:
+            stop += 1
+        zeros = stop - at
+        if zeros >= 11:
+            items[n_items] = 18 | ((zeros - 11) << 5)
+        elif zeros >= 3:
+            items[n_items] = 17 | ((zeros - 3) << 5)
+        else:
+            items[n_items] = lengths[at]
+            stop = at + 1
+        frequency[items[n_items] & 31] += 1
+        n_items += 1
+        at = stop
+    items[n_items] = 1
+    frequency[1] += 1
+    n_items += 1
+    small = np.zeros(19, np.int64)
+    code_lengths(frequency, 7, small)
+    codes = reversed_codes(small)
+    n_small = 19
+    while n_small > 4 and small[_LENGTH_ORDER[n_small - 1]] == 0:
+        n_small -= 1
+    _put(out, state, 0b100, 3)
+    _put(out, state, n_lengths - 257, 5)
+    _put(out, state, 0, 5)
+    _put(out, state, n_small - 4, 4)
+    for place in range(n_small):
+        _put(out, state, small[_LENGTH_ORDER[place]], 3)
+    for item in items[:n_items]:
+        symbol = item & 31
+        _put(out, state, codes[symbol], small[symbol])
+        if symbol > 16:
+            _put(out, state, item >> 5, 7 if symbol == 18 else 3)
+
+
+@compiled
+def _put_literals(plane: Array, codes: Array, lengths: Array, out: Array, state: Array) -> None:
+    """Append the codes of all bytes, four at a time, without a branch."""
+    table = np.empty(256, np.uint64)
+    for value in range(256):
+        table[value] = _U(codes[value]) | (_U(lengths[value]) << _U(16))
+    mask, sixteen = _U(0xFFFF), _U(16)
+    word, used, buffer = state[0], state[1], state[2]
+    whole = plane.size & ~3
+    for at in range(0, whole, 4):
+        a, b, c, d = table[plane[at]], table[plane[at + 1]], table[plane[at + 2]], table[plane[at + 3]]
+        first = (a & mask) | ((b & mask) << (a >> sixteen))
+        n_first = (a >> sixteen) + (b >> sixteen)
+        second = (c & mask) | ((d & mask) << (c >> sixteen))
+        code = first | (second << n_first)
+        low = buffer | (code << used)
+        out[word] = low
+        total = used + n_first + (c >> sixteen) + (d >> sixteen)
+        full = total >> _U(6)
+        word += full
+        buffer = (code >> _U(1) >> (_U(63) - used)) if full else low
+        used = total & _U(63)
+    state[0], state[1], state[2] = word, used, buffer
+    for at in range(whole, plane.size):
+        _put(out, state, codes[plane[at]], lengths[plane[at]])
+
+
+@compiled
+def _put_tokens(tokens: Array, codes: Array, lengths: Array, out: Array, state: Array) -> None:
+    for token in tokens:
+        if token < 256:
+            _put(out, state, codes[token], lengths[token])
+            continue
+        run = token - 256
+        symbol, n_extra = _SYMBOL[run], _EXTRA_BITS[run]
+        # The code of the length, its extra bits and the one bit of distance 1, which is 0.
+        value = codes[symbol] | (_EXTRA[run] << lengths[symbol])
+        _put(out, state, value, lengths[symbol] + n_extra + 1)
+
+
+@compiled
+def _put_plane(plane: Array, tokens: Array, starts: Array, hard: float, out: Array, state: Array) -> int:
+    """Append a plane and return 0; or leave it and return its size in bytes, if that is above `hard` of its own."""
+    if _looks_random(plane):
+        if hard < 1:
+            return int(plane.size)
+        _store(plane, out, state)
+        return 0
+    frequency = np.zeros(_N_SYMBOLS, np.int64)
+    n_runs = _find_starts(plane, starts)
+    n_tokens = 0
+    if n_runs >= 0:
+        n_tokens = _find_runs(plane, starts, n_runs, tokens, frequency)
+    else:
+        _count(plane, frequency)
+    frequency[_END] = 1
+    lengths = np.zeros(_N_SYMBOLS, np.int64)
+    code_lengths(frequency, _LIMIT, lengths)
+    bits = 8 * _CODE_BYTES
+    for symbol in range(_N_SYMBOLS):
+        bits += frequency[symbol] * (lengths[symbol] + (6 if symbol > _END else 0))
+    size = min(bits // 8, plane.size)
+    if size > hard * plane.size:
+        return int(size)
+    if size == plane.size:
+        _store(plane, out, state)
+        return 0
+    codes = reversed_codes(lengths)
+    _put_code(out, state, lengths)
+    if n_runs >= 0:
+        _put_tokens(tokens[:n_tokens], codes, lengths, out, state)
+    else:
+        _put_literals(plane, codes, lengths, out, state)
+    _put(out, state, codes[_END], lengths[_END])
+    return 0
+
+
+@compiled
+def put_planes(
+    planes: Array, first: int, hard: float, hard_first: float, work: tuple[Array, Array], out: Array, state: Array
+) -> tuple[int, int]:
+    """Append planes from `first`; return the number of the first that is too hard, and its size, or (all, 0).
+
+    Parameters
+    ----------
+    planes
+        uint8 ``(n_planes, length)``.
+    hard, hard_first
+        The part of a plane's length above which it is not coded here; for `first`, `hard_first`.
+    work
+        uint16 ``(length,)`` and int32 ``(length + 2,)``, to work in.
+    out
+        uint64; large enough for all planes stored.
+    state
+        uint64 ``(3,)``: words written, bits in the buffer, the buffer.
+    """
+    for number in range(first, planes.shape[0]):
+        limit = hard_first if number == first else hard
+        size = _put_plane(planes[number], work[0], work[1], limit, out, state)
+        if size > 0:
+            return number, size
+    return planes.shape[0], 0
+
+
+@compiled
+def put_bytes(raw: Array, out: Array, state: Array) -> None:
+    """Append whole bytes of deflate that somebody else made, after an empty stored block, which ends at one."""
+    _put(out, state, 0, 3)
+    _put(out, state, 0, int((_U(8) - state[1]) & _U(7)))
+    _put(out, state, 0xFFFF0000, 32)
+    _copy(raw, out, state)
+
+
+@compiled
+def put_head(out: Array, state: Array) -> None:
+    """Begin a zlib stream: a window of 32 KiB, fast compression, no dictionary."""
+    _put(out, state, 0x0178, 16)
+
+
+@compiled
+def put_end(out: Array, state: Array) -> int:
+    """Append an empty last block; return the number of bytes in `out`, which a checksum follows."""
+    _put(out, state, 0b011, 10)
+    out[state[0]] = state[2]
+    return int(state[0]) * 8 + (int(state[1]) + 7) // 8
