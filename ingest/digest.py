@@ -54,9 +54,13 @@ def levels_of(column: pa.Array) -> Levels:
         ``DictionaryArray`` with int32 indices; its dictionary may be unsorted, repeat itself, and hold nulls and
         values that are not present.
     """
-    codes = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-    present = np.unique(codes)
-    present = present[present >= 0]
+    indices = pc.fill_null(column.indices, -1) if column.indices.null_count else column.indices
+    codes = indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    if len(column.dictionary) > len(codes):
+        present = np.unique(codes)
+        present = present[present >= 0]
+    else:
+        present = np.flatnonzero(np.bincount(codes + 1, minlength=1)[1:])
     names = column.dictionary.take(pa.array(present)).to_pylist()
     values = sorted({name for name in names if name is not None})
     rank = {value: at for at, value in enumerate(values)}

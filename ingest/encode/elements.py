@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ingest.encode.filters import Filter
     from ingest.encode.h5_file import H5File
 
-__all__ = ["DICT", "encoding", "write_frame", "write_numbers", "write_texts"]
+__all__ = ["DICT", "encoding", "outline_frame", "write_frame", "write_numbers", "write_texts"]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,29 +43,28 @@ _ARRAY, _STRINGS = encoding("array"), encoding("string-array")
 _CATEGORICAL = {**encoding("categorical"), "ordered": np.False_}
 
 
-def write_frame(
-    file: H5File,
-    path: str,
-    index: Sequence[str],
-    columns: Mapping[str, Levels | Array],
-    how: Filter | None,
-) -> None:
-    """Write a table: its index under "_index", texts as categoricals of their levels, other columns as arrays."""
+def outline_frame(file: H5File, path: str, columns: Mapping[str, Levels | Array]) -> None:
+    """Write what tables with such columns have in common, whatever their rows: groups and attributes."""
     order = np.array(list(columns), h5py.string_dtype()) if columns else np.empty(0, h5py.string_dtype())
     file.group(path, {"_index": "_index", "column-order": order, **encoding("dataframe")})
+    for name, column in columns.items():
+        if isinstance(column, Levels):
+            file.group(f"{path}/{name}", _CATEGORICAL)
+
+
+def write_frame(
+    file: H5File, path: str, index: Sequence[str], columns: Mapping[str, Levels | Array], how: Filter | None
+) -> None:
+    """Write a table that is outlined: its index under "_index", texts as categoricals, other columns as arrays."""
     write_texts(file, f"{path}/_index", index, how)
     for name, column in columns.items():
         if isinstance(column, Levels):
-            _write_categorical(file, f"{path}/{name}", column, how)
+            write_texts(file, f"{path}/{name}/categories", column.values, how)
+            most = len(column.values)
+            narrow = next(t for t in (np.int8, np.int16, np.int32) if most <= np.iinfo(t).max)  # as pandas does
+            write_numbers(file, f"{path}/{name}/codes", column.codes.astype(narrow), how)
         else:
             write_numbers(file, f"{path}/{name}", column, how)
-
-
-def _write_categorical(file: H5File, path: str, levels: Levels, how: Filter | None) -> None:
-    file.group(path, _CATEGORICAL)
-    write_texts(file, f"{path}/categories", levels.values, how)
-    narrow = next(t for t in (np.int8, np.int16, np.int32) if len(levels.values) <= np.iinfo(t).max)  # as pandas does
-    write_numbers(file, f"{path}/codes", levels.codes.astype(narrow), how)
 
 
 def write_numbers(file: H5File, path: str, values: Array, how: Filter | None) -> None:

@@ -7,6 +7,7 @@ were compressed elsewhere, so that nothing is compressed under HDF5's lock.
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import h5py
@@ -26,6 +27,7 @@ Array = np.ndarray[Any, Any]
 
 _TEXT = h5py.string_dtype()
 _TEXT_TYPE = h5t.py_create(_TEXT, logical=True)
+_TEXT_IN_MEMORY = h5t.py_create(_TEXT)  # references to Python's own
 _SCALAR = h5s.create(h5s.SCALAR)
 
 
@@ -98,7 +100,7 @@ class H5File:
 
     def array(self, path: str, values: Array, attributes: Mapping[str, Any]) -> None:
         """Create a dataset of `values` ``(n,)`` as they are, numbers or texts."""
-        kind = h5t.py_create(values.dtype, logical=True)
+        kind = _kind(values.dtype)
         # Texts of any length lie elsewhere in the file: their references alone would fit a header that must not grow.
         small = 0 < values.nbytes <= _COMPACT_BYTES and values.dtype != _TEXT
         node = h5d.create(
@@ -111,7 +113,7 @@ class H5File:
     def pieces(self, path: str, dtype: np.dtype[Any], pieces: Sequence[bytes]) -> Offsets:
         """Create a dataset of numbers without a filter from consecutive pieces of it, in one place of the file."""
         lengths = [len(piece) // dtype.itemsize for piece in pieces]
-        total, kind = sum(lengths), h5t.py_create(dtype, logical=True)
+        total, kind = sum(lengths), _kind(dtype)
         place = h5s.create_simple((total,))
         node = h5d.create(self._file, path.encode(), kind, place, _CONTIGUOUS)
         start = 0
@@ -143,7 +145,7 @@ class H5File:
         plist = _dataset_properties(h5d.CHUNKED)
         plist.set_chunk((length,))
         how.describe(plist)
-        kind = h5t.py_create(dtype, logical=True)
+        kind = _kind(dtype)
         node = h5d.create(self._file, path.encode(), kind, h5s.create_simple((total,)), plist)
         for at, block in enumerate(blocks):
             node.write_direct_chunk((at * length,), block)
@@ -159,9 +161,23 @@ class H5File:
 def _describe(node: Any, attributes: Mapping[str, Any]) -> None:
     for name, value in attributes.items():
         if isinstance(value, str):
-            kind, place, values = _TEXT_TYPE, _SCALAR, np.array(value, _TEXT)
+            h5a.create(node, name.encode(), _TEXT_TYPE, _SCALAR).write(_text(value), mtype=_TEXT_IN_MEMORY)
         else:
             values = np.asarray(value)
-            kind = h5t.py_create(values.dtype, logical=True)
             place = h5s.create_simple(values.shape) if values.shape else _SCALAR
-        h5a.create(node, name.encode(), kind, place).write(values)
+            h5a.create(node, name.encode(), _kind(values.dtype), place).write(values)
+
+
+@lru_cache(maxsize=64)  # the same few stand at every object
+def _text(text: str) -> Array:
+    return np.array(text, _TEXT)
+
+
+@lru_cache(maxsize=256)
+def _type_of(dtype: np.dtype[Any]) -> Any:
+    return h5t.py_create(dtype, logical=True)
+
+
+def _kind(dtype: np.dtype[Any]) -> Any:
+    """Return HDF5's type; of texts it is told by metadata, which equal dtypes may differ in."""
+    return h5t.py_create(dtype, logical=True) if dtype.metadata else _type_of(dtype)

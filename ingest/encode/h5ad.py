@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from ingest.digest import ArrayDigest, ContentDigest, canonical_obs
 from ingest.encode.array_stream import ArrayStream
 from ingest.encode.base import Encoded, Offsets, encode_block
 from ingest.encode.compressors import Compressors
-from ingest.encode.elements import DICT, encoding, write_frame, write_numbers, write_texts
+from ingest.encode.elements import write_frame
 from ingest.encode.filters import TEXT, choose_filter
 from ingest.encode.h5_file import H5File
+from ingest.encode.h5ad_outline import Outlines
 from ingest.encode.value_type import holding
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from ingest.block import Block, Counts
     from ingest.genes import Genes
 
-__all__ = ["H5adCodec"]
+__all__ = ["H5adCodec", "H5adEncoder"]
 
 Array = np.ndarray[Any, Any]
 
-_GROUPS = ("layers", "obsm", "obsp", "uns", "varm", "varp")
 _INDEX = np.dtype(np.int32)
 
 
 class H5adCodec:
-    """Make h5ad files; what they share, the gene table, is made once and copied.
+    """Make h5ad files.
 
     Parameters
     ----------
@@ -42,51 +41,30 @@ class H5adCodec:
     """
 
     def __init__(self, codec: str = "deflate", level: int = 1, *, threads: int = 1) -> None:
-        self.compressors = Compressors(choose_filter(codec, level), threads)
-        self._template: tuple[Genes, bytes] | None = None
+        how = choose_filter(codec, level)
+        self._compressors = Compressors(how, threads)
+        self._outlines = Outlines(None if how is None else TEXT)
 
     def begin(self, genes: Genes, dtype: str) -> H5adEncoder:
         """Start a file; see `ingest.encode.base.Codec`."""
-        return H5adEncoder(self.compressors, genes, self._template_of(genes), np.dtype(dtype))
+        return H5adEncoder(self._compressors, self._outlines, genes, np.dtype(dtype))
 
     def close(self) -> None:
         """End the threads."""
-        self.compressors.close()
+        self._compressors.close()
 
     def encode(self, block: Block) -> Encoded:
         """Return the file that holds `block`."""
         return encode_block(self, block)
 
-    def _template_of(self, genes: Genes) -> bytes:
-        known = self._template  # read once: other threads may replace it
-        if known is None or not (known[0] is genes or known[0] == genes):
-            known = self._template = genes, _template(genes, compressed=self.compressors.filter is not None)
-        return known[1]
-
-
-def _template(genes: Genes, *, compressed: bool) -> bytes:
-    """Return a file with everything but cells."""
-    text = TEXT if compressed else None
-    with H5File() as file:
-        file.describe(encoding("anndata", "0.1.0"))
-        for name in _GROUPS:
-            file.group(name, DICT)
-        order = np.array(["feature_id", "feature_name", "feature_length"], h5py.string_dtype())
-        file.group("var", {"_index": "_index", "column-order": order, **encoding("dataframe")})
-        write_texts(file, "var/_index", genes.ids, text)
-        file.link("var/_index", "var/feature_id")
-        write_texts(file, "var/feature_name", genes.names, text)
-        write_numbers(file, "var/feature_length", np.array(genes.lengths, np.int64), text)
-        return bytes(file.image())
-
 
 class H5adEncoder:
     """One file in the making; see `ingest.encode.base.ChunkEncoder`."""
 
-    def __init__(self, compressors: Compressors, genes: Genes, template: bytes, dtype: np.dtype[Any]) -> None:
+    def __init__(self, compressors: Compressors, outlines: Outlines, genes: Genes, dtype: np.dtype[Any]) -> None:
         self._compressors = compressors
+        self._outlines = outlines
         self._genes = genes
-        self._template = template
         self._digest = ContentDigest(dtype)
         self._digest.indptr.update(np.zeros(1, np.int64))
         self._indptr = [np.zeros(1, np.int64)]
@@ -117,18 +95,17 @@ class H5adEncoder:
     def finish(self, obs: pa.Table, names: pa.StringArray) -> Encoded:
         """Return the whole file."""
         indptr = np.concatenate(self._indptr)
-        if not len(indptr) - 1 == len(obs) == len(names):
-            raise ValueError(f"{len(indptr) - 1} cells with {len(obs)} obs rows and {len(names)} names")
+        n_cells = len(indptr) - 1
+        if not n_cells == len(obs) == len(names):
+            raise ValueError(f"{n_cells} cells with {len(obs)} obs rows and {len(names)} names")
         columns = canonical_obs(obs)
-        with H5File(self._template) as file:
+        with H5File(self._outlines.of(self._genes, n_cells, columns)) as file:
             offsets = self._write_counts(file, indptr)
             write_frame(file, "obs", names.to_pylist(), columns, TEXT if self._compressors.filter else None)
             content = self._digest.hexdigest(self._genes, names, columns)
             return Encoded(file.image(), offsets, content, self._data.dtype.name)
 
     def _write_counts(self, file: H5File, indptr: Array) -> tuple[Offsets, ...]:
-        shape = np.array([len(indptr) - 1, len(self._genes)], np.int64)
-        file.group("X", {**encoding("csr_matrix", "0.1.0"), "shape": shape})
         # int32 as scipy has it: it would widen the indices to match wider pointers.
         pointers = indptr.astype(_INDEX) if self._nnz <= np.iinfo(_INDEX).max else indptr
         starts = ArrayStream(pointers.dtype, self._compressors, ArrayDigest(pointers.dtype))
