@@ -37,12 +37,13 @@ class Search:
     """In planes that keep more than this part of their length without."""
     library: ModuleType | None
     """``isal.isal_zlib`` or ``zlib``."""
-    level: int
+    levels: tuple[int, ...]
+    """The library's; the smallest outcome is taken, since for shuffled bytes more effort is not always less."""
     sampled: bool = False
     """Whether a sample must show that it is worth it."""
 
 
-NEVER = Search(1.0, None, 0)
+NEVER = Search(1.0, None, ())
 
 
 class _Scratch(threading.local):
@@ -94,6 +95,9 @@ def _search(plane: memoryview, size: int, search: Search) -> bytes | None:
 
 
 def _strings(plane: memoryview, search: Search) -> bytes:
-    library: Any = search.library
-    packer = library.compressobj(search.level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return min((_deflated(plane, search.library, level) for level in search.levels), key=len)
+
+
+def _deflated(plane: memoryview, library: Any, level: int) -> bytes:
+    packer = library.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     return cast("bytes", packer.compress(plane) + packer.flush(zlib.Z_SYNC_FLUSH))
