@@ -66,10 +66,10 @@ def choose_filter(codec: str, level: int) -> Filter | None:
 
 _SEARCHES = (
     NEVER,
-    Search(0.4, isal_zlib, (1,), sampled=True),
+    Search(0.4, isal_zlib, (1,), worth=0.93),
     Search(0.4, isal_zlib, (2,)),
-    Search(0.05, zlib, (3,)),
-    *(3 * [Search(0.05, zlib, (3, 6))]),
+    Search(0.05, zlib, (3,), worth=0.99),
+    *(3 * [Search(0.05, zlib, (3, 6), worth=0.99)]),
 )
 """deflate's levels; those above try libdeflate's 10 to 12 as well, which look for the best strings of all."""
 
