@@ -87,13 +87,15 @@ def _bench(stack: ExitStack, options: argparse.Namespace, folder: Path, wanted: 
 
 
 def _warm_up(bench: Bench) -> None:
-    """Make a few files that are not counted: compiled code is then in its cache, the Census in the page cache."""
+    """Make files that are not counted: compiled code is then in its cache, the Census in the page cache."""
     from benchmarks.ours import OurRun, measure_ours
+    from ingest.settings import DEFAULT_CELLS_PER_CHUNK
 
-    dest = bench.fresh_folder("warm-up")
-    index = bench.selection(0.1).index
-    measure_ours(OurRun(index, str(dest), bench.chunk_sizes[1], bench.workers, bench.folder / "surveys"))
-    shutil.rmtree(dest)
+    for density, size in ((0.1, bench.chunk_sizes[0]), (1.0, DEFAULT_CELLS_PER_CHUNK)):
+        dest = bench.fresh_folder("warm-up")
+        index = bench.selection(density).index
+        measure_ours(OurRun(index, str(dest), size, bench.workers, bench.folder / "surveys"))
+        shutil.rmtree(dest)
 
 
 def _runner(name: str) -> Callable[[Bench], list[Row]]:

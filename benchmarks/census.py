@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,11 @@ def survey_of(selection: Selection, cache: Path) -> SourceSurvey:
     from ingest.preparing import draft_dataset
     from ingest.settings import DataSettings, WorkSettings
 
-    (survey,) = draft_dataset(read_cells(selection.index), DataSettings(), WorkSettings(), cache=cache).surveys
+    with (
+        closing(read_cells(selection.index)) as cells,
+        closing(draft_dataset(cells, DataSettings(), WorkSettings(), cache=cache)) as draft,
+    ):
+        (survey,) = draft.surveys
     return survey
 
 

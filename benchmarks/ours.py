@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -66,15 +67,15 @@ def measure_ours(run: OurRun) -> Measured:
         Not every chunk was made.
     """
     data = DataSettings(cells_per_chunk=run.cells_per_chunk, codec=run.codec)
-    draft = draft_dataset(read_cells(run.index), data, run.work, cache=run.cache)
-    store = open_store(run.dest, endpoint_url=run.work.endpoint_url)
-    try:
+    clock = _Clock(run)
+    with (
+        closing(read_cells(run.index)) as cells,
+        closing(draft_dataset(cells, data, run.work, cache=run.cache)) as draft,
+        closing(open_store(run.dest, endpoint_url=run.work.endpoint_url)) as store,
+    ):
         opened = commit_plan(store, draft)
         work = divide_work(draft.profile, opened, opened.ledger.done(), run.work)
-        clock = _Clock(run)
         ran = run_units(opened, work, run.work, clock.pool_opener(), clock, stop_requested=lambda: False)
-    finally:
-        store.close()
     return _measured(run, ran, clock.usage, opened.plan.n_chunks, work.memory.projected)
 
 
@@ -101,11 +102,10 @@ def _measured(run: OurRun, ran: UnitsRun, usage: Usage, n_chunks: int, projected
 
 
 class _Clock:
-    """The run's observer: measures from the first unit's submission to the last one's end."""
+    """The run's observer, and what its workers use from when they are ready to when the last unit has ended."""
 
     def __init__(self, run: OurRun) -> None:
         self._run = run
-        self._gauge = Gauge(())
         self._usage: Usage | None = None
 
     @property
@@ -125,14 +125,16 @@ class _Clock:
             announcing = _Announcing(factory, str(folder))
             # A pool takes any factory; the seam's type names the one that a run hands it.
             with open_ray(announcing, size, memory_bytes=memory_bytes) as pool:  # type: ignore[arg-type]
-                self._gauge = Gauge(_wait_for(pool, folder, size), self._run.store)
+                gauge = Gauge(_wait_for(pool, folder, size), self._run.store)
+                gauge.start()
                 yield pool
-                self._usage = self._gauge.stop()
+                self._usage = gauge.stop()
+            shutil.rmtree(folder)
 
         return opener
 
     def began(self) -> None:
-        self._gauge.start()
+        pass
 
     def moved(self, n_cells: int, bytes_written: int, retries: int) -> None:
         pass

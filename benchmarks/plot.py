@@ -37,7 +37,7 @@ class _Bar:
     @property
     def finding(self) -> str:
         share = f"{self.ours / self.read:.0%} of the read"
-        return share if self.seed is None else f"{self.ours / self.seed:.1f} x, {share}"
+        return share if self.seed is None else f"{self.ours / self.seed:.1f} times, {share}"
 
 
 def draw(results: Results, path: Path) -> None:
