@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ingest.encode.block_store import BlockStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,20 +41,19 @@ class ArrayStream:
         self.dtype = dtype
         self._compressors = compressors
         self._digest = digest
-        self._blocks: list[bytes | Future[bytes]] = []
-        self._settled = 0
-        self._stored_bytes = 0
+        self._pending: deque[bytes | Future[bytes]] = deque()
+        self._stored = BlockStore()
         self._rest = np.empty(0, dtype)  # grows to a block when it is first needed
         self._n_rest = 0
 
     def __len__(self) -> int:
-        return len(self._blocks) * BLOCK + self._n_rest
+        return (len(self._stored) + len(self._pending)) * BLOCK + self._n_rest
 
     @property
     def nbytes(self) -> int:
         """Bytes held now; of blocks that are being compressed, their uncompressed ones."""
-        in_flight = (len(self._blocks) - self._settled) * BLOCK * self.dtype.itemsize
-        return self._stored_bytes + in_flight + self._rest.nbytes
+        pending = len(self._pending) * BLOCK * self.dtype.itemsize
+        return self._stored.nbytes + pending + self._rest.nbytes
 
     def add(self, values: Array) -> None:
         """Take the next values ``(n,)``; they are copied or compressed, never kept."""
@@ -78,20 +80,17 @@ class ArrayStream:
     def _press(self, values: Array) -> None:
         same = np.ascontiguousarray(values, self.dtype)
         self._digest.update(same)
-        self._blocks.append(self._compressors.start(same, BLOCK))
+        self._pending.append(self._compressors.start(same, BLOCK))
         self._settle(self._compressors.in_flight)
 
     def _settle(self, in_flight: int) -> None:
         """Wait until no more than `in_flight` blocks are being compressed."""
-        while len(self._blocks) - self._settled > in_flight:
-            block = self._blocks[self._settled]
-            done = block.result() if isinstance(block, Future) else block
-            self._blocks[self._settled] = done
-            self._stored_bytes += len(done)
-            self._settled += 1
+        while len(self._pending) > in_flight:
+            block = self._pending.popleft()
+            self._stored.append(block.result() if isinstance(block, Future) else block)
 
-    def finish(self) -> tuple[int, list[bytes]]:
-        """Return the number of values in a block, and the blocks, which are released here.
+    def finish(self) -> tuple[int, Iterator[bytes]]:
+        """Return the number of values in a block, and the blocks, whose memory is given back on the way.
 
         The last compressed block is filled up with zeros, as HDF5 wants it, but an array shorter than a block is one of
         its own length.
@@ -100,10 +99,9 @@ class ArrayStream:
         if self._n_rest:
             rest = self._rest[: self._n_rest]
             self._digest.update(rest)
-            self._blocks.append(self._compressors.start(rest, length))
+            self._pending.append(self._compressors.start(rest, length))
         self._settle(0)
-        blocks, self._blocks = self._blocks, []
-        return length, cast("list[bytes]", blocks)
+        return length, self._stored.drain()
 
     def widened(self, dtype: np.dtype[Any], digest: ArrayDigest) -> ArrayStream:
         """Return a stream of the same values as another type, which holds them all exactly."""
@@ -114,6 +112,6 @@ class ArrayStream:
 
     def _values(self) -> Iterator[Array]:
         self._settle(0)
-        for block in cast("list[bytes]", self._blocks):
+        for block in self._stored:
             yield self._compressors.undo(block, self.dtype, BLOCK)
         yield self._rest[: self._n_rest]

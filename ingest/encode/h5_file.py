@@ -17,7 +17,7 @@ from h5py import h5a, h5d, h5f, h5fd, h5g, h5o, h5p, h5s, h5t
 from ingest.encode.base import Offsets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from ingest.encode.filters import Filter
 
@@ -110,17 +110,16 @@ class H5File:
             node.write(h5s.ALL, h5s.ALL, values, None if layout is _REFERENCES else kind)
         _describe(node, attributes)
 
-    def pieces(self, path: str, dtype: np.dtype[Any], pieces: Sequence[bytes]) -> Offsets:
-        """Create a dataset of numbers without a filter from consecutive pieces of it, in one place of the file."""
-        lengths = [len(piece) // dtype.itemsize for piece in pieces]
-        total, kind = sum(lengths), _kind(dtype)
-        place = h5s.create_simple((total,))
+    def pieces(self, path: str, dtype: np.dtype[Any], total: int, pieces: Iterable[bytes]) -> Offsets:
+        """Create a dataset of `total` numbers without a filter from its pieces, in one place of the file."""
+        kind, place = _kind(dtype), h5s.create_simple((total,))
         node = h5d.create(self._file, path.encode(), kind, place, _CONTIGUOUS)
         start = 0
-        for piece, length in zip(pieces, lengths, strict=True):
-            place.select_hyperslab((start,), (length,))
-            node.write(h5s.create_simple((length,)), place, np.frombuffer(piece, dtype), kind)
-            start += length
+        for piece in pieces:
+            values = np.frombuffer(piece, dtype)
+            place.select_hyperslab((start,), values.shape)
+            node.write(h5s.create_simple(values.shape), place, values, kind)
+            start += len(values)
         at = node.get_offset()  # None: an array of nothing has no place in the file
         whole = () if at is None else (int(at),)
         return Offsets(path, (max(total, 1),), whole, tuple(total * dtype.itemsize for _ in whole))
@@ -130,7 +129,7 @@ class H5File:
         path: str,
         dtype: np.dtype[Any],
         shape: tuple[int, int],
-        blocks: Sequence[bytes],
+        blocks: Iterable[bytes],
         how: Filter,
         attributes: Mapping[str, Any] | None = None,
     ) -> Offsets:
