@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -16,6 +15,7 @@ import psutil
 import pyarrow as pa
 
 from ingest.cells import Cells, cells_of_table
+from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, IngestError
 from ingest.fetch.base import FetchLimits
 from ingest.memory import MIB
@@ -62,7 +62,7 @@ def scratch_of(work: WorkSettings) -> Path:
 
 
 def _limits(work: WorkSettings) -> FetchLimits:
-    return FetchLimits(work.memory_bytes // 2, max(1, os.cpu_count() or 1), scratch_of(work))
+    return FetchLimits(work.memory_bytes // 2, available_cpus(), scratch_of(work))
 
 
 def draft_dataset(
@@ -181,4 +181,4 @@ def _default_workers(projected_bytes: int) -> int:
             kind="memory",
             hint="use a smaller -c, or -d 1 to try all the same",
         )
-    return max(1, min(os.cpu_count() or 1, int(fits)))
+    return max(1, min(available_cpus(), int(fits)))
