@@ -1,4 +1,5 @@
 # make demo   the whole way on data built here        make test   the whole suite
+# make bench  how fast, beside what: measures a quarter of an hour, renews docs/performance.md
 # Needs python 3.11 or newer, pip and make; everything else is installed into .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long lint check clean
+.PHONY: demo test test-long lint check bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
@@ -28,6 +29,10 @@ lint: $(VENV)/.installed-dev
 
 check: test lint
 
+# On an otherwise idle machine. Parts of it: .venv/bin/python -m benchmarks --help
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +44,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 clean:

@@ -68,6 +68,56 @@ def map_rows(rows: Array, low: int, lookup: Array) -> int:
 
 
 @compiled
+def _run_end(values: Array, begin: int) -> int:
+    """Return where the equal values from `begin` on end; by sixteen at a time, which are compared at once."""
+    value, end = values[begin], begin + 1
+    while end + 16 <= values.size:
+        same, block = True, values[end : end + 16]
+        for i in range(16):
+            same &= block[i] == value
+        if not same:
+            break
+        end += 16
+    while end < values.size and values[end] == value:
+        end += 1
+    return end
+
+
+@compiled
+def _keep_all(columns: Array, values: Array, genes: Array, kept_data: Array) -> tuple[int, int, bool]:
+    """Copy a run; return its length, its zeros and whether its columns ascend."""
+    zeros, falls, last = np.int32(0), False, columns.size - 1
+    for i in range(last):
+        genes[i] = columns[i]
+        kept_data[i] = values[i]
+        zeros += np.int32(values[i] == 0)
+        falls |= columns[i + 1] <= columns[i]
+    genes[last] = columns[last]
+    kept_data[last] = values[last]
+    return columns.size, int(zeros) + (values[last] == 0), not falls
+
+
+@compiled
+def _keep_mapped(
+    columns: Array, values: Array, gene_map: Array, genes: Array, kept_data: Array
+) -> tuple[int, int, bool]:
+    """Copy what `gene_map` wants of a run; return how much that is, its zeros and whether its genes ascend."""
+    length = 0
+    for i in range(columns.size):
+        # Written always and kept only where wanted: cheaper than a branch that is guessed wrong.
+        gene = gene_map[columns[i]]
+        genes[length] = gene
+        kept_data[length] = values[i]
+        length += gene >= 0
+    zeros, falls = 0, False
+    for i in range(length):
+        zeros += kept_data[i] == 0
+    for i in range(length - 1):
+        falls |= genes[i + 1] <= genes[i]
+    return length, zeros, not falls
+
+
+@compiled
 def compact_coo(
     dim0: Array,
     dim1: Array,
@@ -113,10 +163,7 @@ def compact_coo(
     """
     runs, kept, zeros, ascend, begin = 0, 0, 0, True, 0
     while begin < dim0.size:
-        row = dim0[begin]
-        end = begin + 1
-        while end < dim0.size and dim0[end] == row:
-            end += 1
+        row, end = dim0[begin], _run_end(dim0, begin)
         position = np.int32(-1)
         if lookup.size:
             if low <= row < low + lookup.size:
@@ -127,37 +174,25 @@ def compact_coo(
                 position = order[at]
         if position >= 0:
             columns, values = dim1[begin:end], data[begin:end]
-            bad = False
-            for i in range(columns.size):
-                bad |= (columns[i] < 0) | (columns[i] >= n_source_genes)
-            if bad:
-                while 0 <= dim1[begin] < n_source_genes:
-                    begin += 1
-                return runs, kept, zeros, ascend, begin
             genes, kept_data = out_gene[kept : kept + columns.size], out_data[kept : kept + columns.size]
-            length = columns.size
             if gene_map.size == 0:
-                for i in range(columns.size):
-                    genes[i] = columns[i]
-                    kept_data[i] = values[i]
+                length, run_zeros, run_ascends = _keep_all(columns, values, genes, kept_data)
+                in_order = run_ascends
             else:
-                # Written always and kept only where wanted: cheaper than a branch that is guessed wrong.
-                length = 0
+                length, in_order = 0, False
+            # Of columns that ascend the first and the last tell of all.
+            if not in_order or columns[0] < 0 or columns[columns.size - 1] >= n_source_genes:
                 for i in range(columns.size):
-                    gene = gene_map[columns[i]]
-                    genes[length] = gene
-                    kept_data[length] = values[i]
-                    length += gene >= 0
+                    if columns[i] < 0 or columns[i] >= n_source_genes:
+                        return runs, kept, zeros, ascend, begin + i
+            if gene_map.size:
+                length, run_zeros, run_ascends = _keep_mapped(columns, values, gene_map, genes, kept_data)
             if length > 0:
-                falls = False
-                for i in range(length - 1):
-                    falls |= genes[i + 1] <= genes[i]
-                for i in range(length):
-                    zeros += kept_data[i] == 0
-                ascend &= not falls
                 run_position[runs] = position
                 run_length[runs] = length
                 counts[position] += length
+                zeros += run_zeros
+                ascend &= run_ascends
                 kept += length
                 runs += 1
         begin = end

@@ -18,6 +18,8 @@ __all__ = ["convert_counts", "delivered_dtype", "plain_indices", "plain_values"]
 
 Array = np.ndarray[Any, Any]
 
+_STEP = 8192
+
 
 def plain_values(values: Array, *, source: str) -> Array:
     """Return `values` as one of the kernels' types (float32, float64, int32, int64), without loss.
@@ -72,14 +74,20 @@ def delivered_dtype(stored: str, options: FetchOptions, *, integer: bool) -> Any
 
 @compiled
 def _convert(data: Array, out: Array, low: Any, high: Any) -> int:
-    # Range first: converting a float that the integer type cannot hold is undefined.
-    for at in range(data.size):
-        value = data[at]
-        if not (value >= low and value <= high):
-            return at
-        out[at] = value
-        if out[at] != value:
-            return at
+    # Branch-free inside a step, so that it vectorises. Converting a float that the integer type cannot hold is
+    # undefined: it is zero instead, which it does not equal.
+    for begin in range(0, data.size, _STEP):
+        values, converted = data[begin : begin + _STEP], out[begin : begin + _STEP]
+        bad = False
+        for i in range(values.size):
+            value = values[i]
+            fits = value >= low and value <= high
+            converted[i] = value if fits else data.dtype.type(0)
+            bad |= not fits or converted[i] != value
+        if bad:
+            for i in range(values.size):
+                if not (values[i] >= low and values[i] <= high) or converted[i] != values[i]:
+                    return begin + i
     return -1
 
 

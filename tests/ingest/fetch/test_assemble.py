@@ -168,6 +168,62 @@ def test_duplicates_are_refused(indices):
         assembler.finish()
 
 
+def tables(*triples):
+    for row, columns, values in triples:
+        yield np.full(len(columns), row), np.array(columns), np.array(values, np.float32)
+
+
+@pytest.mark.parametrize("first", [[0, 2], [2]])
+def test_duplicates_in_different_tables_are_refused(first):
+    assembler = CooAssembler(np.array([7, 8]), IDENTITY, dtype=np.float32, source="x")
+    for table in tables((7, first, [1] * len(first)), (8, [1], [1]), (7, [2], [3])):
+        assembler.add(*table)
+    with pytest.raises(HostileFileError, match="row 7 holds gene column 2"):
+        assembler.finish()
+
+
+def test_a_row_whose_later_table_has_earlier_columns():
+    assembler = CooAssembler(np.array([7, 8]), IDENTITY, dtype=np.float32, source="x")
+    for table in tables((7, [2], [1]), (8, [1], [2]), (7, [0, 1], [3, 4])):
+        assembler.add(*table)
+    counts = assembler.finish().counts
+    np.testing.assert_array_equal(counts.indices, [0, 1, 2, 1])
+    np.testing.assert_array_equal(counts.data, [3, 4, 1, 2])
+
+
+@pytest.mark.parametrize("target", [IDENTITY, GeneMap.between(genes_of("a", "b", "c"), genes_of("a", "c", "b"))])
+@pytest.mark.parametrize("column", [-1, 3, 2**40])
+def test_a_column_out_of_range_amid_a_run(target, column):
+    assembler = CooAssembler(np.array([7]), target, dtype=np.float32, source="x")
+    with pytest.raises(HostileFileError, match=f"row 7: column {column} of 3") as caught:
+        assembler.add(*next(tables((7, [0, column, 1], [1, 1, 1]))))
+    assert caught.value.kind == "index-range"
+
+
+@pytest.mark.parametrize("target", [IDENTITY, GeneMap.between(genes_of("a", "b", "c"), genes_of("c", "b", "a"))])
+def test_zeros_in_tables_are_dropped_and_counted(target):
+    assembler = CooAssembler(np.array([7, 8]), target, dtype=np.float32, source="x")
+    for table in tables((8, [0, 1, 2], [5, 0, -0.0]), (7, [0, 1], [0, 2])):
+        assembler.add(*table)
+    found = assembler.finish()
+    assert (found.zeros_dropped, found.counts.nnz, len(found.counts.indices)) == (3, 2, 2)
+    np.testing.assert_array_equal(np.sort(dense(found.counts)), [[0, 0, 2], [0, 0, 5]])
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 18, 32, 33, 34, 100])
+def test_runs_of_any_length(length):
+    genes = genes_of(*(f"g{at}" for at in range(200)))
+    identity = GeneMap.between(genes, genes)
+    assembler = CooAssembler(np.array([3, 1, 2]), identity, dtype=np.float32, source="x")
+    rows = np.repeat([1, 2, 9, 3], [length, 3, length, length])
+    columns = np.concatenate([np.arange(length), [0, 1, 2], np.arange(length), np.arange(length) * 2])
+    assembler.add(rows, columns, np.arange(1, len(rows) + 1, dtype=np.float32))
+    counts = assembler.finish().counts
+    np.testing.assert_array_equal(counts.indptr, np.cumsum([0, length, length, 3]))
+    np.testing.assert_array_equal(counts.indices, np.concatenate([columns[-length:], columns[: length + 3]]))
+    np.testing.assert_array_equal(counts.data[length:], np.arange(1, length + 4))
+
+
 @pytest.mark.parametrize(
     ("indptr", "kind"), [([1, 2], "start"), ([0, 2, 1], "order"), ([0, 1, 5], "end"), ([], "start")]
 )

@@ -1,0 +1,1 @@
+"""How fast, at what cost, beside what: ``python -m benchmarks`` measures, docs/performance.md shows."""

@@ -1,0 +1,130 @@
+"""What the rows come to: the ratios that were asked for, formed within one round each. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks.results import ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.results import Results
+    from benchmarks.values import Row
+
+__all__ = ["Finding", "cpu_ratios", "encoding_ratios", "findings", "read_ratios", "seed_ratios"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One question and its answer in every round."""
+
+    question: str
+    values: list[float]
+    least: float | None = None
+    """Wanted: at least this."""
+    most: float | None = None
+    """Wanted: at most this."""
+    wanted: str = ""
+    """The same in words."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median is what was wanted; None where nothing was measured."""
+        if not self.values:
+            return None
+        middle = median(self.values)
+        return (self.least is None or middle >= self.least) and (self.most is None or middle <= self.most)
+
+
+def seed_ratios(results: Results, size: int, section: str = "comparison") -> list[float]:
+    """Return ours over the seed's way, cells a second, half of the cells at `size` a file."""
+    return _of(results, section, "ours", "seed", size, _speed)
+
+
+def read_ratios(results: Results, size: int) -> list[float]:
+    """Return ours over the bare read, cells a second, all cells to a folder."""
+    return _of(results, "dense", "ours", "read", size, _speed)
+
+
+def cpu_ratios(results: Results, size: int) -> list[float]:
+    """Return the workers' CPU-seconds over the sum of the stages measured alone."""
+    return _of(results, "dense", "ours", "stages", size, _cpu)
+
+
+def encoding_ratios(results: Results, size: int) -> list[float]:
+    """Return how many times faster our encoder is than gzip by anndata."""
+    return _of(results, "encoding", "write_h5ad", "ours", size, lambda row: float(row["seconds"]))
+
+
+def findings(results: Results) -> list[Finding]:
+    """Return every ratio and size that was asked for, with what was wanted."""
+    kilobytes = {size: _bytes_per_cell(results, size) for size in (100, 5_000)}
+    smaller = _of(results, "encoding", "ours", "write_h5ad", 5_000, lambda row: float(row["bytes"]))
+    return [
+        Finding(
+            "times the seed's way, 100 cells a file", seed_ratios(results, 100), least=10, wanted="at least 10, aim 20"
+        ),
+        Finding(
+            "times the seed's way, 5,000 cells a file", seed_ratios(results, 5_000), least=4, wanted="at least 4, aim 6"
+        ),
+        Finding(
+            "of the bare read's speed, 5,000 cells a file",
+            read_ratios(results, 5_000),
+            least=0.65,
+            wanted="at least 0.65",
+        ),
+        Finding(
+            "of the bare read's speed, 25,000 cells a file",
+            read_ratios(results, 25_000),
+            least=0.65,
+            wanted="at least 0.65",
+        ),
+        Finding(
+            "CPU-seconds over the stages' sum, 5,000 cells a file",
+            cpu_ratios(results, 5_000),
+            most=1.15,
+            wanted="at most 1.15",
+        ),
+        Finding(
+            "CPU-seconds over the stages' sum, 25,000 cells a file",
+            cpu_ratios(results, 25_000),
+            most=1.15,
+            wanted="at most 1.15",
+        ),
+        Finding(
+            "times `write_h5ad(gzip)`, a file of 5,000 cells",
+            encoding_ratios(results, 5_000),
+            least=10,
+            wanted="at least 10",
+        ),
+        Finding(
+            "times `write_h5ad(gzip)`, a file of 100 cells",
+            encoding_ratios(results, 100),
+            least=10,
+            wanted="at least 10",
+        ),
+        Finding("of its bytes, a file of 5,000 cells", smaller, most=1.0, wanted="at most 1"),
+        Finding("kB a cell, 100 cells a file", kilobytes[100], most=11, wanted="at most 11"),
+        Finding("kB a cell, 5,000 cells a file", kilobytes[5_000], most=4.5, wanted="at most 4.5"),
+    ]
+
+
+def _bytes_per_cell(results: Results, size: int) -> list[float]:
+    return [row["bytes_per_cell"] / 1e3 for row in results.rows("comparison", way="ours", size=size)]
+
+
+def _of(results: Results, section: str, way: str, other: str, size: int, value: Callable[[Row], float]) -> list[float]:
+    ones, others = (results.rows(section, way=name, size=size) for name in (way, other))
+    return ratios(ones, others, value)
+
+
+def _speed(row: Row) -> float:
+    return float(row["cells_per_s"])
+
+
+def _cpu(row: Row) -> float:
+    seconds = row["cpu_seconds"]
+    return float(seconds["workers"] if "workers" in seconds else sum(seconds.values()))

@@ -1,0 +1,85 @@
+"""CPU-seconds and peak memory of worker processes, over the time that is measured and no other."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.store import BenchStore
+
+__all__ = ["Gauge", "Usage", "peak_rss_bytes", "process_cpu_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used between `Gauge.start` and `Gauge.stop`."""
+
+    seconds: float
+    cpu_seconds: dict[str, float]
+    """Of ``workers``, ``driver`` (this process) and ``store``."""
+    requests: dict[str, int]
+    peak_rss_bytes: int
+    """Of the largest worker."""
+
+
+class Gauge:
+    """Measure from `start` to `stop`.
+
+    Parameters
+    ----------
+    pids
+        The workers; they live until `stop`.
+    store
+        Where they write, or None for a folder.
+    """
+
+    def __init__(self, pids: Sequence[int], store: BenchStore | None = None) -> None:
+        self._pids, self._store = tuple(pids), store
+        self._before: dict[str, float] = {}
+        self._requests: dict[str, int] = {}
+        self._began = 0.0
+
+    def start(self) -> None:
+        """Begin; the workers' peak memory counts from here too."""
+        for pid in self._pids:
+            with suppress(OSError):  # a kernel that does not let go of the old peak leaves a higher one
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self._requests = self._store.requests() if self._store else {}
+        self._before = self._cpu()
+        self._began = time.perf_counter()
+
+    def stop(self) -> Usage:
+        """End, and return what was used."""
+        seconds = time.perf_counter() - self._began
+        after = self._cpu()
+        requests = self._store.requests() if self._store else {}
+        return Usage(
+            seconds,
+            {who: after[who] - before for who, before in self._before.items()},
+            {kind: n - self._requests.get(kind, 0) for kind, n in requests.items() if n > self._requests.get(kind, 0)},
+            max(map(peak_rss_bytes, self._pids), default=0),
+        )
+
+    def _cpu(self) -> dict[str, float]:
+        found = {"workers": sum(map(process_cpu_seconds, self._pids)), "driver": time.process_time()}
+        return found | ({"store": process_cpu_seconds(self._store.pid)} if self._store else {})
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, in user and kernel mode, of all its threads."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Return the highest resident memory of a process since it began, or since its peak was reset."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

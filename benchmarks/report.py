@@ -1,0 +1,241 @@
+"""The tables of docs/performance.md, made from the results and put between its markers; the prose around them stays."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks.findings import findings
+from benchmarks.results import medians
+from benchmarks.tables import count, gib, kilobytes, number, spread, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from benchmarks.results import Results
+    from benchmarks.values import Row
+
+__all__ = ["BEGIN", "END", "report_text", "with_report", "write_report"]
+
+BEGIN = "<!-- measured: begin (make bench writes what follows) -->"
+END = "<!-- measured: end -->"
+_WAYS = {"seed": "the seed's way", "ours": "ours", "read": "bare read", "write_h5ad": "`write_h5ad(gzip)`"}
+
+
+def write_report(results: Results, docs: Path) -> None:
+    """Renew the tables and the plot in `docs`."""
+    from benchmarks.plot import draw  # matplotlib is an extra
+
+    page = docs / "performance.md"
+    page.write_text(with_report(page.read_text(encoding="utf-8"), report_text(results)), encoding="utf-8")
+    if results.rows("comparison"):
+        draw(results, docs / "performance.png")
+
+
+def with_report(page: str, report: str) -> str:
+    """Return `page` with `report` between its markers.
+
+    Raises
+    ------
+    ValueError
+        The page does not hold both markers once, in order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page holds no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n\n{report.strip()}\n\n{END}{after}"
+
+
+def report_text(results: Results) -> str:
+    """Return everything measured, as Markdown."""
+    parts = [_in_short(results), _machine(results)]
+    for name, (title, body) in _PARTS.items():
+        section = results.sections.get(name)
+        if section is None or not section.rows:
+            continue
+        made = f"`{section.command}`, {section.when[:10]}, commit {section.commit}, {section.seconds:.0f} s"
+        parts.append(f"### {title}\n\n{body(list(section.rows))}\n\n{made}")
+    return "\n\n".join(parts)
+
+
+def _in_short(results: Results) -> str:
+    rows = [
+        (one.question, spread(one.values), one.wanted, {True: "yes", False: "**no**", None: "-"}[one.met])
+        for one in findings(results)
+    ]
+    return "### In short\n\n" + table(["ours is …", "median (least to most)", "wanted", "met"], rows)
+
+
+def _machine(results: Results) -> str:
+    facts = results.machine
+    if not facts:
+        return ""
+    return (
+        f"Measured on {facts['cpus']} cores ({facts['cpu_model']}), {facts['memory_gib']} GiB of memory, "
+        f"{facts['filesystem']} on a local disk, {facts['system']}, Python {facts['python']}."
+    )
+
+
+def _groups(rows: list[Row], *keys: str) -> list[tuple[Row, list[Row]]]:
+    """Return the rows of every combination of `keys`, in order of appearance, each with its first."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    return [(group[0], group) for group in found.values()]
+
+
+def _per_thousand(rows: list[Row], who: str) -> str:
+    values = [row["cpu_seconds"][who] * 1e3 / row["cells"] for row in rows if who in row["cpu_seconds"]]
+    return f"{median(values):.3g}" if values else "-"
+
+
+def _requests(row: Row) -> str:
+    return ", ".join(f"{kind} {count(n)}" for kind, n in sorted(row["requests"].items())) or "-"
+
+
+def _comparison(rows: list[Row]) -> str:
+    lines = []
+    for first, group in _groups(rows, "size", "way"):
+        chunks = f"{first['chunks']} of {first['of_chunks']}" if "of_chunks" in first else str(first["chunks"] or "-")
+        lines.append(
+            (
+                f"{count(first['size'])}, {_WAYS[first['way']]}",
+                chunks,
+                count(medians(group, "cells_per_s")),
+                f"{medians(group, 'hours_per_million'):.4f}",
+                _per_thousand(group, "workers"),
+                _per_thousand(group, "driver"),
+                _per_thousand(group, "store"),
+                kilobytes(medians(group, "bytes_per_cell")) if first["chunks"] else "-",
+                _requests(first),
+                gib(medians(group, "peak_rss_bytes")),
+            )
+        )
+    headers = ["cells a file", "files", "cells/s", "h per 1 M", "worker CPU", "driver CPU", "store CPU", "kB a cell"]
+    return (
+        f"{table([*headers, 'requests', 'peak GiB'], lines)}\n\n"
+        "CPU in seconds for 1,000 cells, all workers together. The bare read's cells are those it reads, selected or "
+        "not: with half of the cells selected nobody can deliver more than half as many a second.\n\n"
+        + _stages_of(rows)
+    )
+
+
+def _stages_of(rows: list[Row]) -> str:
+    ours = [row for row in rows if row["way"] == "ours"]
+    stages = sorted({stage for row in ours for stage in row["stage_seconds"]})
+    lines = [
+        (
+            count(first["size"]),
+            *(f"{median(row['stage_seconds'].get(stage, 0.0) for row in group):.2f}" for stage in stages),
+            f"{medians(group, 'seconds'):.2f}",
+        )
+        for first, group in _groups(ours, "size")
+    ]
+    return "Seconds by stage as the run records them, summed over workers:\n\n" + table(
+        ["cells a file", *stages, "wall"], lines
+    )
+
+
+def _dense(rows: list[Row]) -> str:
+    lines = [
+        (
+            f"{count(first['size'])}, {_WAYS[first['way']]}",
+            count(medians(group, "cells_per_s")),
+            f"{median(row['cpu_seconds']['workers'] for row in group):.2f}",
+            gib(medians(group, "peak_rss_bytes")),
+        )
+        for first, group in _groups([row for row in rows if row["way"] != "stages"], "size", "way")
+    ]
+    alone = [row for row in rows if row["way"] == "stages"]
+    stages = list(alone[0]["cpu_seconds"]) if alone else []
+    sums = [
+        (
+            count(first["size"]),
+            *(f"{median(row['cpu_seconds'][stage] for row in group):.2f}" for stage in stages),
+            f"{median(sum(row['cpu_seconds'].values()) for row in group):.2f}",
+        )
+        for first, group in _groups(alone, "size")
+    ]
+    return (
+        table(["cells a file", "cells/s", "worker CPU-s", "peak GiB"], lines)
+        + "\n\nCPU-seconds of each stage by itself, one process, one thread, the same cells:\n\n"
+        + table(["cells a file", *stages, "sum"], sums)
+    )
+
+
+def _encoding(rows: list[Row]) -> str:
+    lines = [
+        (
+            f"{count(first['size'])}, {_WAYS[first['way']]}",
+            f"{medians(group, 'seconds'):.4f}",
+            f"{medians(group, 'cpu_seconds'):.4f}",
+            count(first["bytes"]),
+            kilobytes(first["bytes_per_cell"]),
+            f"{first['bytes_per_nnz']:.2f}",
+        )
+        for first, group in _groups(rows, "size", "way")
+    ]
+    return table(["cells in the file", "s", "CPU-s", "bytes", "kB a cell", "bytes a non-zero"], lines)
+
+
+def _varied(**labels: str) -> Callable[[list[Row]], str]:
+    """Return what shows rows by the keys that were varied."""
+
+    def body(rows: list[Row]) -> str:
+        lines = [
+            (
+                ", ".join([*(number(row[key]) for key in labels), _WAYS[row["way"]]]),
+                count(row["cells_per_s"]),
+                f"{row['seconds']:.2f}",
+                f"{row['cpu_seconds']['workers']:.2f}",
+                kilobytes(row["bytes_per_cell"]) if row["chunks"] else "-",
+                gib(row["peak_rss_bytes"]),
+            )
+            for row in rows
+        ]
+        return table([", ".join(labels.values()), "cells/s", "s", "worker CPU-s", "kB a cell", "peak GiB"], lines)
+
+    return body
+
+
+def _memory(rows: list[Row]) -> str:
+    lines = [
+        (
+            f"{count(row['size'])}, {gib(row['memory_bytes'])}",
+            gib(row["projected_bytes"]) if "projected_bytes" in row else "refused",
+            gib(row["peak_rss_bytes"]) if "peak_rss_bytes" in row else "-",
+            f"{row['projected_bytes'] / row['peak_rss_bytes']:.2f}" if "peak_rss_bytes" in row else "-",
+            count(row["cells_per_s"]) if "cells_per_s" in row else "-",
+        )
+        for row in rows
+    ]
+    headers = ["cells a file, `--memory` in GiB", "projected GiB", "peak GiB", "projected / peak", "cells/s"]
+    return table(headers, lines)
+
+
+def _printed(rows: list[Row]) -> str:
+    """Return the rows of a script of its own: a table for each set of keys."""
+    parts: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        parts.setdefault(tuple(row), []).append(row)
+    return "\n\n".join(
+        table(keys, [[number(row[key]) for key in keys] for row in part]) for keys, part in parts.items()
+    )
+
+
+_PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
+    "comparison": ("Half of the cells, to one S3 look-alike", _comparison),
+    "dense": ("All cells, to a folder on the local disk", _dense),
+    "encoding": ("Encoding alone", _encoding),
+    "density": ("Share of the cells selected", _varied(density="share")),
+    "chunk_size": ("Cells a file", _varied(size="cells a file")),
+    "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),
+    "latency": ("Latency of every request to DEST", _varied(size="cells a file", latency_ms="ms more a request")),
+    "memory": ("Memory of a worker, all cells to a folder", _memory),
+    "moto": ("The same against moto, one round", _comparison),
+    "planner": ("Planning", _printed),
+    "driver": ("Driving", _printed),
+    "resume": ("Resuming", _printed),
+}
