@@ -70,7 +70,7 @@ def measure_ours(run: OurRun) -> Measured:
     store = open_store(run.dest, endpoint_url=run.work.endpoint_url)
     try:
         opened = commit_plan(store, draft)
-        work = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), run.work)
+        work = divide_work(draft.profile, opened, opened.ledger.done(), run.work)
         clock = _Clock(run)
         ran = run_units(opened, work, run.work, clock.pool_opener(), clock, stop_requested=lambda: False)
     finally:

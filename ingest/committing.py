@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ingest.documents import seal
 from ingest.errors import AlreadyExistsError, ConflictError, ForeignPlanError
 from ingest.layout import PLAN_KEY
-from ingest.ledger.ledger import Ledger, put_same
+from ingest.ledger.ledger import Ledger, put_same, put_same_file
 from ingest.opened import open_plan
 from ingest.plan import differences
 from ingest.store.probe import check_preconditions
@@ -39,7 +39,10 @@ def commit_plan(store: Store, draft: Draft, *, single_driver: bool = False) -> O
     if ledger.plan() is None:
         _refuse_occupied(store)
         for role, data in draft.files.items():
-            put_same(store, draft.plan.files[role], data)
+            if isinstance(data, bytes):
+                put_same(store, draft.plan.files[role], data)
+            else:
+                put_same_file(store, draft.plan.files[role], data)
         _put_plan(store, draft)
     _refuse_foreign(store, ledger, draft)
     if not single_driver:

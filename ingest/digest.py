@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ingest.block import Block
-    from ingest.cells import Cells
     from ingest.genes import Genes
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "ContentDigest",
     "Levels",
     "canonical_obs",
-    "cells_digest",
     "content_digest",
     "digest_of_digests",
     "levels_of",
@@ -191,14 +189,6 @@ def content_digest(block: Block) -> str:
     digest.indices.update(block.counts.indices)
     digest.data.update(block.counts.data)
     return digest.hexdigest(block.genes, block.obs_names, canonical_obs(block.obs))
-
-
-def cells_digest(cells: Cells) -> str:
-    """Return 32 hex digits over all columns of the cells, in plan order."""
-    stream = _Stream()
-    for name in cells.table.column_names:
-        stream.column(name, _canonical(cells.table[name]))
-    return stream.hexdigest()
 
 
 def rows_digest(codes: np.ndarray[Any, np.dtype[np.int32]], coordinates: np.ndarray[Any, np.dtype[np.int64]]) -> str:

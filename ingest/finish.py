@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
+from ingest.cells_digest import CellsDigest
 from ingest.digest import rows_digest
 from ingest.errors import AlreadyExistsError, CorruptError, PreconditionError
-from ingest.opened import whole_index
-from ingest.summaries import Dataset, dataset_digest, summaries
-from ingest.unit_rows import UnitRows
+from ingest.plan_rows import plan_batches, plan_rows
+from ingest.samples import SampleCounts
+from ingest.scratch import Scratch
+from ingest.store.body import holds, open_body
+from ingest.summaries import Dataset, OffsetTable, dataset_digest, summaries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from ingest.ledger.receipts import ChunkReceipt, Receipt
     from ingest.opened import OpenPlan
+    from ingest.plan_rows import PlanBatch
     from ingest.store.base import Store
+    from ingest.unit_rows import UnitRows
 
-__all__ = ["Finished", "check_chunk", "check_plan", "checked_chunks", "finish"]
+__all__ = ["Finished", "check_chunk", "check_plan", "collect_dataset", "finish", "read_chunks"]
 
 _ROUNDS = 5
 """How often summaries are made again because another driver finished more meanwhile."""
@@ -33,29 +46,6 @@ class Finished:
     bytes: int
     digest: str
     """Content digest of the whole dataset, as in ``_SUCCESS.json``."""
-
-
-def checked_chunks(opened: OpenPlan, rows: UnitRows) -> list[ChunkReceipt]:
-    """Return what the receipts say of the chunks that exist, in order, after holding each against the plan.
-
-    Parameters
-    ----------
-    rows
-        All rows of the plan.
-
-    Raises
-    ------
-    CorruptError
-        A receipt is damaged, or commits something else than the plan asks for.
-    """
-    chunks: dict[int, ChunkReceipt] = {}
-    for receipt in opened.ledger.receipts():
-        check_plan(opened, receipt)
-        for chunk in receipt.chunks:
-            standing = chunks.setdefault(chunk.chunk, chunk)
-            if standing.content != chunk.content:
-                raise CorruptError(f"two receipts of chunk {chunk.chunk} disagree", key=receipt.key, chunk=chunk.chunk)
-    return [check_chunk(opened, rows, chunks[number]) for number in sorted(chunks)]
 
 
 def check_plan(opened: OpenPlan, receipt: Receipt) -> None:
@@ -100,8 +90,13 @@ def check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkR
     return chunk
 
 
-def finish(opened: OpenPlan) -> Finished:
+def finish(opened: OpenPlan, *, scratch: Path | None = None) -> Finished:
     """Check all receipts and write the summaries; ``_SUCCESS.json`` only when no chunk is missing.
+
+    Parameters
+    ----------
+    scratch
+        Where obs of all cells is collected before it is put; the system's temporary folder when None.
 
     Raises
     ------
@@ -110,24 +105,100 @@ def finish(opened: OpenPlan) -> Finished:
     PreconditionError
         Somebody else keeps writing other summaries.
     """
-    table = whole_index(opened)
-    rows = UnitRows(opened, 0, table)
-    for left in reversed(range(_ROUNDS)):
-        chunks = checked_chunks(opened, rows)
-        dataset = Dataset(opened, table, chunks)
-        if not _write_all(opened.store, dataset, last_try=left == 0):
-            continue
-        # Another driver may have finished chunks, and its summaries, while these were written over them.
-        if opened.ledger.done() <= {chunk.chunk for chunk in chunks}:
-            break
+    folder = Scratch(scratch)
+    try:
+        for left in reversed(range(_ROUNDS)):
+            chunks, offsets = read_chunks(opened)
+            with folder.guarded():
+                dataset = collect_dataset(opened, chunks, offsets, folder.path / f"cells-{left}.feather")
+            if not _write_all(opened.store, dataset, last_try=left == 0):
+                continue
+            # Another driver may have finished chunks, and its summaries, while these were written over them.
+            if opened.ledger.done() <= {chunk.chunk for chunk in chunks}:
+                break
+    finally:
+        folder.close()
     return Finished(dataset.complete, dataset.n_cells, len(chunks), dataset.nnz, dataset.bytes, dataset_digest(chunks))
+
+
+def read_chunks(opened: OpenPlan) -> tuple[list[ChunkReceipt], OffsetTable]:
+    """Return what the receipts say of the chunks that exist, in order, offsets apart.
+
+    Raises
+    ------
+    CorruptError
+        A receipt is damaged, belongs to another plan, or two disagree.
+    """
+    chunks: dict[int, ChunkReceipt] = {}
+    offsets = OffsetTable()
+    for receipt in opened.ledger.receipts():
+        check_plan(opened, receipt)
+        for chunk in receipt.chunks:
+            standing = chunks.get(chunk.chunk)
+            if standing is None:
+                offsets.add(chunk)
+                chunks[chunk.chunk] = replace(chunk, offsets=())
+            elif standing.content != chunk.content:
+                raise CorruptError(f"two receipts of chunk {chunk.chunk} disagree", key=receipt.key, chunk=chunk.chunk)
+    return [chunks[number] for number in sorted(chunks)], offsets
+
+
+def collect_dataset(opened: OpenPlan, chunks: Sequence[ChunkReceipt], offsets: OffsetTable, path: Path) -> Dataset:
+    """Hold `chunks` against the plan while its rows go by, and collect from these what summaries say of cells.
+
+    Parameters
+    ----------
+    chunks
+        Those that exist, in order, each once.
+    path
+        Of the new file for obs of their cells, uncompressed so that it maps into memory.
+
+    Raises
+    ------
+    CorruptError
+        A receipt commits something else than the plan asks for, or the index does not hold the plan's cells.
+    """
+    plan, digest, samples = opened.plan, CellsDigest(), SampleCounts(opened)
+    left = deque(chunks)
+    with pa.OSFile(str(path), "wb") as sink, ExitStack() as stack:
+        writer: pa.ipc.RecordBatchFileWriter | None = None
+        for batch in plan_batches(opened):
+            digest.add(batch.table.to_batches()[0])
+            mine = _checked(opened, batch, left)
+            if writer is None:
+                writer = stack.enter_context(pa.ipc.new_file(sink, batch.table.schema))
+            if len(mine):
+                whole = len(mine) == len(batch.table)
+                kept = batch.table if whole else batch.table.take(pa.array(mine))
+                samples.add(kept, batch.codes if whole else batch.codes[mine])
+                writer.write_table(kept)
+    if left:
+        check_chunk(opened, plan_rows(opened)(0), left[0])
+    if digest.hexdigest() != plan.identity.cells:
+        key = plan.files["index"]
+        message = f"{opened.store.url}/{key} does not hold the cells that plan.json names"
+        raise CorruptError(message, kind="plan-damaged", key=key)
+    return Dataset(opened, chunks, offsets, samples.experiments(), path)
+
+
+def _checked(opened: OpenPlan, batch: PlanBatch, left: deque[ChunkReceipt]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Take the chunks of `batch` from `left`, hold each against the plan and return their rows within it."""
+    stop, rows = batch.first + len(batch.table), [np.empty(0, np.int64)]
+    while left and left[0].chunk * opened.plan.identity.cells_per_chunk < stop:
+        chunk = check_chunk(opened, batch.rows, left.popleft())
+        start, end = opened.plan.rows(chunk.chunk)
+        rows.append(np.arange(start - batch.first, end - batch.first))
+    return np.concatenate(rows)
 
 
 def _write_all(store: Store, dataset: Dataset, *, last_try: bool) -> bool:
     """Write every summary; False when somebody else wrote one in between."""
     try:
         for key, data in summaries(dataset):
-            _write(store, key, data)
+            if isinstance(data, bytes):
+                _write(store, key, data)
+            else:
+                _write_file(store, key, data)
     except PreconditionError:
         if last_try:
             raise
@@ -144,3 +215,15 @@ def _write(store: Store, key: str, data: bytes) -> None:
         version = store.stat(key).version
         if store.get(key) != data:
             store.replace(key, data, expected=version)
+
+
+def _write_file(store: Store, key: str, path: Path) -> None:
+    """Do the same with a summary that need not fit into memory."""
+    try:
+        store.put_new_file(key, path)
+    except AlreadyExistsError:
+        version = store.stat(key).version
+        with open_body(path) as body:
+            same = holds(store, key, body)
+        if not same:
+            store.replace_file(key, path, expected=version)

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ingest.cells import cells_of_table
-from ingest.digest import cells_digest
 from ingest.errors import ConfigError, CorruptError
 from ingest.genes import Genes
 from ingest.ledger.ledger import Ledger
@@ -16,13 +14,11 @@ from ingest.plan_index import PlanIndex
 from ingest.survey.table import surveys_from_bytes
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from ingest.plan import Plan
     from ingest.store.base import Store
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["OpenPlan", "genes_from_bytes", "genes_to_bytes", "open_plan", "whole_index"]
+__all__ = ["OpenPlan", "genes_from_bytes", "genes_to_bytes", "open_plan"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,28 +65,6 @@ def open_plan(store: Store) -> OpenPlan:
         source_labels([survey.source for survey in surveys]),
         PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk),
     )
-
-
-def whole_index(opened: OpenPlan) -> pa.Table:
-    """Return all rows of the plan's index, which workers read by range and so without its sha256, after a check.
-
-    Raises
-    ------
-    CorruptError
-        They are not the cells that the plan is about.
-    """
-    plan = opened.plan
-    table = opened.index.rows(0, plan.n_cells)
-    key = plan.files["index"]
-    try:
-        found = cells_digest(cells_of_table(table, plan.identity.sources))
-    except (KeyError, ValueError) as error:
-        raise CorruptError(f"{opened.store.url}/{key} is damaged ({error!r})", kind="plan-damaged", key=key) from error
-    if found != plan.identity.cells:
-        raise CorruptError(
-            f"{opened.store.url}/{key} does not hold the cells that plan.json names", kind="plan-damaged", key=key
-        )
-    return table
 
 
 def genes_to_bytes(genes: Genes) -> bytes:

@@ -1,42 +1,113 @@
-"""The plan's own copy of the index: Arrow batches that end at chunk boundaries, read by byte range."""
+"""The plan's own copy of the index: Arrow batches that end at chunk boundaries, read by byte range.
+
+The distinct texts of a column are known before the first batch is written, so that each dictionary stands once, at the
+beginning, and whoever wants a few rows reads it together with the batches that hold them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ingest.errors import CorruptError, NotFoundError
+from ingest.index_file import DictionaryCheck
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Self
+
     from typing_extensions import Buffer
 
     from ingest.store.base import Store
 
-__all__ = ["PlanIndex", "index_to_bytes"]
+__all__ = ["READ_AHEAD_BYTES", "IndexWriter", "PlanIndex", "batch_rows", "open_arrow"]
 
 _BATCH_ROWS = 1 << 16
+READ_AHEAD_BYTES = 16 << 20
+"""What is fetched at once by whoever reads the whole index."""
 
 
-def index_to_bytes(table: pa.Table, cells_per_chunk: int) -> bytes:
-    """Encode the cells in plan order; no chunk crosses more batches than it must."""
-    sink = pa.BufferOutputStream()
-    batch_rows = cells_per_chunk * max(1, _BATCH_ROWS // cells_per_chunk)
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=min(batch_rows, max(1, len(table))))
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+def batch_rows(cells_per_chunk: int) -> int:
+    """Return the rows of all batches but the last: whole chunks, and at least one."""
+    return cells_per_chunk * max(1, _BATCH_ROWS // cells_per_chunk)
+
+
+class IndexWriter:
+    """Writes the plan's index to a local file; a context that closes it.
+
+    Parameters
+    ----------
+    path
+        Of the new file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _HashingFile(path)
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Write the next `batch_rows` cells; dictionaries are the same in all batches."""
+        if self._writer is None:
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), batch.schema, options=options)
+        self._writer.write_batch(batch)
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes, once the file is closed: 64 hex digits."""
+        return self._file.sha256.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            self._file.close()
+
+
+class _HashingFile(io.RawIOBase):
+    """A new file that is hashed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+        self._raw = path.open("xb")
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def write(self, data: Buffer) -> int:
+        self.sha256.update(data)
+        return self._raw.write(data)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class _RangeFile(io.RawIOBase):
-    """A seekable file over ranges of one object: Arrow reads the footer and the batches it needs."""
+    """A seekable file over ranges of one object, for Arrow.
 
-    def __init__(self, store: Store, key: str) -> None:
+    Whoever reads on from the beginning has `ahead_bytes` fetched at once.
+    """
+
+    def __init__(self, store: Store, key: str, ahead_bytes: int) -> None:
         super().__init__()
-        self._store, self._key = store, key
+        self._store, self._key, self._ahead = store, key, ahead_bytes
         self._size = store.stat(key).size
         self._at = 0
+        self._held_from, self._held = 0, b""
 
     def readable(self) -> bool:
         return True
@@ -54,28 +125,61 @@ class _RangeFile(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer).cast("B")
-        length = max(0, min(len(view), self._size - self._at))
-        if length:
-            view[:length] = self._store.get_range(self._key, self._at, length)
-            self._at += length
-        return length
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, size: int = -1) -> bytes:
         wanted = self._size - self._at if size < 0 else size
-        length = max(0, min(wanted, self._size - self._at))
-        data = self._store.get_range(self._key, self._at, length) if length else b""
-        self._at += length
+        data = self._range(self._at, max(0, min(wanted, self._size - self._at)))
+        self._at += len(data)
         return data
+
+    def _range(self, start: int, length: int) -> bytes:
+        if not length:
+            return b""
+        if self._held_from <= start and start + length <= self._held_from + len(self._held):
+            return self._held[start - self._held_from : start - self._held_from + length]
+        if length >= self._ahead:
+            return self._store.get_range(self._key, start, length)
+        self._held_from, self._held = (
+            start,
+            self._store.get_range(self._key, start, min(self._ahead, self._size - start)),
+        )
+        return self._held[:length]
+
+
+def open_arrow(
+    store: Store, key: str, ahead_bytes: int = 0, wanted: Sequence[int] = ()
+) -> pa.ipc.RecordBatchFileReader:
+    """Open an Arrow file in a store.
+
+    Parameters
+    ----------
+    ahead_bytes
+        Fetch as much at once, `READ_AHEAD_BYTES` for reading on from the beginning; 0 fetches what is asked for.
+    wanted
+        Decode these columns only; none stands for all.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    pyarrow.ArrowException, OSError
+        It is no Arrow file.
+    """
+    options = pa.ipc.IpcReadOptions(included_fields=list(wanted))
+    return pa.ipc.open_file(pa.PythonFile(_RangeFile(store, key, ahead_bytes), mode="r"), options=options)
 
 
 class PlanIndex:
     """Rows of the plan's index, fetched as they are asked for."""
 
     def __init__(self, store: Store, key: str, cells_per_chunk: int) -> None:
-        self._key = key
-        self._batch_rows = cells_per_chunk * max(1, _BATCH_ROWS // cells_per_chunk)
+        self._store, self._key = store, key
+        self._batch_rows = batch_rows(cells_per_chunk)
         try:
-            self._reader = pa.ipc.open_file(pa.PythonFile(_RangeFile(store, key), mode="r"))
+            self._reader = open_arrow(store, key)
         except NotFoundError as error:
             raise CorruptError(f"{store.url}/{key} is gone; plan.json names it", key=key) from error
         except (pa.ArrowException, OSError) as error:
@@ -102,3 +206,34 @@ class PlanIndex:
         if len(table) != stop - start:
             raise CorruptError(f"{self._key}: {len(table):,} rows where {stop - start:,} were planned", key=self._key)
         return table
+
+    def batches(self, n_cells: int, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in order; no chunk is in two batches.
+
+        Parameters
+        ----------
+        n_cells
+            Rows that the plan has.
+        columns
+            Decode only these, of those that there are; none stands for all.
+
+        Raises
+        ------
+        CorruptError
+            The file is damaged, or has another number of rows.
+        """
+        check, n_found = DictionaryCheck(), 0
+        try:
+            wanted = [at for at, name in enumerate(self._reader.schema.names) if name in columns]
+            reader = open_arrow(self._store, self._key, READ_AHEAD_BYTES, wanted)
+            for at in range(reader.num_record_batches):
+                batch = reader.get_batch(at)
+                check.validate(batch)
+                n_found += len(batch)
+                if len(batch) != min(self._batch_rows, n_cells - at * self._batch_rows):
+                    break
+                yield batch
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise CorruptError(f"{self._key}: cannot be read ({error})", key=self._key) from error
+        if n_found != n_cells:
+            raise CorruptError(f"{self._key}: {n_found:,} rows where {n_cells:,} were planned", key=self._key)

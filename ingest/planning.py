@@ -1,38 +1,40 @@
-"""From cells, surveys and settings to a plan with the files that it names. Pure: nothing is read or written."""
+"""From cells, surveys and settings to a plan with the files that it names, in one pass over the cells.
+
+Nothing is read but the index and nothing is written but the plan's own copy of it, to scratch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ingest.digest import cells_digest
+from ingest.cells_digest import CellsDigest
 from ingest.documents import sha256_hex
 from ingest.encode.open import check_codec
 from ingest.errors import ConfigError, SourceError
 from ingest.layout import genes_key, index_key, survey_key
-from ingest.memory import MemoryPlan, plan_memory
 from ingest.opened import genes_to_bytes
 from ingest.plan import Identity, Plan, Provenance, check_dtype
-from ingest.plan_index import index_to_bytes
+from ingest.plan_index import IndexWriter, batch_rows
 from ingest.profile import Profile, ProfileBuilder
+from ingest.scratch import Scratch
 from ingest.survey.table import surveys_to_bytes
 from ingest.vocabulary import dataset_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ingest.cells import Cells
     from ingest.genes import Genes
-    from ingest.settings import DataSettings
+    from ingest.settings import DataSettings, WorkSettings
     from ingest.source import Source
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["Draft", "draft_plan", "profile_plan"]
+__all__ = ["Draft", "draft_plan", "profile_builder"]
 
-_NUMERIC = 4
-"""Bytes of one count in memory; uint16 is fetched as int32."""
+_UNCUT_SHARE = 16
+"""A CSC file with more stored bytes than this part of a worker's memory is read by one worker."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,17 +42,24 @@ class Draft:
     """A plan that is not committed yet, with all that a commit writes."""
 
     plan: Plan
-    cells: Cells
     surveys: tuple[SourceSurvey, ...]
     genes: Genes
-    files: Mapping[str, bytes]
-    """Role -> bytes."""
+    profile: Profile
+    """What the plan's chunks ask of their sources."""
+    files: Mapping[str, bytes | Path]
+    """Role -> bytes, or where they are on scratch."""
+    scratch: Scratch
+
+    def close(self) -> None:
+        """Remove what is on scratch; also done when nobody has the draft any more, or the process ends."""
+        self.scratch.close()
 
 
 def draft_plan(
     cells: Cells,
     surveys: Sequence[SourceSurvey],
     settings: DataSettings,
+    work: WorkSettings,
     *,
     created: str,
     versions: Mapping[str, str],
@@ -64,13 +73,15 @@ def draft_plan(
         In source order, with sources as the index has them.
     surveys
         One a source, in the order of ``cells.sources``.
+    work
+        Of which memory and scratch matter.
     created, versions, recorded
         Provenance.
 
     Raises
     ------
     ConfigError
-        Settings that cannot be, genes that are nowhere, coordinates beyond a source.
+        Settings that cannot be, genes that are nowhere, coordinates beyond a source, no room on scratch.
     """
     _check_settings(settings)
     _check_rows(cells, surveys)
@@ -78,8 +89,16 @@ def draft_plan(
     pinned = cells.with_sources(tuple(survey.source for survey in surveys))
     genes = dataset_genes([survey.genes for survey in surveys], settings.genes)
     _check_genes(genes)
+    scratch = Scratch(work.scratch)
+    digest = CellsDigest()
+    builder = profile_builder(surveys, len(pinned), settings.cells_per_chunk, len(genes), work)
+    with scratch.guarded(), IndexWriter(scratch.path / "index.feather") as index:
+        for batch in pinned.batches(batch_rows(settings.cells_per_chunk)):
+            digest.add(batch.table)
+            builder.add(batch.codes, batch.coordinates, batch.table)
+            index.add(batch.table)
     identity = Identity(
-        cells=cells_digest(pinned),
+        cells=digest.hexdigest(),
         n_cells=len(pinned),
         sources=tuple(str(survey.source) for survey in surveys),
         matrices=tuple(survey.matrix for survey in surveys),
@@ -93,12 +112,8 @@ def draft_plan(
         level=settings.level,
         allow_noninteger=settings.allow_noninteger,
     )
-    files = {
-        "index": index_to_bytes(pinned.table, settings.cells_per_chunk),
-        "survey": surveys_to_bytes(surveys),
-        "genes": genes_to_bytes(genes),
-    }
-    sha256 = {role: sha256_hex(data) for role, data in files.items()}
+    small = {"survey": surveys_to_bytes(surveys), "genes": genes_to_bytes(genes)}
+    sha256 = {"index": index.sha256, **{role: sha256_hex(data) for role, data in small.items()}}
     keys = {
         "index": index_key(sha256["index"][:32]),
         "survey": survey_key(sha256["survey"][:32]),
@@ -106,7 +121,15 @@ def draft_plan(
     }
     settings_used = {**asdict(settings), **recorded}
     plan = Plan(identity, Provenance(created, dict(versions), settings_used), keys, sha256)
-    return Draft(plan, pinned, tuple(surveys), genes, files)
+    return Draft(plan, tuple(surveys), genes, builder.finish(), {"index": index.path, **small}, scratch)
+
+
+def profile_builder(
+    surveys: Sequence[SourceSurvey], n_cells: int, cells_per_chunk: int, n_genes: int, work: WorkSettings
+) -> ProfileBuilder:
+    """Return what counts, cell by cell, how the chunks of a plan lie in their sources."""
+    uncut_bytes = work.memory_bytes // _UNCUT_SHARE
+    return ProfileBuilder(surveys, n_cells, cells_per_chunk, uncut_bytes=uncut_bytes, n_genes=n_genes)
 
 
 def _check_settings(settings: DataSettings) -> None:
@@ -137,38 +160,10 @@ def _check_distinct(surveys: Sequence[SourceSurvey]) -> None:
 
 
 def _check_rows(cells: Cells, surveys: Sequence[SourceSurvey]) -> None:
-    # In plan order the last cell of a source has its largest coordinate; a mask a source would not do for thousands.
-    lasts = np.searchsorted(cells.codes, np.arange(len(surveys)), side="right") - 1
-    for survey, last in zip(surveys, cells.coordinates[lasts].tolist(), strict=True):
-        if last >= survey.n_obs:
+    for survey, largest in zip(surveys, cells.largest.tolist(), strict=True):
+        if largest >= survey.n_obs:
             raise ConfigError(
-                f"{survey.source} has {survey.n_obs:,} cells; the index asks for number {last:,}",
+                f"{survey.source} has {survey.n_obs:,} cells; the index asks for number {largest:,}",
                 kind="row-out-of-range",
                 hint="the index was made for another version of this source; index again",
             )
-
-
-def profile_plan(
-    cells: Cells, surveys: Sequence[SourceSurvey], plan: Plan, *, memory_bytes: int
-) -> tuple[Profile, MemoryPlan]:
-    """Return what each chunk asks of its sources, and how a worker's memory is divided for it.
-
-    Raises
-    ------
-    ConfigError
-        A chunk does not fit into `memory_bytes`.
-    """
-    identity = plan.identity
-    builder = ProfileBuilder(
-        surveys, len(cells), identity.cells_per_chunk, uncut_bytes=memory_bytes // 16, n_genes=identity.n_genes
-    )
-    builder.add(cells.codes, cells.coordinates, cells.table)
-    profile = builder.finish()
-    value_bytes = max(_NUMERIC, np.dtype(identity.dtype).itemsize)
-    memory = plan_memory(
-        profile,
-        cells_per_chunk=min(identity.cells_per_chunk, identity.n_cells),
-        value_bytes=value_bytes,
-        limit=memory_bytes,
-    )
-    return profile, memory

@@ -1,44 +1,49 @@
-"""Before the first unit: read the index, survey the sources, draft the plan, divide the work."""
+"""Before the first unit: survey the sources, draft the plan, divide the work."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 
-from ingest.cells import Cells, cells_of_table
 from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, IngestError
 from ingest.fetch.base import FetchLimits
-from ingest.memory import MIB
-from ingest.opened import whole_index
-from ingest.planning import Draft, draft_plan, profile_plan
+from ingest.memory import MIB, plan_memory
+from ingest.plan_rows import plan_batches
+from ingest.planning import Draft, draft_plan, profile_builder
 from ingest.survey.run import SurveyOptions, survey_sources
 from ingest.units import cut_units, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from ingest.cells import CellBatch, Cells
     from ingest.memory import MemoryPlan
     from ingest.opened import OpenPlan
+    from ingest.plan import Plan
     from ingest.profile import Profile
     from ingest.settings import DataSettings, WorkSettings
     from ingest.source import Source
     from ingest.survey.model import SourceSurvey
     from ingest.units import Unit
 
-__all__ = ["Work", "cells_of_plan", "divide_work", "draft_dataset", "scratch_of"]
+__all__ = ["Work", "divide_work", "draft_dataset", "profile_of_plan", "scratch_of"]
 
 _SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "tiledbsoma", "cell-ingest")
 """Packages whose version may shape bytes or data."""
+
+_SUMS_AT_ONCE = 1 << 21
+"""Cells whose non-zeros a source is asked for at once: asking takes opening it."""
+
+_NUMERIC = 4
+"""Bytes of one count in memory; uint16 is fetched as int32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +93,12 @@ def draft_dataset(
         )
     limits = _limits(work)
     options = SurveyOptions(data.layer, data.strip_version, data.allow_noninteger)
-    surveys = survey_sources(cells.sources, _datasets(cells), options, limits, cache=cache, on_done=on_survey)
+    surveys = survey_sources(cells.sources, cells.datasets, options, limits, cache=cache, on_done=on_survey)
     return draft_plan(
         _with_promises(cells, surveys, limits),
         surveys,
         data,
+        work,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: importlib.metadata.version(name) for name in _SHAPING},
         recorded=_recorded(work),
@@ -103,58 +109,76 @@ def _recorded(work: WorkSettings) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(work).items()}
 
 
-def _datasets(cells: Cells) -> list[Collection[str] | None]:
-    """Return for each source the dataset ids that its cells come from; None where the index does not say."""
-    # In an index made by hand it may hold numbers, which are no dataset's id.
-    if "dataset_id" not in cells.table.column_names or not pa.types.is_dictionary(cells.table["dataset_id"].type):
-        return [None] * len(cells.sources)
-    column = cells.table["dataset_id"].combine_chunks()
-    edges = np.searchsorted(cells.codes, np.arange(len(cells.sources) + 1))
-    found: list[Collection[str] | None] = []
-    for source, (low, high) in zip(cells.sources, pairwise(edges.tolist()), strict=True):
-        codes = () if source.kind == "h5ad" else column.slice(low, high - low).indices.unique().drop_null().to_pylist()
-        found.append(None if source.kind == "h5ad" else {column.dictionary[code].as_py() for code in codes})
-    return found
-
-
-def _slices(cells: Cells) -> list[slice]:
-    """Return where the cells of each source lie: cells are ordered by source."""
-    edges = np.searchsorted(cells.codes, np.arange(len(cells.sources) + 1))
-    return [slice(int(low), int(high)) for low, high in pairwise(edges)]
-
-
 def _with_promises(cells: Cells, surveys: tuple[SourceSurvey, ...], limits: FetchLimits) -> Cells:
     """Add nnz and raw_sum, by which planning weighs and verifying checks, where a hand-made index lacks them."""
-    if any(survey.layout != "soma" for survey in surveys) or cells.nnz() is not None:
+    if any(survey.layout != "soma" for survey in surveys) or cells.knows_nnz:
         return cells
     from ingest.survey.soma import cell_sums
 
-    nnz, raw_sum = np.zeros(len(cells), np.int64), np.zeros(len(cells), np.float64)
     try:
-        for survey, mine in zip(surveys, _slices(cells), strict=True):
-            nnz[mine], raw_sum[mine] = cell_sums(survey.source, cells.coordinates[mine], limits)
+        for survey in surveys:
+            cell_sums(survey.source, np.empty(0, np.int64), limits)
     except IngestError as error:
         if error.kind != "no-cell-sums":  # the oldest releases do not know them; then receipts testify alone
             raise
         return cells
-    for name, values in (("nnz", nnz), ("raw_sum", raw_sum)):
-        cells = cells.with_column(name, values)
-    return cells
+    return cells.amended(lambda batches: _promised(batches, surveys, limits))
 
 
-def cells_of_plan(opened: OpenPlan) -> Cells:
-    """Read the cells of a committed plan back."""
-    return cells_of_table(whole_index(opened), opened.plan.identity.sources)
+def _promised(
+    batches: Iterator[CellBatch], surveys: tuple[SourceSurvey, ...], limits: FetchLimits
+) -> Iterator[CellBatch]:
+    """Ask the sources for many batches at once and yield each with its share of the answer."""
+    held: list[CellBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= _SUMS_AT_ONCE:
+            yield from _summed(held, surveys, limits)
+            held = []
+    yield from _summed(held, surveys, limits)
 
 
-def divide_work(
-    cells: Cells,
-    surveys: tuple[SourceSurvey, ...],
-    plan_of: Draft | OpenPlan,
-    done: Collection[int],
-    work: WorkSettings,
-) -> Work:
+def _summed(
+    batches: Sequence[CellBatch], surveys: tuple[SourceSurvey, ...], limits: FetchLimits
+) -> Iterator[CellBatch]:
+    from ingest.survey.soma import cell_sums
+
+    if not batches:
+        return
+    codes, coordinates = (np.concatenate([getattr(one, name) for one in batches]) for name in ("codes", "coordinates"))
+    nnz, raw_sum = np.zeros(len(codes), np.int64), np.zeros(len(codes), np.float64)
+    for number in np.unique(codes).tolist():
+        mine = slice(*np.searchsorted(codes, [number, number + 1]).tolist())
+        nnz[mine], raw_sum[mine] = cell_sums(surveys[number].source, coordinates[mine], limits)
+    start = 0
+    for batch in batches:
+        mine = slice(start, start + len(batch))
+        start += len(batch)
+        yield batch.with_column("nnz", nnz[mine]).with_column("raw_sum", raw_sum[mine])
+
+
+def profile_of_plan(opened: OpenPlan, work: WorkSettings) -> Profile:
+    """Return what the chunks of a committed plan ask of their sources, from its index.
+
+    Raises
+    ------
+    CorruptError
+        The index is damaged.
+    """
+    identity = opened.plan.identity
+    builder = profile_builder(opened.surveys, identity.n_cells, identity.cells_per_chunk, identity.n_genes, work)
+    for batch in plan_batches(opened, ("source", "soma_joinid", "row", "nnz")):
+        builder.add(batch.codes, batch.coordinates, batch.table)
+    return builder.finish()
+
+
+def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[int], work: WorkSettings) -> Work:
     """Cut the missing chunks into units for the workers and the memory at hand.
+
+    Parameters
+    ----------
+    profile
+        Of the plan: a draft has it, `profile_of_plan` reads it.
 
     Raises
     ------
@@ -162,7 +186,7 @@ def divide_work(
         A chunk does not fit into a worker, or no worker into the machine.
     """
     plan = plan_of.plan
-    profile, memory = profile_plan(cells, surveys, plan, memory_bytes=work.memory_bytes)
+    memory = _memory(profile, plan, work)
     missing = tuple(chunk for chunk in range(plan.n_chunks) if chunk not in done)
     workers = work.workers or _default_workers(memory.projected)
     if workers < 1:
@@ -170,6 +194,15 @@ def divide_work(
     units = tuple(cut_units(profile, missing, workers=workers))
     read, least = read_bytes(profile, units)
     return Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+
+
+def _memory(profile: Profile, plan: Plan, work: WorkSettings) -> MemoryPlan:
+    return plan_memory(
+        profile,
+        cells_per_chunk=min(plan.identity.cells_per_chunk, plan.n_cells),
+        value_bytes=max(_NUMERIC, np.dtype(plan.identity.dtype).itemsize),
+        limit=work.memory_bytes,
+    )
 
 
 def _default_workers(projected_bytes: int) -> int:

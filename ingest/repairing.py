@@ -10,7 +10,7 @@ from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.finish import finish
 from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
 from ingest.ledger.receipts import Receipt, parse_receipt
-from ingest.preparing import cells_of_plan, divide_work
+from ingest.preparing import divide_work, profile_of_plan
 from ingest.recommit import Recommit
 from ingest.running import run_units
 from ingest.status import failed_chunks
@@ -145,7 +145,7 @@ def _make(
     stop_requested: Callable[[], bool],
 ) -> UnitsRun:
     kept = set(range(opened.plan.n_chunks)).difference(wanted)
-    divided = divide_work(cells_of_plan(opened), opened.surveys, opened, kept, work)
+    divided = divide_work(profile_of_plan(opened, work), opened, kept, work)
     spans = _spans(opened)
     commit = Recommit({chunk: spans[chunk] for chunk in wanted if chunk in spans})
     ran = run_units(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,60 +17,75 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["experiments_of", "presence_npz"]
+__all__ = ["SampleCounts", "presence_npz"]
 
 
-def experiments_of(opened: OpenPlan, table: pa.Table) -> dict[str, dict[str, Any]]:
-    """Return one entry a dataset of a Census, or a file: its cells here, and what its source says of it."""
-    groups = _sample_column(opened, table)
-    entries: dict[str, dict[str, Any]] = {}
-    known = {
-        _sample(opened, number, name): facts
-        for number, survey in enumerate(opened.surveys)
-        for name, facts in survey.datasets.items()
-    }
-    organisms = dict(zip(opened.labels, (survey.source.organism for survey in opened.surveys), strict=True))
-    tissues = _tissues(table, groups)
-    counts = pc.value_counts(groups).to_pylist()
-    for name, count in sorted((entry["values"], entry["counts"]) for entry in counts):
-        facts: Mapping[str, str] = known.get(name, {})
-        entries[name] = {"accession": name, "n_cells": count, "tissue": tissues.get(name), **facts}
-        entries[name].setdefault("organism", organisms.get(name) or None)
-    return entries
+class SampleCounts:
+    """Counts the cells and tissues of every sample while the cells go by."""
+
+    def __init__(self, opened: OpenPlan) -> None:
+        self._opened = opened
+        self._is_soma = np.array([survey.layout == "soma" for survey in opened.surveys], bool)
+        self._counts: Counter[tuple[int, str | None, str | None]] = Counter()
+        """(source, dataset of a Census, tissue) -> cells; dataset and tissue None where the index does not say."""
+
+    def add(self, table: pa.Table, codes: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+        """Take the next cells: their rows of the plan's index and which source each is of, int32 ``(n,)``."""
+        datasets, dataset_codes = _texts(table, "dataset_id")
+        tissues, tissue_codes = _texts(table, "tissue")
+        # A file may have these columns too, left over from the Census it was cut from.
+        dataset_codes = np.where(self._is_soma[codes], dataset_codes, -1)
+        keys = codes * np.int64(len(datasets) + 1) + dataset_codes + 1
+        keys = keys * (len(tissues) + 1) + tissue_codes + 1
+        counted = pc.value_counts(pa.array(keys))
+        for key, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
+            rest, tissue = divmod(key, len(tissues) + 1)
+            source, dataset = divmod(rest, len(datasets) + 1)
+            name = datasets[dataset - 1].as_py() if dataset else None
+            self._counts[source, name, tissues[tissue - 1].as_py() if tissue else None] += count
+
+    def experiments(self) -> dict[str, dict[str, Any]]:
+        """Return one entry a dataset of a Census, or a file: its cells here, and what its source says of it."""
+        opened = self._opened
+        known = {
+            _sample(opened, number, name): facts
+            for number, survey in enumerate(opened.surveys)
+            for name, facts in survey.datasets.items()
+        }
+        organisms = dict(zip(opened.labels, (survey.source.organism for survey in opened.surveys), strict=True))
+        cells: Counter[str] = Counter()
+        tissues: dict[str, Counter[str]] = {}
+        for (source, dataset, tissue), count in self._counts.items():
+            name = opened.labels[source] if dataset is None else dataset
+            cells[name] += count
+            if tissue is not None:
+                tissues.setdefault(name, Counter())[tissue] += count
+        entries: dict[str, dict[str, Any]] = {}
+        for name, count in sorted(cells.items()):
+            facts: Mapping[str, str] = known.get(name, {})
+            entries[name] = {"accession": name, "n_cells": count, "tissue": _joined(tissues.get(name)), **facts}
+            entries[name].setdefault("organism", organisms.get(name) or None)
+        return entries
+
+
+def _texts(table: pa.Table, name: str) -> tuple[pa.Array, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the texts of a column and a code for every row, -1 for none; no texts where it has none."""
+    if name not in table.column_names or not pa.types.is_dictionary(table[name].type):
+        return pa.array([], pa.string()), np.full(len(table), -1, np.int64)
+    column = table[name].combine_chunks()
+    return column.dictionary, pc.fill_null(column.indices, -1).to_numpy().astype(np.int64)
+
+
+def _joined(tissues: Counter[str] | None) -> str | None:
+    """Return the tissues of a sample, most frequent first, joined by ``; ``."""
+    if tissues is None:
+        return None
+    return "; ".join(name for name, _ in sorted(tissues.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _sample(opened: OpenPlan, number: int, name: str) -> str:
     """Return what source `number` calls `name` as the dataset calls it: file names repeat, labels do not."""
     return name if opened.surveys[number].layout == "soma" else opened.labels[number]
-
-
-def _sample_column(opened: OpenPlan, table: pa.Table) -> pa.Array:
-    """Return the sample of every cell: dataset_id in a Census, otherwise the label of the source."""
-    label_of = dict(zip(opened.plan.identity.sources, opened.labels, strict=True))
-    source = table["source"].combine_chunks()
-    texts = source.dictionary.to_pylist()
-    labels = pa.array([label_of.get(text, text) for text in texts])
-    by_source = labels.take(source.indices)
-    if "dataset_id" not in table.column_names or not pa.types.is_dictionary(table["dataset_id"].type):
-        return by_source
-    datasets = table["dataset_id"].combine_chunks().dictionary_decode()
-    # A file may have these columns too, left over from the Census it was cut from.
-    soma = {source for source, survey in zip(label_of, opened.surveys, strict=True) if survey.layout == "soma"}
-    is_soma = pa.array([text in soma for text in texts], pa.bool_()).take(source.indices)
-    return pc.if_else(pc.and_(is_soma, pc.is_valid(datasets)), datasets, by_source)
-
-
-def _tissues(table: pa.Table, groups: pa.Array) -> dict[str, str]:
-    """Return the tissues of every sample, most frequent first, joined by ``; ``."""
-    if "tissue" not in table.column_names or not pa.types.is_dictionary(table["tissue"].type):
-        return {}
-    pairs = pa.table({"sample": groups, "tissue": table["tissue"].combine_chunks().dictionary_decode()})
-    counted = pairs.group_by(["sample", "tissue"]).aggregate([([], "count_all")]).drop_null().to_pylist()
-    counted.sort(key=lambda row: (row["sample"], -row["count_all"], row["tissue"]))
-    tissues: dict[str, list[str]] = {}
-    for row in counted:
-        tissues.setdefault(row["sample"], []).append(row["tissue"])
-    return {sample: "; ".join(names) for sample, names in tissues.items()}
 
 
 def presence_npz(opened: OpenPlan, experiments: Container[str]) -> bytes:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from array import array
 from collections import Counter
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -23,37 +27,91 @@ from ingest.layout import (
     PROCESSING_KEY,
     SUCCESS_KEY,
 )
-from ingest.samples import experiments_of, presence_npz
+from ingest.samples import presence_npz
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ingest.genes import Genes
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
     from ingest.plan import Plan
 
-__all__ = ["Dataset", "dataset_digest", "summaries"]
+__all__ = ["Dataset", "OffsetTable", "dataset_digest", "summaries"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """What the summaries are made of: a plan and the receipts of the chunks that exist, in order."""
 
-    def __init__(self, opened: OpenPlan, table: pa.Table, chunks: Sequence[ChunkReceipt]) -> None:
-        """`table` has all rows of the plan; those of missing chunks are left out of everything."""
-        self.opened, self.chunks = opened, chunks
-        self.plan = opened.plan
-        self.complete = len(chunks) == self.plan.n_chunks
-        self.n_cells = sum(chunk.n_cells for chunk in chunks)
-        self.nnz = sum(chunk.nnz for chunk in chunks)
-        self.bytes = sum(chunk.size for chunk in chunks)
-        self.table = table if self.complete else _rows_of(opened.plan, table, chunks)
-        self.experiments = experiments_of(opened, self.table)
+    opened: OpenPlan
+    chunks: Sequence[ChunkReceipt]
+    """Without their HDF5 offsets, which are in `offsets`."""
+    offsets: OffsetTable
+    experiments: Mapping[str, Mapping[str, Any]]
+    """Sample -> its cells here and what is known of it."""
+    cells: Path
+    """Local file with obs of all cells of the chunks, in order."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.opened.plan
+
+    @property
+    def complete(self) -> bool:
+        """Whether no chunk is missing."""
+        return len(self.chunks) == self.plan.n_chunks
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the chunks that exist."""
+        return sum(chunk.n_cells for chunk in self.chunks)
+
+    @property
+    def nnz(self) -> int:
+        """Non-zeros of the chunks that exist."""
+        return sum(chunk.nnz for chunk in self.chunks)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the chunks that exist."""
+        return sum(chunk.size for chunk in self.chunks)
 
 
-def _rows_of(plan: Plan, table: pa.Table, chunks: Sequence[ChunkReceipt]) -> pa.Table:
-    ranges = [plan.rows(chunk.chunk) for chunk in chunks]
-    return pa.concat_tables([table.slice(start, stop - start) for start, stop in ranges] or [table.slice(0, 0)])
+class OffsetTable:
+    """Where the HDF5 chunks of the files lie, column by column: a receipt's Python numbers would be ten times that."""
+
+    def __init__(self) -> None:
+        self._chunks, self._elements, self._lengths = array("i"), array("q"), array("q")
+        self._datasets: list[str] = []
+        self._offsets, self._sizes = array("q"), array("q")
+
+    def add(self, chunk: ChunkReceipt) -> None:
+        """Take the offsets of the next chunk."""
+        for part in chunk.offsets:
+            self._chunks.append(chunk.chunk)
+            self._datasets.append(sys.intern(part.dataset))
+            self._elements.append(part.chunk_shape[0])
+            self._lengths.append(len(part.offsets))
+            self._offsets.extend(part.offsets)
+            self._sizes.extend(part.sizes)
+
+    def table(self) -> pa.Table:
+        """Return one row an HDF5 chunk."""
+        lengths = np.array(self._lengths, np.int64)
+        which = pa.array(np.repeat(np.arange(len(lengths)), lengths))
+        firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        columns = {
+            "chunk": pa.array(np.array(self._chunks, np.int32)).take(which),
+            "dataset": pa.array(self._datasets, pa.string()).dictionary_encode().take(which),
+            "hdf5_chunk": pa.array((np.arange(len(firsts)) - firsts).astype(np.int32)),
+            "elements": pa.array(np.array(self._elements, np.int64)).take(which),
+            "offset": pa.array(np.array(self._offsets, np.int64)),
+            "size": pa.array(np.array(self._sizes, np.int64)),
+        }
+        return pa.table(columns)
 
 
 def dataset_digest(chunks: Sequence[ChunkReceipt]) -> str:
@@ -61,17 +119,17 @@ def dataset_digest(chunks: Sequence[ChunkReceipt]) -> str:
     return digest_of_digests(chunk.content for chunk in chunks)
 
 
-def summaries(dataset: Dataset) -> Iterator[tuple[str, bytes]]:
-    """Yield key and bytes of every summary, ``_SUCCESS.json`` last and only for a complete dataset."""
+def summaries(dataset: Dataset) -> Iterator[tuple[str, bytes | Path]]:
+    """Yield key and bytes, or local file, of every summary, ``_SUCCESS.json`` last and only of a complete dataset."""
     yield GENE_LIST_KEY, readable(_gene_list(dataset.opened.genes))
-    yield CHUNK_INDEX_KEY, readable(_chunk_index(dataset))
-    yield CHUNK_OFFSETS_KEY, _chunk_offsets(dataset.chunks)
+    yield CHUNK_INDEX_KEY, _chunk_index(dataset)
+    yield CHUNK_OFFSETS_KEY, _feather(dataset.offsets.table())
     yield CHUNK_SUMMARY_KEY, readable(_chunk_summary(dataset))
     yield PROCESSING_KEY, readable(_processing(dataset))
     yield CONFIG_KEY, readable(_config(dataset))
     yield EXPERIMENTS_KEY, readable({"complete": dataset.complete, "experiments": dataset.experiments})
     yield PRESENCE_KEY, presence_npz(dataset.opened, dataset.experiments)
-    yield CELLS_KEY, _cells(dataset)
+    yield CELLS_KEY, dataset.cells
     if dataset.complete:
         yield SUCCESS_KEY, readable(_success(dataset))
 
@@ -85,12 +143,12 @@ def _gene_list(genes: Genes) -> dict[str, Any]:
     return {"n_genes": len(genes), "ids": genes.ids, "names": genes.names, "lengths": genes.lengths}
 
 
-def _chunk_index(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "complete": dataset.complete,
-        "n_chunks": dataset.plan.n_chunks,
-        "chunks": [_chunk_entry(dataset, chunk) for chunk in dataset.chunks],
-    }
+def _chunk_index(dataset: Dataset) -> bytes:
+    """Return a JSON document with a line a chunk: 100,000 of them are encoded in seconds, and can be cut by line."""
+    head = readable({"complete": dataset.complete, "n_chunks": dataset.plan.n_chunks}).decode().rstrip("\n }")
+    lines = (json.dumps(_chunk_entry(dataset, chunk), ensure_ascii=False, allow_nan=False) for chunk in dataset.chunks)
+    body = ",\n  ".join(lines)
+    return f'{head},\n "chunks": [\n  {body}\n ]\n}}\n'.encode()
 
 
 def _chunk_entry(dataset: Dataset, chunk: ChunkReceipt) -> dict[str, Any]:
@@ -112,22 +170,6 @@ def _chunk_entry(dataset: Dataset, chunk: ChunkReceipt) -> dict[str, Any]:
         "bytes": chunk.size,
         **({"notes": chunk.notes} if chunk.notes else {}),
     }
-
-
-def _chunk_offsets(chunks: Sequence[ChunkReceipt]) -> bytes:
-    parts = [(chunk.chunk, part) for chunk in chunks for part in chunk.offsets]
-    lengths = np.array([len(part.offsets) for _, part in parts], np.int64)
-    which = pa.array(np.repeat(np.arange(len(parts)), lengths))
-    firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    table = {
-        "chunk": pa.array([chunk for chunk, _ in parts], pa.int32()).take(which),
-        "dataset": pa.array([part.dataset for _, part in parts], pa.string()).dictionary_encode().take(which),
-        "hdf5_chunk": pa.array((np.arange(len(firsts)) - firsts).astype(np.int32)),
-        "elements": pa.array([part.chunk_shape[0] for _, part in parts], pa.int64()).take(which),
-        "offset": pa.array([offset for _, part in parts for offset in part.offsets], pa.int64()),
-        "size": pa.array([size for _, part in parts for size in part.sizes], pa.int64()),
-    }
-    return _feather(pa.table(table), compression="zstd")
 
 
 def _chunk_summary(dataset: Dataset) -> dict[str, Any]:
@@ -209,14 +251,9 @@ def _success(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _cells(dataset: Dataset) -> bytes:
-    """Return obs of all cells of the chunks that exist, in order, uncompressed so that it maps into memory."""
-    return _feather(dataset.table.combine_chunks(), compression=None)
-
-
-def _feather(table: pa.Table, *, compression: str | None) -> bytes:
+def _feather(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
     data: bytes = sink.getvalue().to_pybytes()
     return data

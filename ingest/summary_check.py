@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 from ingest.deep import same_column
 from ingest.errors import NotFoundError
 from ingest.findings import Finding
+from ingest.finish import collect_dataset
 from ingest.layout import (
     CELLS_KEY,
     CHUNK_INDEX_KEY,
@@ -26,7 +28,10 @@ from ingest.layout import (
     PROCESSING_KEY,
     SUCCESS_KEY,
 )
-from ingest.summaries import Dataset, summaries
+from ingest.plan_index import READ_AHEAD_BYTES, open_arrow
+from ingest.scratch import Scratch
+from ingest.store.body import holds, open_body
+from ingest.summaries import OffsetTable, summaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,29 +54,97 @@ SUMMARY_KEYS = (
     SUCCESS_KEY,
 )
 
+_UNREADABLE_TABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 _UNREADABLE = (pa.ArrowException, zipfile.BadZipFile, zlib.error)
 
 
-def summary_findings(opened: OpenPlan, chunks: Sequence[ChunkReceipt]) -> Iterator[Finding]:
+def summary_findings(
+    opened: OpenPlan, chunks: Sequence[ChunkReceipt], *, scratch: Path | None = None
+) -> Iterator[Finding]:
     """Yield each summary that is there and says something else than plan and receipts.
 
     Parameters
     ----------
     chunks
         Of a complete dataset, in order, each found good.
+    scratch
+        Where the table of all cells is made again; the system's temporary folder when None.
+
+    Raises
+    ------
+    CorruptError
+        The plan's index is damaged.
     """
-    dataset = Dataset(opened, opened.index.rows(0, opened.plan.n_cells), chunks)
-    for key, wanted in summaries(dataset):
+    offsets = OffsetTable()
+    for chunk in chunks:
+        offsets.add(chunk)
+    folder = Scratch(scratch)
+    try:
+        with folder.guarded():
+            dataset = collect_dataset(opened, chunks, offsets, folder.path / "cells.feather")
+        for key, wanted in summaries(dataset):
+            try:
+                same = _same_file(opened, key, wanted) if isinstance(wanted, Path) else _same(opened, key, wanted)
+            except NotFoundError:
+                continue
+            if not same:
+                yield Finding("summary-differs", f"{key} does not say what the receipts say", key=key)
+    finally:
+        folder.close()
+
+
+def _same_file(opened: OpenPlan, key: str, wanted: Path) -> bool:
+    """Compare a table too large for memory, batch by batch, by meaning."""
+    with open_body(wanted) as body:
+        if holds(opened.store, key, body):
+            return True
+    with pa.OSFile(str(wanted)) as source:
+        reader = pa.ipc.open_file(source)
+        mine = (reader.get_batch(at) for at in range(reader.num_record_batches))
         try:
-            found = opened.store.get(key)
-        except NotFoundError:
-            continue
-        if found != wanted and not _same(key, wanted, found):
-            yield Finding("summary-differs", f"{key} does not say what the receipts say", key=key)
+            return _same_rows(mine, _found_batches(opened, key))
+        except _UNREADABLE_TABLE:
+            return False  # what cannot be read does not say the same
 
 
-def _same(key: str, wanted: bytes, found: bytes) -> bool:
+def _found_batches(opened: OpenPlan, key: str) -> Iterator[pa.RecordBatch]:
+    reader = open_arrow(opened.store, key, READ_AHEAD_BYTES)
+    for at in range(reader.num_record_batches):
+        batch = reader.get_batch(at)
+        batch.validate(full=True)
+        yield batch
+
+
+def _same_rows(wanted: Iterator[pa.RecordBatch], found: Iterator[pa.RecordBatch]) -> bool:
+    """Say whether two streams of batches hold equal rows, wherever their batches end."""
+    one, other = pa.table({}), pa.table({})
+    while True:
+        one, other = _more(one, wanted), _more(other, found)
+        n_rows = min(len(one), len(other))
+        if not n_rows:
+            return len(one) == len(other)
+        if one.column_names != other.column_names or not all(
+            same_column(one[name].slice(0, n_rows), other[name].slice(0, n_rows)) for name in one.column_names
+        ):
+            return False
+        one, other = one.slice(n_rows), other.slice(n_rows)
+
+
+def _more(held: pa.Table, batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    """Return what is held, or where that is nothing the next batch that is not empty."""
+    while not len(held):
+        batch = next(batches, None)
+        if batch is None:
+            break
+        held = pa.Table.from_batches([batch])
+    return held
+
+
+def _same(opened: OpenPlan, key: str, wanted: bytes) -> bool:
     """Compare by meaning: another release of Arrow or numpy may spell the same table in other bytes."""
+    found = opened.store.get(key)
+    if found == wanted:
+        return True
     same = {".json": _same_json, ".feather": _same_table, ".npz": _same_arrays}
     try:
         return same[key[key.rindex(".") :]](wanted, found)

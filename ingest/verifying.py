@@ -17,26 +17,25 @@ from ingest.finish import check_chunk, check_plan
 from ingest.layout import CHUNKS, RECEIPTS, SUCCESS_KEY, receipt_chunks
 from ingest.ledger.receipts import Receipt, parse_receipt
 from ingest.ordered_map import map_ordered
+from ingest.plan_rows import plan_rows
 from ingest.preparing import scratch_of
 from ingest.rereading import compare_with_sources
 from ingest.settings import WorkSettings
 from ingest.store.body import object_sha256
 from ingest.summary_check import SUMMARY_KEYS, summary_findings
-from ingest.unit_rows import UnitRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
     from ingest.store.base import ObjectStat, Store
+    from ingest.unit_rows import UnitRows
 
-__all__ = ["Finding", "OnChunk", "VerifyReport", "plan_rows", "verify_dataset"]
+__all__ = ["Finding", "OnChunk", "VerifyReport", "verify_dataset"]
 
 _READERS = 16
 """Threads for receipts: they wait for the store, not for a core."""
-
-_GROUP_ROWS = 1 << 16
 
 
 class OnChunk(Protocol):
@@ -103,24 +102,6 @@ def verify_dataset(
         verifier.sources(limits, on_chunk)
     verifier.summaries()
     return verifier.report(deep=deep or source, source=source)
-
-
-def plan_rows(opened: OpenPlan) -> Callable[[int], UnitRows]:
-    """Return a function that gives plan rows, at least those of one chunk; neighbours share one read."""
-    plan = opened.plan
-    per_group = max(1, _GROUP_ROWS // plan.identity.cells_per_chunk)
-    held: tuple[int, UnitRows] | None = None
-
-    def rows(chunk: int) -> UnitRows:
-        nonlocal held
-        group = chunk // per_group
-        if held is None or held[0] != group:
-            first = plan.rows(group * per_group)[0]
-            last = plan.rows(min((group + 1) * per_group, plan.n_chunks) - 1)[1]
-            held = group, UnitRows(opened, first, opened.index.rows(first, last))
-        return held[1]
-
-    return rows
 
 
 class _Verifier:

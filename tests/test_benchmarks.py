@@ -169,7 +169,7 @@ def test_both_ways_bring_the_same_cells_and_counts(census, tmp_path):
         read_cells(selection.index), DataSettings(cells_per_chunk=80), settings, cache=tmp_path / "cache"
     )
     opened = commit_plan(open_store(str(tmp_path / "dest")), draft)
-    work = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), settings)
+    work = divide_work(draft.profile, opened, opened.ledger.done(), settings)
     report = run_plan(opened, work, settings, pool_for(settings), _Nobody(), stop_requested=lambda: False)
     assert report.exit_code == 0
     ours = sorted((tmp_path / "dest" / "chunks").iterdir())

@@ -132,7 +132,7 @@ def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, in
         opened = commit_plan(store, draft)
     except ForeignPlanError as error:
         raise ForeignPlanError(error.message, hint=f"demo another folder, or remove {dest}") from error
-    divided = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work)
+    divided = divide_work(draft.profile, opened, opened.ledger.done(), work)
     if divided.missing:
         describe_work(plan_facts(opened, divided, work))
     report = execute(opened, divided, work)

@@ -191,27 +191,29 @@ def _from_index(store: Store, data: DataSettings, work: WorkSettings, options: d
     from ingest.survey.run import default_cache
 
     path = options["index_path"]
-    cells = read_cells(path, limit=data.max_cells, default_source=_default_source(options))
+    cells = read_cells(path, limit=data.max_cells, default_source=_default_source(options), scratch=work.scratch)
     sources = count_text(len(cells.sources), "source") if len(cells.sources) > 1 else short_source(cells.sources[0])
     notice("Index", f"{count_text(len(cells), 'cell')} of {sources}    {path}")
     draft = draft_dataset(cells, data, work, cache=default_cache())
+    cells.close()
     describe_sources(draft.surveys, draft.genes)
     # The work is divided before anything is written: a chunk that cannot fit must not leave a plan behind.
     done = check_destination(store, draft)
-    divided = divide_work(draft.cells, draft.surveys, draft, done, work)
+    divided = divide_work(draft.profile, draft, done, work)
     if options["dry_run"]:
         return _dry_run(draft, divided, work, options)
     opened = commit_plan(store, draft, single_driver=work.single_driver)
-    return _go(opened, divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work), work, options)
+    draft.close()
+    return _go(opened, divide_work(draft.profile, opened, opened.ledger.done(), work), work, options)
 
 
 def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[str, Any]) -> int:
     from ingest.opened import open_plan
-    from ingest.preparing import cells_of_plan, divide_work
+    from ingest.preparing import divide_work, profile_of_plan
 
     opened = open_plan(store)
     _refuse_other_settings(ctx, opened, options)
-    divided = divide_work(cells_of_plan(opened), opened.surveys, opened, opened.ledger.done(), work)
+    divided = divide_work(profile_of_plan(opened, work), opened, opened.ledger.done(), work)
     if options["dry_run"]:
         return _dry_run(opened, divided, work, options)
     return _go(opened, divided, work, options)

@@ -61,7 +61,7 @@ def write_frame(
         if isinstance(column, Levels):
             write_texts(file, f"{path}/{name}/categories", column.values, how)
             most = len(column.values)
-            narrow = next(t for t in (np.int8, np.int16, np.int32) if most <= np.iinfo(t).max)  # as pandas does
+            narrow = next(t for t in (np.int8, np.int16, np.int32) if most < np.iinfo(t).max)  # as pandas does
             write_numbers(file, f"{path}/{name}/codes", column.codes.astype(narrow), how)
         else:
             write_numbers(file, f"{path}/{name}", column, how)

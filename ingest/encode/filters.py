@@ -66,20 +66,22 @@ def choose_filter(codec: str, level: int) -> Filter | None:
 
 _SEARCHES = (
     NEVER,
-    Search(0.4, isal_zlib, 1, sampled=True),
-    Search(0.4, isal_zlib, 2),
-    Search(0.05, zlib, 4),
-    Search(0.05, zlib, 5),
-    Search(0.05, zlib, 6),
-    Search(0.05, zlib, 9),
+    Search(0.4, isal_zlib, (1,), worth=0.93),
+    Search(0.4, isal_zlib, (2,)),
+    Search(0.05, zlib, (3,), worth=0.99),
+    *(3 * [Search(0.05, zlib, (3, 6), worth=0.99)]),
 )
-"""deflate's levels; those above are libdeflate's 10 to 12, which look for the best strings of all."""
+"""deflate's levels; those above try libdeflate's 10 to 12 as well, which look for the best strings of all."""
 
 
 def _deflate(level: int) -> Filter:
     own = level < len(_SEARCHES)
-    compress = partial(compress_planes, _SEARCHES[level]) if own else partial(_libdeflate, level + 3)
+    compress = partial(compress_planes, _SEARCHES[level]) if own else partial(_smallest, level + 3)
     return Filter(compress, _inflate, h5py.h5z.FILTER_DEFLATE, (level,), plugin=False)
+
+
+def _smallest(level: int, raw: memoryview, n_planes: int) -> bytes:
+    return min(_libdeflate(level, raw, n_planes), compress_planes(_SEARCHES[-1], raw, n_planes), key=len)
 
 
 def _libdeflate(level: int, raw: memoryview, _n_planes: int) -> bytes:

@@ -37,17 +37,19 @@ def _group_properties() -> h5p.PropGCID:
     return plist
 
 
-def _dataset_properties(layout: int) -> h5p.PropDCID:
+def _dataset_properties(layout: int, fill: int = h5d.FILL_TIME_NEVER) -> h5p.PropDCID:
     plist = h5p.create(h5p.DATASET_CREATE)
     plist.set_obj_track_times(False)
     plist.set_layout(layout)
-    plist.set_fill_time(h5d.FILL_TIME_NEVER)
+    plist.set_fill_time(fill)
     return plist
 
 
 _GROUP = _group_properties()
 _COMPACT = _dataset_properties(h5d.COMPACT)
 _CONTIGUOUS = _dataset_properties(h5d.CONTIGUOUS)
+_REFERENCES = _dataset_properties(h5d.CONTIGUOUS, h5d.FILL_TIME_IFSET)
+"""For texts of any length, which lie elsewhere in the file: HDF5 wants their references filled."""
 _COMPACT_BYTES = 1024
 """Arrays up to this size lie in their object's header: no seek to read them, and no gain from a filter."""
 
@@ -101,13 +103,11 @@ class H5File:
     def array(self, path: str, values: Array, attributes: Mapping[str, Any]) -> None:
         """Create a dataset of `values` ``(n,)`` as they are, numbers or texts."""
         kind = _kind(values.dtype)
-        # Texts of any length lie elsewhere in the file: their references alone would fit a header that must not grow.
-        small = 0 < values.nbytes <= _COMPACT_BYTES and values.dtype != _TEXT
-        node = h5d.create(
-            self._file, path.encode(), kind, h5s.create_simple(values.shape), _COMPACT if small else _CONTIGUOUS
-        )
+        small = 0 < values.nbytes <= _COMPACT_BYTES
+        layout = _REFERENCES if values.dtype == _TEXT else _COMPACT if small else _CONTIGUOUS
+        node = h5d.create(self._file, path.encode(), kind, h5s.create_simple(values.shape), layout)
         if len(values):
-            node.write(h5s.ALL, h5s.ALL, values, kind)
+            node.write(h5s.ALL, h5s.ALL, values, None if layout is _REFERENCES else kind)
         _describe(node, attributes)
 
     def pieces(self, path: str, dtype: np.dtype[Any], pieces: Sequence[bytes]) -> Offsets:

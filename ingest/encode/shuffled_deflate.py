@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import deflate
 import numpy as np
@@ -18,13 +18,8 @@ from isal import isal_zlib
 
 from ingest.encode.plane_deflate import STORED_MOST, put_bytes, put_end, put_head, put_planes
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
 __all__ = ["NEVER", "Search", "compress_planes"]
 
-_WORTH = 0.93
-"""What a sample must shrink to, against the plane's own code, for the whole to be searched."""
 _SMALL = 2048
 """Planes shorter than that share one code: those of several would outweigh them."""
 
@@ -35,14 +30,15 @@ class Search:
 
     least: float
     """In planes that keep more than this part of their length without."""
-    library: ModuleType | None
+    library: Any
     """``isal.isal_zlib`` or ``zlib``."""
-    level: int
-    sampled: bool = False
-    """Whether a sample must show that it is worth it."""
+    levels: tuple[int, ...]
+    """The library's; the smallest outcome is taken, since for shuffled bytes more effort is not always less."""
+    worth: float = 1.0
+    """What a sample must shrink to, against the plane's own code, for the whole to be searched; 1: none is taken."""
 
 
-NEVER = Search(1.0, None, 0)
+NEVER = Search(1.0, None, ())
 
 
 class _Scratch(threading.local):
@@ -85,15 +81,19 @@ def compress_planes(search: Search, raw: memoryview, n_planes: int) -> bytes:
 
 def _search(plane: memoryview, size: int, search: Search) -> bytes | None:
     """Return raw deflate of `plane` that ends at a whole byte, or None where it is not below `size` bytes."""
-    if search.sampled:
+    if search.worth < 1:
         sample = plane[: len(plane) // 4]
-        if len(_strings(sample, search)) * len(plane) > _WORTH * size * len(sample):
+        found = search.library.compress(sample, search.levels[0], -zlib.MAX_WBITS)
+        if len(found) * len(plane) > search.worth * size * len(sample):
             return None
     found = _strings(plane, search)
     return found if len(found) < size else None
 
 
 def _strings(plane: memoryview, search: Search) -> bytes:
-    library: Any = search.library
-    packer = library.compressobj(search.level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return min((_deflated(plane, search.library, level) for level in search.levels), key=len)
+
+
+def _deflated(plane: memoryview, library: Any, level: int) -> bytes:
+    packer = library.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     return cast("bytes", packer.compress(plane) + packer.flush(zlib.Z_SYNC_FLUSH))

@@ -151,9 +151,9 @@ def _out_of_range(source: str, what: str, found: Any, limit: int) -> HostileFile
 class CooAssembler:
     """Rows out of coordinate tables that come in any order, as TileDB's unordered reads give them.
 
-    Memory: each table is compacted to 8 bytes an entry (float32) and 8 a run of one row as it comes, and can then be
-    freed; `finish` adds the result's 8 an entry. So the peak beside the result is 8 bytes an entry kept where rows lie
-    together, as they do within a tile, at worst 16; and one table of 20 bytes an entry.
+    Memory: each table is compacted to 8 bytes an entry kept (float32) and 8 a run of one row as it comes, and can then
+    be freed; `finish` adds the result's 8 an entry. So the peak beside the result is 8 bytes an entry kept where rows
+    lie together, as they do within a tile, at worst 16; and one table of 20 bytes an entry with its scratch of 16.
 
     Parameters
     ----------
@@ -178,6 +178,8 @@ class CooAssembler:
         self._counts = np.zeros(len(rows), np.int64)
         self._parts: list[tuple[Array, Array, Array, Array]] = []
         self._zeros, self._ascend = 0, True
+        none = np.empty(0, np.int32)
+        self._scratch: tuple[Array, Array, Array, Array] = (none, none, none, np.empty(0, self._dtype))
         order = np.argsort(self._rows, kind="stable")
         self._sorted, self._order = self._rows[order], order.astype(np.int32)
         if (double := np.flatnonzero(np.diff(self._sorted) == 0)).size:
@@ -210,8 +212,7 @@ class CooAssembler:
         """
         if not len(self._rows):
             return
-        n = len(dim0)
-        part = (np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, self._dtype))
+        scratch = self._scratch_of(len(dim0))
         runs, kept, zeros, ascend, bad = kernels.compact_coo(
             dim0,
             dim1,
@@ -222,17 +223,28 @@ class CooAssembler:
             self._order,
             self._genes.columns,
             self._genes.n_source,
-            *part,
+            *scratch,
             self._counts,
         )
         if bad >= 0:
             raise _out_of_range(self._source, f"row {dim0[bad]}: column", dim1[bad], self._genes.n_source)
-        # Untouched tails cost nothing yet; giving them back keeps the allocator from touching them later.
-        for array, used in zip(part, (runs, runs, kept, kept), strict=True):
-            array.resize(used, refcheck=False)
-        self._parts.append(part)
+        position, length, gene, value = scratch
+        if kept > len(gene) * 7 // 8:  # nearly full: kept as it is, and the next table gets another
+            self._scratch = (position, length, np.empty(0, np.int32), np.empty(0, self._dtype))
+            entries = gene[:kept], value[:kept]
+        else:
+            entries = gene[:kept].copy(), value[:kept].copy()
+        self._parts.append((position[:runs].copy(), length[:runs].copy(), *entries))
         self._zeros += zeros
         self._ascend &= ascend
+
+    def _scratch_of(self, n: int) -> tuple[Array, Array, Array, Array]:
+        """Return room for `n` entries: what earlier tables left, where that is enough."""
+        position, length, gene, value = (
+            array if len(array) >= n else np.empty(n, array.dtype) for array in self._scratch
+        )
+        self._scratch = (position, length, gene, value)
+        return self._scratch
 
     def finish(self) -> Assembled:
         """Return the rows; those without entries are empty. The assembler is spent.
@@ -242,6 +254,7 @@ class CooAssembler:
         HostileFileError
             ``duplicate-entry``: a coordinate stands twice in the source.
         """
+        del self._scratch
         indptr, indices, data = _empty(self._counts, self._dtype)
         cursor = indptr[:-1].copy()
         while self._parts:

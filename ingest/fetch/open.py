@@ -15,8 +15,19 @@ __all__ = ["import_readers", "open_fetcher"]
 
 
 def import_readers(layouts: Collection[Layout]) -> None:
-    """Import what reads sources of these layouts."""
+    """Import what reads sources of these layouts, libraries included.
+
+    Raises
+    ------
+    ConfigError
+        ``cpu-no-avx2``: importing what reads a Census would kill the process.
+    """
     if "soma" in layouts:
+        from ingest.cpu import require_avx2
+
+        require_avx2()
+        import cellxgene_census  # noqa: F401  # it takes a second, which is no part of the first unit
+
         import ingest.fetch.soma
     if set(layouts) - {"soma"}:
         import ingest.fetch.h5ad  # noqa: F401  # for its effect on sys.modules

@@ -21,14 +21,16 @@ from ingest.layout import (
 )
 from ingest.ledger.receipts import Receipt, parse_receipt
 from ingest.plan import Plan, parse_plan
+from ingest.store.body import holds, open_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from ingest.pool import Failure
     from ingest.store.base import ObjectStat, Store
 
-__all__ = ["Ledger", "put_same"]
+__all__ = ["Ledger", "put_same", "put_same_file"]
 
 _READERS = 16
 """Threads for many small reads; they wait for the store, not for a core."""
@@ -51,6 +53,26 @@ def put_same(store: Store, key: str, data: bytes) -> bool:
             raise ConflictError(
                 f"{store.url}/{key} exists with other content", kind="other-content", key=key
             ) from error
+        return False
+    return True
+
+
+def put_same_file(store: Store, key: str, path: Path) -> bool:
+    """Create `key` from a local file, or find exactly its bytes there: `put_same` for what is never whole in memory.
+
+    Raises
+    ------
+    ConflictError
+        Other bytes are there.
+    """
+    try:
+        store.put_new_file(key, path)
+    except AlreadyExistsError as error:
+        with open_body(path) as body:
+            if not holds(store, key, body):
+                raise ConflictError(
+                    f"{store.url}/{key} exists with other content", kind="other-content", key=key
+                ) from error
         return False
     return True
 

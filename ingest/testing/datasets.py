@@ -163,7 +163,7 @@ def make_dataset(
     work = work or WorkSettings(workers=1)
     draft = draft_dataset(read_cells(index, limit=data.max_cells), data, work, cache=None)
     opened = commit_plan(open_store(dest, endpoint_url=work.endpoint_url), draft)
-    divided = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), work)
+    divided = divide_work(draft.profile, opened, opened.ledger.done(), work)
     report = run_plan(
         opened, divided, work, open_serial_pool, observer or SilentObserver(), stop_requested=stop_requested
     )

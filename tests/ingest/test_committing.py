@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from ingest.cells import read_cells
+from ingest.chunk_check import check_index
 from ingest.committing import commit_plan
 from ingest.errors import AlreadyExistsError, ConfigError, ConflictError, CorruptError, ForeignPlanError, SourceError
 from ingest.genes import Genes
 from ingest.layout import PLAN_KEY
-from ingest.opened import open_plan, whole_index
+from ingest.opened import open_plan
+from ingest.plan_rows import plan_batches
 from ingest.planning import draft_plan
 from ingest.preparing import draft_dataset
 from ingest.settings import DataSettings, WorkSettings
@@ -46,13 +48,14 @@ def keys(store):
     return [stat.key for stat in store.list("")]
 
 
-def test_a_new_plan_is_four_objects_and_comes_back(store, draft_of):
+def test_a_new_plan_is_four_objects_and_comes_back(store, draft_of, index):
     draft = draft_of()
     opened = commit_plan(store, draft)
     assert opened.plan == draft.plan
     assert opened.genes == draft.genes
     assert [survey.source for survey in opened.surveys] == [survey.source for survey in draft.surveys]
-    assert whole_index(opened).to_pylist() == draft.cells.table.to_pylist()
+    found = [row for batch in plan_batches(opened) for row in batch.table.to_pylist()]
+    assert found == [row for batch in read_cells(index).batches() for row in batch.table.to_pylist()]
     assert sorted(keys(store)) == sorted([*draft.plan.files.values(), PLAN_KEY])
 
 
@@ -124,7 +127,7 @@ def test_any_crash_and_any_lost_reply_ends_in_the_plan(tmp_path, draft_of, when,
     quiet = FaultyStore(LocalStore(tmp_path / "quiet"))
     commit_plan(quiet, draft)
     for at, operation in enumerate(quiet.log):
-        if how == "exists" and (operation.name != "put_new" or when == "before"):
+        if how == "exists" and (not operation.name.startswith("put_new") or when == "before"):
             continue
         store = LocalStore(tmp_path / f"{at}")
         try:
@@ -197,17 +200,10 @@ def test_files_that_the_plan_names_are_watched(tmp_path, draft_of, role):
     commit_plan(store, draft)
     path = tmp_path / "dest" / draft.plan.files[role]
     whole = path.read_bytes()
-    passed = 0
     for at in range(0, len(whole), max(1, len(whole) // 60)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x04]) + whole[at + 1 :])
-        try:
-            whole_index(open_plan(store))
-        except CorruptError:
-            continue
-        passed += 1
-        assert role == "index"
-        assert whole_index(open_plan(store)).to_pylist() == draft.cells.table.to_pylist()
-    assert passed < 30, "padding and file metadata say nothing of the cells; the rest does"
+        with pytest.raises(CorruptError):
+            check_index(open_plan(store))
     path.unlink()
     with pytest.raises(CorruptError):
         open_plan(store)
@@ -223,11 +219,21 @@ def test_no_plan_says_what_to_do(store):
 # -- planning ------------------------------------------------------------------------------------------------------
 
 
-def replan(draft, *, surveys=None, **settings):
-    settings.setdefault("cells_per_chunk", 7)
-    return draft_plan(
-        draft.cells, surveys or draft.surveys, DataSettings(**settings), created="", versions={}, recorded={}
-    )
+@pytest.fixture(scope="module")
+def replan(index):
+    def replan(draft, *, surveys=None, **settings):
+        settings.setdefault("cells_per_chunk", 7)
+        return draft_plan(
+            read_cells(index),
+            surveys or draft.surveys,
+            DataSettings(**settings),
+            WorkSettings(),
+            created="",
+            versions={},
+            recorded={},
+        )
+
+    return replan
 
 
 @pytest.mark.parametrize(
@@ -242,14 +248,14 @@ def replan(draft, *, surveys=None, **settings):
         ({"level": -1}, "bad-level"),
     ],
 )
-def test_settings_that_cannot_be(draft_of, settings, kind):
+def test_settings_that_cannot_be(draft_of, replan, settings, kind):
     with pytest.raises(ConfigError) as caught:
         replan(draft_of(), **settings)
     assert caught.value.kind == kind
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_rows_beyond_a_source(draft_of, number):
+def test_rows_beyond_a_source(draft_of, replan, number):
     draft = draft_of()
     surveys = [replace(survey, n_obs=11 if at == number else survey.n_obs) for at, survey in enumerate(draft.surveys)]
     with pytest.raises(ConfigError, match="has 11 cells; the index asks for number 11") as caught:
@@ -257,14 +263,14 @@ def test_rows_beyond_a_source(draft_of, number):
     assert caught.value.kind == "row-out-of-range"
 
 
-def test_one_source_with_and_without_its_version(draft_of):
+def test_one_source_with_and_without_its_version(draft_of, replan):
     draft = draft_of()
     with pytest.raises(ConfigError) as caught:
         replan(draft, surveys=[draft.surveys[0], draft.surveys[0]])
     assert caught.value.kind == "duplicate-source"
 
 
-def test_genes_that_hdf5_cannot_name(draft_of):
+def test_genes_that_hdf5_cannot_name(draft_of, replan):
     draft = draft_of()
     ids = draft.surveys[0].genes.ids
     bad = Genes(ids, ("a\0b", *ids[1:]), (0,) * len(ids))
@@ -276,4 +282,10 @@ def test_genes_that_hdf5_cannot_name(draft_of):
 def test_the_same_request_is_the_same_plan(draft_of):
     one, other = draft_of(), draft_of()
     assert one.plan.identity == other.plan.identity
-    assert one.files == other.files
+    assert {role: content(data) for role, data in one.files.items()} == {
+        role: content(data) for role, data in other.files.items()
+    }
+
+
+def content(data):
+    return data if isinstance(data, bytes) else data.read_bytes()

@@ -36,7 +36,7 @@ def run(draft, monkeypatch):
     def run(store):
         monkeypatch.setattr(worker, "open_store", lambda *_, **__: store)
         opened = commit_plan(store, draft)
-        divided = divide_work(draft.cells, draft.surveys, opened, opened.ledger.done(), WORK)
+        divided = divide_work(draft.profile, opened, opened.ledger.done(), WORK)
         return run_plan(opened, divided, WORK, open_serial_pool, SilentObserver(), stop_requested=lambda: False)
 
     return run

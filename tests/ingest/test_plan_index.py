@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import CorruptError
-from ingest.plan_index import PlanIndex, index_to_bytes
+from ingest.plan_index import IndexWriter, PlanIndex, batch_rows
 from ingest.store.local import LocalStore
 from ingest.testing.blocks import dictionary
 from ingest.testing.faults import FaultyStore
 
 KEY = "_ingest/index-0.feather"
+
+
+def index_to_bytes(table, cells_per_chunk):
+    with TemporaryDirectory() as folder:
+        with IndexWriter(Path(folder) / "index.feather") as writer:
+            for batch in table.combine_chunks().to_batches(max_chunksize=min(len(table), batch_rows(cells_per_chunk))):
+                writer.add(batch)
+        data = writer.path.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == writer.sha256
+    return data
 
 
 def table_of(n_rows):
@@ -49,6 +62,11 @@ def test_any_range_is_that_range_of_the_table(tmp_path_factory, data):
         start = data.draw(st.integers(0, n_rows - 1))
         stop = data.draw(st.integers(start + 1, n_rows))
         assert index.rows(start, stop).to_pylist() == table.slice(start, stop - start).to_pylist()
+    streamed = pa.Table.from_batches(index.batches(n_rows))
+    assert streamed.to_pylist() == table.to_pylist()
+    assert all(batch.num_rows % size == 0 for batch in streamed.to_batches()[:-1]), "a chunk is in two batches"
+    some = pa.Table.from_batches(index.batches(n_rows, ("source", "score", "absent")))
+    assert some.to_pylist() == table.select(["source", "score"]).to_pylist()
 
 
 def test_ranges_over_many_batches(open_index):
@@ -67,6 +85,22 @@ def test_a_chunk_is_read_by_few_requests_and_few_bytes(open_index):
     assert {operation.name for operation in store.log} == {"get_range"}
     assert len(store.log) <= 8
     assert whole > 1_000_000
+
+
+def test_reading_on_asks_little_too(open_index):
+    index, store = open_index(table_of(500_000), 1000)
+    whole = store.stat(KEY).size
+    for columns in ((), ("soma_joinid",)):
+        store.log.clear()
+        assert sum(map(len, index.batches(500_000, columns))) == 500_000
+        assert len(store.log) <= 12 + whole // (16 << 20), "a request a batch, or a column"
+
+
+def test_another_number_of_rows_is_damage_for_who_reads_on(open_index):
+    index, _ = open_index(table_of(10), 4)
+    for n_cells in (9, 11, 4, 400_000):
+        with pytest.raises(CorruptError, match="planned"):
+            list(index.batches(n_cells))
 
 
 def test_opening_asks_little(open_index):

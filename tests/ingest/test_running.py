@@ -36,7 +36,7 @@ def prepared(store, folder, files=None):
     index = write_h5ad_index(folder / "index.feather", files or write_sources(folder / "sources", n_files=1))
     draft = draft_dataset(read_cells(index), DataSettings(cells_per_chunk=10), WORK, cache=None)
     opened = commit_plan(store, draft)
-    return opened, divide_work(draft.cells, draft.surveys, opened, (), WORK)
+    return opened, divide_work(draft.profile, opened, (), WORK)
 
 
 def run(opened, work, open_pool=open_serial_pool, settings=WORK):

@@ -111,13 +111,13 @@ def test_a_real_quarantine_is_told_with_its_cause(folder, tmp_path):
 
 
 def resume(opened) -> None:
-    from ingest.preparing import cells_of_plan, divide_work
+    from ingest.preparing import divide_work, profile_of_plan
     from ingest.running import run_plan
     from ingest.settings import WorkSettings
     from ingest.testing.datasets import open_serial_pool
 
     work = WorkSettings(workers=1)
-    divided = divide_work(cells_of_plan(opened), opened.surveys, opened, opened.ledger.done(), work)
+    divided = divide_work(profile_of_plan(opened, work), opened, opened.ledger.done(), work)
     run_plan(opened, divided, work, open_serial_pool, SilentObserver(), stop_requested=lambda: False)
 
 
