@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from importlib import metadata
@@ -10,12 +11,17 @@ from pathlib import Path
 
 from ingest.errors import ConfigError
 
-__all__ = ["require_avx2"]
+__all__ = ["available_cpus", "require_avx2"]
 
 _BUILD = (
     "build TileDB-SOMA for this CPU: git clone https://github.com/single-cell-data/TileDB-SOMA.git; "
     "pip install -v -e TileDB-SOMA/apis/python"
 )
+
+
+def available_cpus() -> int:
+    """Return the CPUs that this process may use: those of the machine, or fewer (taskset, a cpuset of a container)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_avx2(

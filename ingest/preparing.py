@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, IngestError
 from ingest.fetch.base import FetchLimits
 from ingest.memory import MIB, plan_memory
@@ -67,7 +67,7 @@ def scratch_of(work: WorkSettings) -> Path:
 
 
 def _limits(work: WorkSettings) -> FetchLimits:
-    return FetchLimits(work.memory_bytes // 2, max(1, os.cpu_count() or 1), scratch_of(work))
+    return FetchLimits(work.memory_bytes // 2, available_cpus(), scratch_of(work))
 
 
 def draft_dataset(
@@ -214,4 +214,4 @@ def _default_workers(projected_bytes: int) -> int:
             kind="memory",
             hint="use a smaller -c, or -d 1 to try all the same",
         )
-    return max(1, min(os.cpu_count() or 1, int(fits)))
+    return max(1, min(available_cpus(), int(fits)))

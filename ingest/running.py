@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from ingest import __version__
 from ingest.chunk_check import check_index
 from ingest.chunks import commit_chunk
+from ingest.cpu import available_cpus
 from ingest.driver import Driven, Observer, Totals, drive
 from ingest.errors import IngestError
 from ingest.finish import Finished, finish
@@ -182,7 +183,7 @@ def _drive(
         run_id=run_id,
         slab_bytes=work.memory.slab,
         upload_bytes=work.memory.upload,
-        threads=max(1, (os.cpu_count() or 1) // work.workers),
+        threads=settings.cpus or max(1, available_cpus() // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,
     )

@@ -41,6 +41,8 @@ class WorkSettings:
 
     workers: int | None = None
     """None: one a CPU, fewer when memory is short."""
+    cpus: int | None = None
+    """Of one worker: what it asks of Ray, and its threads. None: its share of this machine, one on a cluster."""
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     """Most that one worker may hold."""
     scratch: Path | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from ingest.chunk_check import check_object
+from ingest.cpu import available_cpus
 from ingest.deep import DeepCheck
 from ingest.errors import CorruptError, NotFoundError
 from ingest.fetch.base import FetchLimits
@@ -93,12 +93,12 @@ def verify_dataset(
         DEST cannot be read at all, or sources cannot: no credentials, no network.
     """
     work = work or WorkSettings()
-    threads = threads or min(2 if deep or source else 8, os.cpu_count() or 1)
+    threads = threads or min(2 if deep or source else 8, available_cpus())
     verifier = _Verifier(opened, DeepCheck(opened) if deep or source else None)
     verifier.plan_files()
     verifier.chunks(threads, on_chunk)
     if source:
-        limits = FetchLimits(work.memory_bytes // 4, max(1, os.cpu_count() or 1), scratch_of(work))
+        limits = FetchLimits(work.memory_bytes // 4, available_cpus(), scratch_of(work))
         verifier.sources(limits, on_chunk)
     verifier.summaries()
     return verifier.report(deep=deep or source, source=source)

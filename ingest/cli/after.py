@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import click
 from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text, duration_text
+from ingest.cpu import available_cpus
 from ingest.settings import DEFAULT_MEMORY_BYTES, WorkSettings
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def repair(
         wanted = chunks_to_repair(opened, bad)
         cells = sum(stop - start for start, stop in map(opened.plan.rows, wanted))
         if wanted:
-            announce_pool(settings, workers or os.cpu_count() or 1)
+            announce_pool(settings, workers or available_cpus())
         with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt() as interrupt:
             report = repair_dataset(
                 opened,

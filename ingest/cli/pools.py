@@ -46,8 +46,8 @@ def pool_for(settings: WorkSettings) -> OpenPool:
         from actors.cluster import connect
         from actors.pool import RayPool
 
-        with connect(workers=size, dashboard=settings.dashboard):
-            pool = RayPool(factory, size, memory_bytes=memory_bytes)
+        with connect(workers=size, cpus_per_worker=factory.threads, dashboard=settings.dashboard):
+            pool = RayPool(factory, size, num_cpus=factory.threads, memory_bytes=memory_bytes)
             try:
                 yield pool
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,12 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("-n", "--max-cells", type=int, metavar="N", help="Take the first N cells of the index.")
 @click.option("-c", "--cells-per-chunk", type=int, default=DEFAULT_CELLS_PER_CHUNK, show_default=True, metavar="N")
 @click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs, or as many as memory holds.")
+@click.option(
+    "--cpus",
+    type=click.IntRange(1),
+    metavar="N",
+    help="CPUs of one worker; its share of this machine, one on a cluster.",
+)
 @click.option("--gene-filter", metavar="ID,ID|@FILE", help="Exactly these genes, in this order.")
 @click.option(
     "--genes",
@@ -140,8 +147,11 @@ def gene_ids(text: str) -> tuple[str, ...]:
 def _work_settings(options: dict[str, Any]) -> WorkSettings:
     if options["workers"] is not None and options["workers"] < 1:
         raise ConfigError(f"-d {options['workers']}: at least one worker is needed", kind="bad-workers")
+    # Of the nodes of a cluster nothing is known here.
+    on_cluster = options["pool"] == "ray" and "RAY_ADDRESS" in os.environ
     return WorkSettings(
         workers=options["workers"],
+        cpus=options["cpus"] or (1 if on_cluster else None),
         memory_bytes=options["memory"],
         scratch=options["scratch"],
         endpoint_url=options["endpoint_url"],
