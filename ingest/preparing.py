@@ -202,6 +202,7 @@ def _memory(profile: Profile, plan: Plan, work: WorkSettings) -> MemoryPlan:
         cells_per_chunk=min(plan.identity.cells_per_chunk, plan.n_cells),
         value_bytes=max(_NUMERIC, np.dtype(plan.identity.dtype).itemsize),
         limit=work.memory_bytes,
+        codec=plan.identity.codec,
     )
 
 
