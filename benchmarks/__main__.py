@@ -113,7 +113,7 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "moto": comparison.run_on_moto,
         "encoding": encoding.run,
     }
-    return runners.get(name, lambda bench: [] if bench.quick else run_script(name))
+    return runners.get(name, lambda bench: run_script(name, quick=bench.quick))
 
 
 def _command(options: argparse.Namespace, name: str) -> str:

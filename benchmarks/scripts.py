@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.values import Row
 
-__all__ = ["run_script"]
+__all__ = ["json_rows", "run_script"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_script(name: str) -> list[Row]:
+_SMALL = {"planner": ("--rows", "100000"), "driver": ("--chunks", "500"), "resume": ("--chunks", "500")}
+"""Arguments with which a script takes seconds."""
+
+
+def run_script(name: str, *, quick: bool = False) -> list[Row]:
     """Run ``python -m benchmarks.<name>`` and return the JSON objects among its lines; none where there is no such.
 
     Raises
@@ -27,9 +31,14 @@ def run_script(name: str) -> list[Row]:
     """
     if importlib.util.find_spec(f"benchmarks.{name}") is None:
         return []
-    ran = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=_ROOT, stdout=subprocess.PIPE, text=True)
-    print(ran.stdout, end="", flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{name}", *(_SMALL[name] if quick else ())]
+    ran = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+    print(ran.stdout, end="", file=sys.stderr, flush=True)
     if ran.returncode:
-        raise RuntimeError(f"benchmarks.{name} ended with {ran.returncode}")
-    found = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
-    return [row for row in found if isinstance(row, dict)]
+        raise RuntimeError(f"{' '.join(command[1:])} ended with {ran.returncode}")
+    return json_rows(ran.stdout)
+
+
+def json_rows(text: str) -> list[Row]:
+    """Return the JSON objects among the lines."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

@@ -23,7 +23,11 @@ def count(value: float) -> str:
 
 
 def number(value: Any) -> str:
-    """Return any value with three significant digits, or as it is."""
+    """Return any value with three significant digits, or as it is; what is made of several, one after the other."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number(one)}" for name, one in value.items())
+    if value is None:
+        return "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1_000:

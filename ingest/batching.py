@@ -1,15 +1,28 @@
-"""Record batches of another length."""
+"""Record batches of another length, and made ahead of who takes them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["regrouped"]
+__all__ = ["read_ahead", "regrouped"]
+
+
+T = TypeVar("T")
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield `items` while the next is made in a thread: reading, decoding and hashing wait for each other no more."""
+    with ThreadPoolExecutor(1) as maker:
+        following = maker.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = maker.submit(next, items, None)
+            yield item
 
 
 def regrouped(batches: Iterator[pa.RecordBatch], n_rows: int | None) -> Iterator[pa.RecordBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ __all__ = ["Driven", "Observer", "Totals", "drive"]
 
 _POLL_S = 0.25
 """How long the loop waits for an event before it looks at progress and signals."""
+
+_LOOK_SHARE = 20
+"""Looking after what others have finished takes this part of the time at most: listing 100,000 receipts is seconds."""
 
 
 @dataclass(slots=True)
@@ -109,9 +113,9 @@ def drive(
     most_failed
         Stop when more chunks than this are quarantined or given up.
     has_rivals
-        Another driver may be at work on this plan: look after every unit what it has finished.
+        Another driver may be at work on this plan: look now and then what it has finished.
     """
-    loop = _Loop(scheduler, pool, ledger, observer, has_rivals=has_rivals)
+    loop = _Loop(scheduler, pool, ledger, observer, clock, has_rivals=has_rivals)
     draining = interrupted = stopped_early = False
     while not scheduler.finished:
         interrupted = interrupted or stop_requested()
@@ -124,7 +128,7 @@ def drive(
         if draining and not scheduler.n_in_flight:
             break
         if not draining:
-            loop.feed(clock, deadline_s)
+            loop.feed(deadline_s)
         loop.take(pool.wait(_POLL_S), clock())
     return Driven(
         loop.totals,
@@ -140,10 +144,18 @@ def drive(
 
 class _Loop:
     def __init__(
-        self, scheduler: Scheduler, pool: Pool, ledger: Ledger, observer: Observer, *, has_rivals: bool
+        self,
+        scheduler: Scheduler,
+        pool: Pool,
+        ledger: Ledger,
+        observer: Observer,
+        clock: Callable[[], float],
+        *,
+        has_rivals: bool,
     ) -> None:
         self._scheduler, self._pool, self._ledger, self._observer = scheduler, pool, ledger, observer
-        self._has_rivals = has_rivals
+        self._clock, self._has_rivals = clock, has_rivals
+        self._next_look = -math.inf
         self._first: float | None = None
         self._last = 0.0
         # A repair makes chunks that have receipts: those say nothing of what a lost worker had done.
@@ -154,13 +166,13 @@ class _Loop:
     def seconds(self) -> float:
         return 0.0 if self._first is None else self._last - self._first
 
-    def feed(self, clock: Callable[[], float], deadline_s: Callable[[UnitTask], float]) -> None:
+    def feed(self, deadline_s: Callable[[UnitTask], float]) -> None:
         while self._pool.has_free():
-            task = self._scheduler.next(clock())
+            task = self._scheduler.next(self._clock())
             if task is None:
                 return
             if self._first is None:
-                self._first = self._last = clock()
+                self._first = self._last = self._clock()
                 self._observer.began()
             self._pool.submit(task, deadline_s=deadline_s(task))
 
@@ -175,16 +187,24 @@ class _Loop:
             self._has_rivals = self._has_rivals or bool(settled.adopted)
             # The listing spares work and decides nothing: without it, chunks that exist are made again and adopted.
             with suppress(TransientError):
-                if self._has_rivals:
-                    self._scheduler.forget(self._ledger.done())
-                elif _may_have_made_more(event):
-                    self._scheduler.forget(self._ledger.done() - self._before)
+                if _may_have_made_more(event):
+                    self._scheduler.forget(self._ledger.done_among(event.task.chunks) - self._before)
+        self._look(now)
         in_hand = self._pool.progress()
         self._observer.moved(
             self.totals.n_cells + sum(progress.n_cells for progress in in_hand),
             self.totals.bytes_written + sum(progress.bytes_written for progress in in_hand),
             self.totals.retries + sum(progress.retries for progress in in_hand),
         )
+
+    def _look(self, now: float) -> None:
+        """Leave out what others have finished, when it is time to look."""
+        if not self._has_rivals or now < self._next_look:
+            return
+        start = self._clock()
+        with suppress(TransientError):
+            self._scheduler.forget(self._ledger.done())
+        self._next_look = now + _LOOK_SHARE * (self._clock() - start)
 
     def _report(self, task: UnitTask, settled: Settled) -> None:
         if settled.failures:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.batching import read_ahead
 from ingest.errors import ConfigError, EmptySelectionError, IngestError
 from ingest.obs_columns import BooleanColumn, NumberColumn, ObsColumn, TextColumn, make_column
 from ingest.source import Source
@@ -63,7 +64,7 @@ class IndexScan:
         self._datasets: dict[int, _Bool] = {}
         """SOMA source -> for each text of the column ``dataset_id``: whether cells of the source have it."""
         self._random = np.random.default_rng(0)
-        for batch in file.batches():
+        for batch in read_ahead(file.batches()):
             self._look(batch)
         self._refuse_nothing()
         self._numbers.refuse_missing()

@@ -31,6 +31,7 @@ __all__ = [
     "index_key",
     "receipt_chunks",
     "receipt_key",
+    "receipts_from",
     "run_end_key",
     "run_start_key",
     "survey_key",
@@ -88,6 +89,11 @@ def receipt_chunks(key: str) -> range | None:
     """Return the chunks that the receipt at `key` covers, or None when `key` is no receipt's."""
     found = _RECEIPT.search(key)
     return range(int(found[1]), int(found[2]) + 1) if found else None
+
+
+def receipts_from(block: int, zeros: int) -> str:
+    """Return the prefix of all receipts whose first chunk is in ``[block * 10**zeros, (block + 1) * 10**zeros)``."""
+    return f"{RECEIPTS}{block:0{9 - zeros}d}" if zeros < 9 else RECEIPTS
 
 
 def failure_key(attempt: str, ordinal: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ingest.batching import read_ahead
 from ingest.cells_digest import CellsDigest
 from ingest.documents import sha256_hex
 from ingest.encode.open import check_codec
@@ -93,7 +94,7 @@ def draft_plan(
     digest = CellsDigest()
     builder = profile_builder(surveys, len(pinned), settings.cells_per_chunk, len(genes), work)
     with scratch.guarded(), IndexWriter(scratch.path / "index.feather") as index:
-        for batch in pinned.batches(batch_rows(settings.cells_per_chunk)):
+        for batch in read_ahead(pinned.batches(batch_rows(settings.cells_per_chunk))):
             digest.add(batch.table)
             builder.add(batch.codes, batch.coordinates, batch.table)
             index.add(batch.table)

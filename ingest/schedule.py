@@ -144,8 +144,12 @@ class Scheduler:
         return any(work.alone for work in self._in_flight.values())
 
     def _pick(self, now: float) -> _Work | None:
-        if self._fresh:
-            return self._fresh.popleft()
+        while self._fresh:
+            work = self._fresh.popleft()
+            # What was forgotten meanwhile is left out here: going through all units for every forgotten chunk is not.
+            work.chunks = self._unsettled(work)
+            if work.chunks:
+                return work
         for at, work in enumerate(self._again):
             # A suspect runs while nothing else does: then what it kills is its own doing.
             if work.not_before <= now and not (work.alone and self._in_flight):
@@ -158,12 +162,10 @@ class Scheduler:
         for held_against in (self._state.quarantined, self._state.gave_up):
             for chunk in gone & held_against.keys():
                 del held_against[chunk]
-        for works in (self._fresh, self._again):
-            for work in works:
-                work.chunks = tuple(chunk for chunk in work.chunks if chunk not in gone)
-        self._fresh = deque(work for work in self._fresh if work.chunks)
-        self._again = [work for work in self._again if work.chunks]
         self._state.done |= gone
+        for work in self._again:
+            work.chunks = self._unsettled(work)
+        self._again = [work for work in self._again if work.chunks]
 
     def settle(self, event: PoolEvent, now: float) -> Settled:
         """Take the end of a unit; an event for a unit that is not in flight changes nothing."""
@@ -176,24 +178,26 @@ class Scheduler:
 
     def _ended(self, work: _Work, event: Ended, now: float) -> Settled:
         outcome, failures = event.outcome, list(event.outcome.failures)
-        done = tuple(chunk for chunk in work.chunks if chunk in outcome.done)
+        reported, left = frozenset(outcome.done), frozenset(outcome.undone)
+        done = tuple(chunk for chunk in work.chunks if chunk in reported)
         self._state.done.update(done)
         unsettled = self._unsettled(work)
         retried = 0
         for failure in failures:
             # A worker's word counts for the chunks of its unit, and once.
-            its = tuple(chunk for chunk in unsettled if chunk in failure.chunks)
-            unsettled = tuple(chunk for chunk in unsettled if chunk not in its)
+            named = frozenset(failure.chunks)
+            its = tuple(chunk for chunk in unsettled if chunk in named)
+            unsettled = tuple(chunk for chunk in unsettled if chunk not in named)
             if its or failure.handling == "config":
                 retried += self._fail(work, replace(failure, chunks=its), now)
-        undone = tuple(chunk for chunk in unsettled if chunk in outcome.undone)
+        undone = tuple(chunk for chunk in unsettled if chunk in left)
         if undone and done:
             self._again.append(_Work(undone, work.blamed, work.passing, work.lost, now, work.alone))
         elif undone:
             why = Failure(undone, "transient", "left-undone", f"workers left {len(undone):,} chunks undone every time")
             retried += self._wait_out(work, why, now)
         # Completeness is never inferred: a chunk that the outcome does not mention is made again.
-        if missing := tuple(chunk for chunk in unsettled if chunk not in undone):
+        if missing := tuple(chunk for chunk in unsettled if chunk not in left):
             failures.append(Failure(missing, "internal", "unmentioned", "the worker's report leaves out chunks"))
             retried += self._suspect(_Work(missing, work.blamed + 1), failures[-1], now)
         self._judge_barren(done, outcome.failures)

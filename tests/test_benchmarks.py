@@ -15,6 +15,7 @@ from benchmarks.findings import Finding, findings, seed_ratios
 from benchmarks.processes import Gauge, peak_rss_bytes
 from benchmarks.report import BEGIN, END, report_text, with_report
 from benchmarks.results import Results
+from benchmarks.scripts import json_rows
 from benchmarks.seed_way import chunks_of, sample_of, write_chunk
 from benchmarks.values import Measured
 from ingest.cells import read_cells
@@ -103,6 +104,13 @@ def test_the_report_goes_between_the_markers_and_leaves_the_prose(results):
     assert with_report(renewed, report_text(results)) == renewed
     with pytest.raises(ValueError, match="holds no"):
         with_report("no markers", "")
+
+
+def test_what_scripts_print_becomes_tables(results):
+    text = 'chatter\n{"rows": 100000, "parts": {"draft": 1.25}, "target": null}\n{"chunks": 3}\n'
+    report = report_text(results.with_section("planner", json_rows(text), "x", 1.0))
+    assert "| rows | parts | target |\n| --- | ---: | ---: |\n| 100,000 | draft 1.25 | - |" in report
+    assert "| chunks |\n| --- |\n| 3 |" in report
 
 
 def test_the_plot_is_drawn(results, tmp_path):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockStore"]
 
-_SHELF_BYTES = 4 << 20
+_SHELF_BYTES = 16 << 20
 
 
 class BlockStore:

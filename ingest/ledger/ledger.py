@@ -16,10 +16,12 @@ from ingest.layout import (
     claim_key,
     failure_key,
     receipt_chunks,
+    receipts_from,
     run_end_key,
     run_start_key,
 )
 from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.ordered_map import map_ordered
 from ingest.plan import Plan, parse_plan
 from ingest.store.body import holds, open_body
 
@@ -34,6 +36,9 @@ __all__ = ["Ledger", "put_same", "put_same_file"]
 
 _READERS = 16
 """Threads for many small reads; they wait for the store, not for a core."""
+
+_AHEAD = 8 * _READERS
+"""Reads begun before their result is wanted: 100,000 receipts are not held at once."""
 
 
 def put_same(store: Store, key: str, data: bytes) -> bool:
@@ -118,6 +123,20 @@ class Ledger:
             found.update(receipt_chunks(stat.key) or ())
         return found
 
+    def done_among(self, chunks: Sequence[int]) -> set[int]:
+        """Return which of `chunks`, ascending and close together, exist: a listing or two of their neighbourhood.
+
+        A receipt that begins far before them is not seen.
+        """
+        if not chunks:
+            return set()
+        zeros = len(str(chunks[-1] - chunks[0]))
+        found: set[int] = set()
+        for block in sorted({chunks[0] // 10**zeros, chunks[-1] // 10**zeros}):
+            for stat in self.store.list(receipts_from(block, zeros)):
+                found.update(receipt_chunks(stat.key) or ())
+        return found.intersection(chunks)
+
     def receipts(self) -> Iterator[Receipt]:
         """Read every receipt, in order of chunks.
 
@@ -128,7 +147,8 @@ class Ledger:
         """
         keys = [stat.key for stat in self.store.list(RECEIPTS) if receipt_chunks(stat.key) is not None]
         with ThreadPoolExecutor(_READERS) as readers:
-            for key, data in zip(keys, readers.map(self.store.get, keys), strict=True):
+            found = map_ordered(readers, self.store.get, keys, ahead=_AHEAD)
+            for key, data in zip(keys, found, strict=True):
                 yield parse_receipt(data, key=key)
 
     def commit(self, receipt: Receipt) -> Receipt:

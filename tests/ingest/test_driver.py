@@ -53,6 +53,7 @@ class FakeLedger:
     finished: set = field(default_factory=set)
     recorded: list = field(default_factory=list)
     listings: int = 0
+    asked: list = field(default_factory=list)
     broken: bool = False
 
     def done(self):
@@ -60,6 +61,12 @@ class FakeLedger:
         if self.broken and self.listings > 1:
             raise TransientError("no listing")
         return set(self.finished)
+
+    def done_among(self, chunks):
+        self.asked.append(chunks)
+        if self.broken:
+            raise TransientError("no listing")
+        return self.finished.intersection(chunks)
 
     def record_failures(self, attempt, failures):
         if self.broken:
@@ -231,6 +238,29 @@ def test_what_a_dead_worker_had_finished_is_not_done_again(run):
     _, pool, _, plan = run([(0, 1, 2, 3)], answer, ledger=ledger, size=1)
     assert [task.chunks for task in pool.seen] == [(0, 1, 2, 3), (2, 3)]
     assert plan.done == {0, 1, 2, 3}
+
+
+def test_after_a_death_only_the_units_own_chunks_are_looked_for(run):
+    ledger = FakeLedger()
+    deaths = []
+
+    def answer(task, _pool):
+        if len(deaths) < 3:
+            deaths.append(task.chunks)
+            return Lost(task, "infrastructure", "node-lost", "m")
+        return ok(task)
+
+    run([(at, at + 1) for at in range(0, 40, 2)], answer, ledger=ledger)
+    assert ledger.listings == 1, "all receipts are listed once, before anything is made"
+    assert ledger.asked == deaths
+
+
+def test_looking_after_rivals_takes_a_small_part_of_the_time(run):
+    """The clock advances by 100 whenever it is asked, so a listing takes 100, and the next is due after 2,000."""
+    ledger = FakeLedger()
+    driven, pool, _, _ = run([(at,) for at in range(200)], ok, ledger=ledger, size=1, has_rivals=True)
+    assert len(driven.done) == len(pool.seen) == 200
+    assert 10 <= ledger.listings <= 40
 
 
 def test_a_repair_makes_chunks_again_whose_receipts_stand(run):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.encode.base import Offsets
@@ -88,6 +88,33 @@ def test_what_exists_is_one_listing(ledger):
     ledger.store.put_new("chunks/chunk_000009.h5ad", b"no receipt, no chunk")
     assert ledger.done() == {0, 5, 6, 7}
     assert [found.key for found in ledger.receipts()] == [receipt_key(0, 0), receipt_key(5, 7)]
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_neighbourhood_is_what_the_whole_listing_says_of_it(tmp_path_factory, data):
+    ledger = Ledger(LocalStore(tmp_path_factory.mktemp("near") / "dest"))
+    base = data.draw(st.sampled_from([0, 95, 990, 9_985, 123_456_780]))
+    exist = data.draw(st.sets(st.integers(base, base + 30), max_size=12))
+    for chunk in exist:
+        ledger.store.put_new(receipt_key(chunk, chunk), b"")
+    ledger.store.put_new(receipt_key(base + 40, base + 43), b"")
+    wanted = sorted(data.draw(st.sets(st.integers(base, base + 45))))
+    assert ledger.done_among(wanted) == ledger.done().intersection(wanted)
+
+
+def test_a_neighbourhood_is_not_everything(ledger):
+    asked = []
+    ledger.store.list = lambda prefix: asked.append(prefix) or iter(())
+    ledger.done_among(range(1230, 1250))
+    ledger.done_among([5])
+    ledger.done_among(range(95, 105))
+    assert [prefix.removeprefix("_ingest/receipts/") for prefix in asked] == [
+        "0000012",
+        "00000000",
+        "00000009",
+        "00000010",
+    ]
 
 
 def test_the_first_receipt_stands_when_both_agree(ledger):
