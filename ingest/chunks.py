@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,7 +86,8 @@ class ChunkMaker:
         self._names: list[pa.StringArray] = []
         self._sums: list[np.ndarray[Any, Any]] = []
         self._n_genes: list[np.ndarray[Any, np.dtype[np.int32]]] = []
-        self._total: float = 0
+        self._total = 0
+        self._integer = True
         self._maximum: float = 0
         self._n_cells = self._nnz = 0
 
@@ -114,7 +116,8 @@ class ChunkMaker:
             self._encoder.add(part)
             self._sums.append(found.sums)
             self._n_genes.append(found.nnz)
-            self._total += found.total
+            self._integer &= found.integer
+            self._total += int(found.total) if found.integer else 0
             self._maximum = max(self._maximum, found.maximum)
             self._n_cells += part.n_cells
             self._nnz += part.nnz
@@ -152,7 +155,8 @@ class ChunkMaker:
             content=encoded.content,
             n_cells=high - low,
             nnz=self._nnz,
-            sum=self._total,
+            # Fractions add up to the same float only in one and the same way, however the cells came.
+            sum=self._total if self._integer else math.fsum(sums),
             maximum=self._maximum,
             dtype=encoded.dtype,
             sources=tuple((int(numbers[at]), int(lengths[at])) for at in np.argsort(first)),

@@ -27,8 +27,8 @@ __all__ = [
     "stored_bytes",
 ]
 
-OVERREAD = 0.1
-"""Share of the bands that unit boundaries may split."""
+OVERREAD = 0.08
+"""Share of the bands that unit boundaries may split. With what slabs read twice, a tile at each seam, a tenth."""
 
 _LEAST_BANDS = 20
 """Bands in a unit, if the plan has as many: splitting its two ends costs 5 % then."""

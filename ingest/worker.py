@@ -12,6 +12,7 @@ from ingest.chunks import commit_chunk, fetch_dtype
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError
 from ingest.fetch.base import FetchLimits, FetchOptions
+from ingest.fetch.heap import keep_freed_memory
 from ingest.fetch.open import import_readers
 from ingest.open_sources import OpenSources
 from ingest.opened import OpenPlan, open_plan
@@ -69,6 +70,7 @@ class ChunkWorker:
         IngestError
             DEST or its plan cannot be read from here.
         """
+        keep_freed_memory()
         opened, _, _ = self._open()
         # What takes seconds to import is imported now: the first unit's clock and deadline are its own.
         import_readers({survey.layout for survey in opened.surveys})
