@@ -15,6 +15,7 @@ COPY --from=build /opt/cell-ingest /opt/cell-ingest
 ENV PATH=/opt/cell-ingest/bin:$PATH \
     HOME=/tmp \
     NUMBA_CACHE_DIR=/tmp/numba \
+    MALLOC_ARENA_MAX=2 \
     RAY_AUTH_MODE=token \
     RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 \
     GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false

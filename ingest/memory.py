@@ -10,12 +10,14 @@ from ingest.errors import ConfigError
 if TYPE_CHECKING:
     from ingest.profile import Profile
 
-__all__ = ["MIB", "MemoryPlan", "entry_bytes", "plan_memory"]
+__all__ = ["MIB", "MemoryPlan", "plan_memory", "slab_bytes", "slab_entries"]
 
 MIB = 1 << 20
 
-BASE = 560 * MIB
-"""A worker that has read nothing: Python, Ray, TileDB, HDF5, numba."""
+BASE = 448 * MIB
+"""A worker that has read nothing: Python, Ray, TileDB, HDF5, numba and its compiled kernels, the rows of a unit.
+
+With `MALLOC_ARENA_MAX` 2, as a local Ray and the image have it; with malloc's own choice it is 250 MiB more."""
 
 _CELL = 400
 """obs, names, row lookup of one cell."""
@@ -23,17 +25,21 @@ _CELL = 400
 _GENES = 4 * MIB
 """The gene table, compressed, in every file; 600 kB for those of a Census."""
 
+_BUFFERS = 40 * MIB
+"""For reading, whatever the slab: TileDB's buffers and tiles."""
+
 _LEAST_SLAB = 96 * MIB
 
 _USUAL_SLAB = 256 * MIB
-"""Larger reads are no faster (design.md: buffers of 32 to 128 MB do); smaller ones cost a call each."""
+"""Eight million entries, a band of a Census or two: larger arrays would be faulted in anew for every slab, since malloc
+keeps none above 32 MiB (`ingest.fetch.heap`); smaller slabs cost a call each."""
 
 _USUAL_UPLOAD = 64 * MIB
 _MOST_UPLOADS = 16
 """Small files under way: twice as many as are written at a time."""
 
-_TRIPLE = 20
-"""An entry as SOMA delivers it: two int64 coordinates and a float32."""
+_BESIDE = 4
+"""What an entry costs beside its values: runs of rows, and room that tables did not fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +81,11 @@ def plan_memory(
         The largest chunk does not fit; the message has the numbers that would do.
     """
     largest = int(profile.nnz.max(initial=0))
-    file = largest * _encoded_bytes(codec, value_bytes) + cells_per_chunk * _CELL + _GENES
+    file = round(largest * _encoded_bytes(codec, value_bytes)) + cells_per_chunk * _CELL + _GENES
     upload = min(_USUAL_UPLOAD, _MOST_UPLOADS * file)
     # A file that alone exceeds the bound is under way by itself, while the next one's blocks are compressed.
     chunk, upload = 2 * file, max(0, upload - file)
-    least = max(_LEAST_SLAB, profile.largest_band_nnz * entry_bytes(value_bytes))
+    least = max(_LEAST_SLAB, slab_bytes(profile.largest_band_nnz, value_bytes))
     room = limit - BASE - chunk - upload
     if room < least:
         needed = -(-(BASE + chunk + upload + least) // MIB)
@@ -94,11 +100,19 @@ def plan_memory(
     return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)), upload)
 
 
-def _encoded_bytes(codec: str, value_bytes: int) -> int:
-    """Return what one non-zero takes in a file, at most: counts of a Census 1.65, of bulk-like cells nearly 3."""
-    return value_bytes + 4 if codec == "none" else 3
+def _encoded_bytes(codec: str, value_bytes: int) -> float:
+    """Return what one non-zero takes in a file, at most: counts of a Census 1.6 when compressed, others up to 2.4."""
+    return value_bytes + 4 if codec == "none" else 2.5
 
 
-def entry_bytes(value_bytes: int) -> int:
-    """Return what one entry costs while its slab is read: as it is delivered, and as it is put into rows."""
-    return _TRIPLE + 4 + value_bytes
+def slab_bytes(entries: int, value_bytes: int) -> int:
+    """Return what a worker holds while it reads a slab of so many entries and encodes the one before.
+
+    Those being read stand in pieces, as they were delivered, and in rows; those being encoded in rows.
+    """
+    return _BUFFERS + entries * (3 * (4 + value_bytes) + _BESIDE)
+
+
+def slab_entries(limit: int, value_bytes: int) -> int:
+    """Return the entries of the largest slab that `limit` allows."""
+    return max(0, limit - _BUFFERS) // (3 * (4 + value_bytes) + _BESIDE)

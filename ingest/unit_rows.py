@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import CorruptError
-from ingest.memory import entry_bytes
+from ingest.memory import slab_entries
 from ingest.profile import expected_nnz
 from ingest.units import cut_slabs
 
@@ -65,7 +65,7 @@ class UnitRows:
         band_rows = np.array([max(1, survey.band_rows) for survey in self._surveys], np.int64)
         entries = self.expected_nnz(self.first, self.first + len(self._codes))
         bands = self._coordinates // band_rows[self._codes]
-        slabs = cut_slabs(self._codes, bands, entries * entry_bytes(value_bytes), limit=limit_bytes)
+        slabs = cut_slabs(self._codes, bands, entries, limit=slab_entries(limit_bytes, value_bytes))
         return [(start + self.first, stop + self.first) for start, stop in slabs]
 
 

@@ -81,7 +81,8 @@ class ChunkWorker:
             self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url))
             identity = self._opened.plan.identity
             options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
-            limits = FetchLimits(factory.slab_bytes, factory.threads, Path(factory.scratch))
+            # A third of it is the slab that is being encoded meanwhile.
+            limits = FetchLimits(factory.slab_bytes * 2 // 3, factory.threads, Path(factory.scratch))
             self._sources = OpenSources(self._opened, options, limits)
             self._codec = open_codec(identity.format, identity.codec, identity.level, threads=factory.threads)
         return self._opened, self._sources, self._codec
