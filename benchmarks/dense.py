@@ -21,7 +21,8 @@ def run(bench: Bench) -> list[Row]:
     """Measure ours at the large chunk size and at the default one, the bare read, and the stages, in every round."""
     selection = bench.selection(1.0)
     rows: list[Row] = []
-    with BareReaders(bench.census.uri, bench.census.n_cells, bench.workers) as readers:
+    place = (bench.census.uri, bench.census.n_cells, bench.workers)
+    with BareReaders(*place) as readers, BareReaders(*place, tuned=True) as tuned:
         for turn in range(bench.repeats):
             for size in (bench.chunk_sizes[1], DEFAULT_CELLS_PER_CHUNK):
                 dest = bench.fresh_folder("dense")
@@ -30,6 +31,7 @@ def run(bench: Bench) -> list[Row]:
                 rows += [
                     ours.row(round=turn, size=size),
                     readers.measure().row(round=turn, size=size),
+                    tuned.measure().row(round=turn, size=size),
                     {
                         "way": "stages",
                         "round": turn,

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
@@ -20,15 +20,15 @@ from ingest.preparing import divide_work, draft_dataset
 from ingest.running import run_units
 from ingest.settings import DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
 from ingest.store.open import open_store
+from ingest.worker import ChunkWorker, ChunkWorkerFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.processes import Usage
     from benchmarks.store import BenchStore
-    from ingest.pool import Failure, Pool, Progress, UnitOutcome, UnitTask, UnitWorker, WorkerFactory
+    from ingest.pool import Failure, Pool
     from ingest.running import OpenPool, UnitsRun
-    from ingest.worker import ChunkWorkerFactory
 
 __all__ = ["OurRun", "measure_ours"]
 
@@ -122,9 +122,7 @@ class _Clock:
         @contextmanager
         def opener(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
             folder = Path(mkdtemp(prefix="bench-ready-"))
-            announcing = _Announcing(factory, str(folder))
-            # A pool takes any factory; the seam's type names the one that a run hands it.
-            with open_ray(announcing, size, memory_bytes=memory_bytes) as pool:  # type: ignore[arg-type]
+            with open_ray(_Announcing.of(factory, folder), size, memory_bytes=memory_bytes) as pool:
                 gauge = Gauge(_wait_for(pool, folder, size), self._run.store)
                 gauge.start()
                 yield pool
@@ -158,32 +156,25 @@ def _wait_for(pool: Pool, folder: Path, size: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Announcing:
+class _Announcing(ChunkWorkerFactory):
     """Makes workers that leave their process id in `folder` when they are ready."""
 
-    factory: WorkerFactory
-    folder: str
+    folder: str = ""
+
+    @classmethod
+    def of(cls, factory: ChunkWorkerFactory, folder: Path) -> _Announcing:
+        """Return `factory`, announcing."""
+        return cls(**{one.name: getattr(factory, one.name) for one in fields(factory)}, folder=str(folder))
 
     def __call__(self) -> _AnnouncingWorker:
-        return _AnnouncingWorker(self.factory(), Path(self.folder))
+        return _AnnouncingWorker(self, Path(self.folder))
 
 
-class _AnnouncingWorker:
-    def __init__(self, worker: UnitWorker, folder: Path) -> None:
-        self._worker, self._folder = worker, folder
+class _AnnouncingWorker(ChunkWorker):
+    def __init__(self, factory: ChunkWorkerFactory, folder: Path) -> None:
+        super().__init__(factory)
+        self._folder = folder
 
     def ready(self) -> None:
-        self._worker.ready()
+        super().ready()
         (self._folder / str(os.getpid())).touch()
-
-    def run(self, task: UnitTask) -> UnitOutcome:
-        return self._worker.run(task)
-
-    def progress(self) -> Progress | None:
-        return self._worker.progress()
-
-    def stop_soon(self) -> None:
-        self._worker.stop_soon()
-
-    def close(self) -> None:
-        self._worker.close()

@@ -9,7 +9,12 @@ import pyarrow as pa
 
 from ingest.cells import read_cells
 from ingest.committing import commit_plan
+from ingest.digest import rows_digest
+from ingest.encode.base import Offsets
 from ingest.genes import Genes
+from ingest.layout import RECEIPTS
+from ingest.ledger.receipts import ChunkReceipt, Receipt
+from ingest.plan_rows import plan_batches
 from ingest.planning import draft_plan
 from ingest.settings import DataSettings, WorkSettings
 from ingest.source import Source
@@ -17,11 +22,13 @@ from ingest.store.local import LocalStore
 from ingest.survey.model import SourceSurvey
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     from ingest.opened import OpenPlan
+    from ingest.plan import Plan
 
-__all__ = ["SOURCE", "simulated_plan", "simulated_survey", "write_index"]
+__all__ = ["SOURCE", "simulated_plan", "simulated_survey", "write_index", "write_receipts"]
 
 SOURCE = "census://2025-11-08/homo_sapiens"
 _BATCH_ROWS = 1 << 16
@@ -32,6 +39,8 @@ _STRIDE = 61_803_399
 _N_GENES = 60_530
 _NNZ_PER_CELL = 2_440
 _STORED_BYTES_PER_NNZ = 2
+_HDF5_CHUNKS = 20
+"""Of each array of a file."""
 
 
 def simulated_survey(n_obs: int) -> SourceSurvey:
@@ -67,6 +76,44 @@ def simulated_plan(folder: Path, n_chunks: int, cells_per_chunk: int) -> OpenPla
     draft.close()
     index.unlink()
     return opened
+
+
+def write_receipts(opened: OpenPlan, dest: Path, chunks: Container[int]) -> None:
+    """Write receipts of `chunks` that agree with the plan, as files: syncing each would take longer than to measure."""
+    plan = opened.plan
+    (dest / RECEIPTS).mkdir(parents=True, exist_ok=True)
+    for batch in plan_batches(opened, ("source", "soma_joinid", "row")):
+        first = batch.first // plan.identity.cells_per_chunk
+        for chunk in range(first, plan.n_chunks):
+            start, stop = plan.rows(chunk)
+            if start >= batch.first + len(batch.table):
+                break
+            if chunk in chunks:
+                rows = rows_digest(batch.rows.codes(start, stop), batch.rows.coordinates(start, stop))
+                receipt = Receipt(plan.identity.digest, "benchmark", (_chunk_receipt(plan, chunk, rows),))
+                (dest / receipt.key).write_bytes(receipt.seal())
+
+
+def _chunk_receipt(plan: Plan, chunk: int, rows: str) -> ChunkReceipt:
+    n_cells = plan.rows(chunk)[1] - plan.rows(chunk)[0]
+    places, sizes = tuple(range(10_000, 10_000 + 50_000 * _HDF5_CHUNKS, 50_000)), (49_999,) * _HDF5_CHUNKS
+    offsets = tuple(Offsets(name, (65_536,), places, sizes) for name in ("X/data", "X/indices"))
+    return ChunkReceipt(
+        chunk=chunk,
+        key=plan.key(chunk),
+        size=n_cells * 4_000,
+        sha256=f"{chunk:064x}",
+        rows=rows,
+        content=f"{chunk:032x}",
+        n_cells=n_cells,
+        nnz=n_cells * _NNZ_PER_CELL,
+        sum=n_cells * 3.0 * _NNZ_PER_CELL,
+        maximum=5000.0,
+        dtype="float32",
+        sources=((0, n_cells),),
+        cell_sums=f"{chunk:032x}",
+        offsets=offsets,
+    )
 
 
 def write_index(path: Path, n_rows: int, *, shuffled: bool) -> None:

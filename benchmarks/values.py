@@ -16,7 +16,7 @@ class Measured:
     """One timed piece of work."""
 
     way: str
-    """``seed``, ``ours`` or ``read``."""
+    """``seed``, ``ours``, ``read`` or ``tuned read``."""
     cells: int
     seconds: float
     """From the first unit's submission to the last receipt."""

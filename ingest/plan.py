@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ingest.documents import canonical, sha256_hex, unseal
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Identity", "Plan", "Provenance", "differences", "parse_plan"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the digest, over thousands of sources, is wanted with every receipt
 class Identity:
     """What is compared: two plans with equal identities make equal datasets."""
 
@@ -38,7 +39,7 @@ class Identity:
     level: int
     allow_noninteger: bool
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """32 hex digits that name this plan."""
         return sha256_hex(canonical(asdict(self)))[:32]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from ingest.genes import Genes
     from ingest.opened import OpenPlan
     from ingest.survey.model import SourceSurvey
 
 __all__ = ["SampleCounts", "presence_npz"]
+
+_HELD = 16
+"""Counts of batches that are kept apart before they are summed."""
 
 
 class SampleCounts:
@@ -26,23 +29,31 @@ class SampleCounts:
     def __init__(self, opened: OpenPlan) -> None:
         self._opened = opened
         self._is_soma = np.array([survey.layout == "soma" for survey in opened.surveys], bool)
-        self._counts: Counter[tuple[int, str | None, str | None]] = Counter()
-        """(source, dataset of a Census, tissue) -> cells; dataset and tissue None where the index does not say."""
+        self._dataset_ids = self._tissues = pa.array([], pa.string())
+        self._counted: list[pa.StructArray] = []
+        """Codes of (source, dataset of a Census, tissue) as one number, and its cells."""
 
     def add(self, table: pa.Table, codes: np.ndarray[Any, np.dtype[np.int32]]) -> None:
         """Take the next cells: their rows of the plan's index and which source each is of, int32 ``(n,)``."""
-        datasets, dataset_codes = _texts(table, "dataset_id")
-        tissues, tissue_codes = _texts(table, "tissue")
+        self._dataset_ids, dataset_codes = _texts(table, "dataset_id")
+        self._tissues, tissue_codes = _texts(table, "tissue")
         # A file may have these columns too, left over from the Census it was cut from.
         dataset_codes = np.where(self._is_soma[codes], dataset_codes, -1)
-        keys = codes * np.int64(len(datasets) + 1) + dataset_codes + 1
-        keys = keys * (len(tissues) + 1) + tissue_codes + 1
-        counted = pc.value_counts(pa.array(keys))
+        keys = codes * np.int64(len(self._dataset_ids) + 1) + dataset_codes + 1
+        self._counted.append(pc.value_counts(pa.array(keys * (len(self._tissues) + 1) + tissue_codes + 1)))
+        if len(self._counted) >= _HELD:
+            self._counted = [_summed(self._counted)]
+
+    def _cells(self) -> Iterator[tuple[int, str | None, str | None, int]]:
+        """Yield source, dataset, tissue and how many cells have these; None where the index does not say."""
+        if not self._counted:
+            return
+        dataset_ids, tissues = ([None, *texts.to_pylist()] for texts in (self._dataset_ids, self._tissues))
+        counted = _summed(self._counted)
         for key, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
-            rest, tissue = divmod(key, len(tissues) + 1)
-            source, dataset = divmod(rest, len(datasets) + 1)
-            name = datasets[dataset - 1].as_py() if dataset else None
-            self._counts[source, name, tissues[tissue - 1].as_py() if tissue else None] += count
+            rest, tissue = divmod(key, len(tissues))
+            source, dataset = divmod(rest, len(dataset_ids))
+            yield source, dataset_ids[dataset], tissues[tissue], count
 
     def experiments(self) -> dict[str, dict[str, Any]]:
         """Return one entry a dataset of a Census, or a file: its cells here, and what its source says of it."""
@@ -54,18 +65,26 @@ class SampleCounts:
         }
         organisms = dict(zip(opened.labels, (survey.source.organism for survey in opened.surveys), strict=True))
         cells: Counter[str] = Counter()
-        tissues: dict[str, Counter[str]] = {}
-        for (source, dataset, tissue), count in self._counts.items():
+        tissues: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for source, dataset, tissue, count in self._cells():
             name = opened.labels[source] if dataset is None else dataset
             cells[name] += count
             if tissue is not None:
-                tissues.setdefault(name, Counter())[tissue] += count
+                tissues[name][tissue] += count
         entries: dict[str, dict[str, Any]] = {}
         for name, count in sorted(cells.items()):
             facts: Mapping[str, str] = known.get(name, {})
             entries[name] = {"accession": name, "n_cells": count, "tissue": _joined(tissues.get(name)), **facts}
             entries[name].setdefault("organism", organisms.get(name) or None)
         return entries
+
+
+def _summed(counted: Sequence[pa.StructArray]) -> pa.StructArray:
+    """Return one count a value."""
+    parts = pa.concat_arrays(counted)
+    table = pa.table({"value": parts.field(0), "count": parts.field(1)}).group_by("value").aggregate([("count", "sum")])
+    columns = [table[name].combine_chunks() for name in ("value", "count_sum")]
+    return pa.StructArray.from_arrays(columns, ["values", "counts"])
 
 
 def _texts(table: pa.Table, name: str) -> tuple[pa.Array, np.ndarray[Any, np.dtype[np.int64]]]:

@@ -70,3 +70,13 @@ def test_spellings():
     assert canonical({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
     assert readable({"b": 1, "a": 2}).decode().splitlines()[1:3] == [' "format_version": 1,', ' "b": 1,']
     assert json.loads(readable({"b": 1})) == {"format_version": 1, "b": 1}
+
+
+def test_a_nested_digest_is_content_like_any_other():
+    inner = {"digest": "0" * 64, "z": 1}
+    sealed = seal({"inner": inner, "more": [inner, {"digest": "1" * 64}]})
+    assert unseal(sealed, key="k")["inner"] == inner
+    with pytest.raises(CorruptError):
+        unseal(sealed.replace(b'"' + b"0" * 64, b'"' + b"2" * 64), key="k")
+    with pytest.raises(CorruptError):
+        unseal(sealed.replace(b"1" * 64, b"3" * 64), key="k")
