@@ -28,6 +28,9 @@ _GENES = 4 * MIB
 _BUFFERS = 40 * MIB
 """For reading, whatever the slab: TileDB's buffers and tiles."""
 
+_REMOTE_BUFFERS = 160 * MIB
+"""The same over a network, beyond `_BUFFERS`: fewer and larger steps, since each waits (`ingest.fetch.soma_config`)."""
+
 _LEAST_SLAB = 96 * MIB
 
 _USUAL_SLAB = 256 * MIB
@@ -52,15 +55,23 @@ class MemoryPlan:
     """For reading: buffers and assembled counts of one slab, and the one before it, being encoded."""
     upload: int
     """For finished files under way to the store."""
+    network: int = 0
+    """For reading a Census over a network, beyond what reading a local one takes."""
 
     @property
     def projected(self) -> int:
         """Peak resident memory of a worker."""
-        return BASE + self.chunk + self.slab + self.upload
+        return BASE + self.chunk + self.slab + self.upload + self.network
 
 
 def plan_memory(
-    profile: Profile, *, cells_per_chunk: int, value_bytes: int, limit: int, codec: str = "deflate"
+    profile: Profile,
+    *,
+    cells_per_chunk: int,
+    value_bytes: int,
+    limit: int,
+    codec: str = "deflate",
+    remote: bool = False,
 ) -> MemoryPlan:
     """Divide a worker's memory.
 
@@ -74,6 +85,8 @@ def plan_memory(
         Most that a worker may hold.
     codec
         How chunks are compressed.
+    remote
+        Whether a Census is read over a network.
 
     Raises
     ------
@@ -86,10 +99,12 @@ def plan_memory(
     # A file that alone exceeds the bound is under way by itself, while the next one's blocks are compressed.
     chunk, upload = 2 * file, max(0, upload - file)
     least = max(_LEAST_SLAB, slab_bytes(profile.largest_band_nnz, value_bytes))
-    room = limit - BASE - chunk - upload
+    network = _REMOTE_BUFFERS if remote else 0
+    fixed = BASE + network
+    room = limit - fixed - chunk - upload
     if room < least:
-        needed = -(-(BASE + chunk + upload + least) // MIB)
-        fits = max(0, limit - BASE - least - _USUAL_UPLOAD) * cells_per_chunk // max(1, chunk)
+        needed = -(-(fixed + chunk + upload + least) // MIB)
+        fits = max(0, limit - fixed - least - _USUAL_UPLOAD) * cells_per_chunk // max(1, chunk)
         smaller = f", or -c {fits}" if fits else ""
         raise ConfigError(
             f"a chunk of {cells_per_chunk:,} cells with {largest:,} non-zeros needs {needed:,} MiB in a worker; "
@@ -97,7 +112,7 @@ def plan_memory(
             kind="memory",
             hint=f"--memory {needed}M{smaller} would do",
         )
-    return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)), upload)
+    return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)), upload, network)
 
 
 def _encoded_bytes(codec: str, value_bytes: int) -> float:

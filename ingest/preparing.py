@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ingest.cells import CellBatch, Cells
     from ingest.memory import MemoryPlan
     from ingest.opened import OpenPlan
-    from ingest.plan import Plan
     from ingest.profile import Profile
     from ingest.settings import DataSettings, WorkSettings
     from ingest.source import Source
@@ -186,7 +185,7 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
         A chunk does not fit into a worker, or no worker into the machine.
     """
     plan = plan_of.plan
-    memory = _memory(profile, plan, work)
+    memory = _memory(profile, plan_of, work)
     missing = tuple(chunk for chunk in range(plan.n_chunks) if chunk not in done)
     workers = work.workers or _default_workers(memory.projected)
     if workers < 1:
@@ -196,13 +195,15 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
     return Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
 
 
-def _memory(profile: Profile, plan: Plan, work: WorkSettings) -> MemoryPlan:
+def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> MemoryPlan:
+    plan = plan_of.plan
     return plan_memory(
         profile,
         cells_per_chunk=min(plan.identity.cells_per_chunk, plan.n_cells),
         value_bytes=max(_NUMERIC, np.dtype(plan.identity.dtype).itemsize),
         limit=work.memory_bytes,
         codec=plan.identity.codec,
+        remote=any(survey.layout == "soma" and survey.source.path is None for survey in plan_of.surveys),
     )
 
 

@@ -147,25 +147,49 @@ class FastS3:
 
     def _list(self, request: S3Request) -> _Reply:
         query = request.query
-        if "delimiter" in query:
-            raise Refusal(501, "NotImplemented")
         after = unquote(query.get("continuation-token", "")) or query.get("start-after", "")
-        found, last = self._memory.page(
-            request.bucket, query.get("prefix", ""), after, min(1000, int(query.get("max-keys", 1000)))
-        )
+        delimiter, most = unquote(query.get("delimiter", "")), min(1000, int(query.get("max-keys", 1000)))
+        found, folders, last = self._page(request.bucket, query.get("prefix", ""), delimiter, after, most)
         plain = query.get("encoding-type") != "url"
         entries = "".join(
             f"<Contents><Key>{escape(key) if plain else quote(key)}</Key><LastModified>{_WHEN}</LastModified>"
             f"<ETag>{escape(stored.etag)}</ETag><Size>{len(stored.data)}</Size></Contents>"
             for key, stored in found
+        ) + "".join(
+            f"<CommonPrefixes><Prefix>{escape(name) if plain else quote(name)}</Prefix></CommonPrefixes>"
+            for name in folders
         )
         more = "" if last is None else f"<NextContinuationToken>{quote(last)}</NextContinuationToken>"
         text = (
-            f"<?xml version='1.0'?><ListBucketResult><Name>{request.bucket}</Name><KeyCount>{len(found)}</KeyCount>"
+            f"<?xml version='1.0'?><ListBucketResult><Name>{request.bucket}</Name>"
+            f"<KeyCount>{len(found) + len(folders)}</KeyCount>"
             f"<EncodingType>{'' if plain else 'url'}</EncodingType>"
             f"<IsTruncated>{str(last is not None).lower()}</IsTruncated>{more}{entries}</ListBucketResult>"
         )
         return _Reply("ListObjectsV2", body=text.encode())
+
+    def _page(
+        self, bucket: str, prefix: str, delimiter: str, after: str, most: int
+    ) -> tuple[list[tuple[str, StoredObject]], list[str], str | None]:
+        """Return objects, folders and where to go on: with a delimiter, what lies deeper is its folder."""
+        if not delimiter:
+            everything, last = self._memory.page(bucket, prefix, after, most)
+            return everything, [], last
+        found: list[tuple[str, StoredObject]] = []
+        folders: list[str] = []
+        while len(found) + len(folders) < most:
+            page, _ = self._memory.page(bucket, prefix, after, 1)
+            if not page:
+                return found, folders, None
+            key = page[0][0]
+            name, deeper, _ = key[len(prefix) :].partition(delimiter)
+            if deeper:
+                folders.append(prefix + name + delimiter)
+                after = folders[-1] + "\U0010ffff"  # past all that lies in it
+            else:
+                found.append(page[0])
+                after = key
+        return found, folders, after
 
     def _put(self, request: S3Request) -> _Reply:
         checksums = checked(request)

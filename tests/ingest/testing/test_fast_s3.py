@@ -126,3 +126,21 @@ def test_delayed_requests_wait_side_by_side(server):
         client.close()
     assert took >= 0.2
     assert took < 8 * 0.2  # one after the other would take this long on any machine
+
+
+@pytest.mark.parametrize("most", [1, 2, 1000])
+def test_a_delimiter_lists_folders_once_whatever_the_pages(client, most):
+    for name in ("a", "b/1", "b/2", "b/c/3", "d/4", "e"):
+        client.put_object(Bucket="fast", Key=f"tree/{name}", Body=b"x")
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket="fast", Prefix="tree/", Delimiter="/", PaginationConfig={"PageSize": most}
+    )
+    found = [
+        entry
+        for page in pages
+        for entry in [
+            *(one["Key"] for one in page.get("Contents", [])),
+            *(one["Prefix"] for one in page.get("CommonPrefixes", [])),
+        ]
+    ]
+    assert sorted(found) == ["tree/a", "tree/b/", "tree/d/", "tree/e"]
