@@ -104,20 +104,21 @@ class ProfileBuilder:
         if not len(codes):
             return
         bands = coordinates // self._band_rows[codes]
-        new_band = np.empty(len(codes), bool)
-        new_band[0] = (int(codes[0]), int(bands[0])) != self._last
-        new_band[1:] = (bands[1:] != bands[:-1]) | (codes[1:] != codes[:-1])
+        is_new = np.empty(len(codes), bool)
+        is_new[0] = (int(codes[0]), int(bands[0])) != self._last
+        is_new[1:] = (bands[1:] != bands[:-1]) | (codes[1:] != codes[:-1])
+        edges = np.flatnonzero(is_new)
         nnz = np.minimum(expected_nnz(table, codes, self._surveys), self._n_genes)
-        self._weigh_bands(new_band, nnz)
+        self._weigh_bands(edges, nnz)
         self._weigh_chunks(nnz)
-        self._mark_chunks(codes, new_band)
+        self._mark_chunks(codes, edges)
         self._last = (int(codes[-1]), int(bands[-1]))
         self._row += len(codes)
 
-    def _weigh_bands(self, new_band: np.ndarray[Any, np.dtype[np.bool_]], nnz: _Int64) -> None:
-        edges = np.flatnonzero(new_band)
-        sums = np.add.reduceat(nnz, edges if new_band[0] else np.concatenate([[0], edges]))
-        if not new_band[0]:
+    def _weigh_bands(self, edges: _Int64, nnz: _Int64) -> None:
+        goes_on = not len(edges) or edges[0] > 0
+        sums = np.add.reduceat(nnz, np.concatenate([[0], edges]) if goes_on else edges)
+        if goes_on:
             sums[0] += self._band_nnz
         self._largest = max(self._largest, int(sums.max()))
         self._band_nnz = int(sums[-1])
@@ -128,20 +129,21 @@ class ProfileBuilder:
         first = self._row // self._size
         self._nnz[first : first + len(sums)] += sums
 
-    def _mark_chunks(self, codes: _Int32, new_band: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
-        bands = np.cumsum(new_band) + self._band
-        cost = self._band_bytes[codes]
+    def _mark_chunks(self, codes: _Int32, edges: _Int64) -> None:
+        """Take down where chunks begin and end; `edges` are the rows of `codes` that begin a band."""
         # One running sum over the whole plan: where batches end must not show in its last digit.
-        read = np.cumsum(np.concatenate([[self._read], np.where(new_band, cost, 0.0)]))[1:]
+        read = np.cumsum(np.concatenate([[self._read], self._band_bytes[codes[edges]]]))
         starts = np.arange(-self._row % self._size, len(codes), self._size)
         ends = np.arange(-(self._row + 1) % self._size, len(codes), self._size)
         if self._row + len(codes) == self._n_cells and self._n_cells % self._size:
             ends = np.append(ends, len(codes) - 1)
         began, ended = (self._row + starts) // self._size, (self._row + ends) // self._size
-        self._first_band[began], self._last_band[ended] = bands[starts], bands[ends]
-        self._read_from[began], self._read_to[ended] = read[starts] - cost[starts], read[ends]
+        bands_to_start, bands_to_end = (np.searchsorted(edges, rows, side="right") for rows in (starts, ends))
+        self._first_band[began], self._last_band[ended] = self._band + bands_to_start, self._band + bands_to_end
+        self._read_from[began] = read[bands_to_start] - self._band_bytes[codes[starts]]
+        self._read_to[ended] = read[bands_to_end]
         self._first_code[began], self._last_code[ended] = codes[starts], codes[ends]
-        self._band, self._read = int(bands[-1]), float(read[-1])
+        self._band, self._read = self._band + len(edges), float(read[-1])
 
     def finish(self) -> Profile:
         """Return the profile of all cells.

@@ -120,7 +120,7 @@ def repair_dataset(
     ran = _make(opened, wanted, work, open_pool, observer, stop_requested) if wanted else None
     driven = ran.driven if ran else None
     stopped = driven is not None and (driven.interrupted or driven.fatal is not None)
-    finished, unfinished = (None, "the repair was stopped") if stopped else _finish(opened)
+    finished, unfinished = (None, "the repair was stopped") if stopped else _finish(opened, work)
     return RepairReport(
         run_id=ran.run_id if ran else None,
         verified=verified,
@@ -162,9 +162,9 @@ def _make(
     return ran
 
 
-def _finish(opened: OpenPlan) -> tuple[Finished | None, str | None]:
+def _finish(opened: OpenPlan, work: WorkSettings) -> tuple[Finished | None, str | None]:
     try:
-        return finish(opened), None
+        return finish(opened, scratch=work.scratch), None
     except CorruptError as error:
         return None, error.message
 

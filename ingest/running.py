@@ -109,7 +109,8 @@ def run_plan(
     driven = ran.driven
     stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
     unfinished = stopped and not _all_done(opened)
-    return RunReport(ran.run_id, driven, None if unfinished else finish(opened), ran.seconds)
+    finished = None if unfinished else finish(opened, scratch=settings.scratch)
+    return RunReport(ran.run_id, driven, finished, ran.seconds)
 
 
 def run_units(

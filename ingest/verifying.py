@@ -26,6 +26,7 @@ from ingest.summary_check import SUMMARY_KEYS, summary_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
@@ -100,7 +101,7 @@ def verify_dataset(
     if source:
         limits = FetchLimits(work.memory_bytes // 4, available_cpus(), scratch_of(work))
         verifier.sources(limits, on_chunk)
-    verifier.summaries()
+    verifier.summaries(work.scratch)
     return verifier.report(deep=deep or source, source=source)
 
 
@@ -217,7 +218,7 @@ class _Verifier:
             self._found += found
             on_chunk(chunk, found)
 
-    def summaries(self) -> None:
+    def summaries(self, scratch: Path | None) -> None:
         if not self._finished:
             return
         for chunk in self._missing():
@@ -227,7 +228,8 @@ class _Verifier:
             self._found.append(Finding("summary-missing", f"{key} is gone", key=key))
         unique = {entry.chunk: entry for entry in self._entries}
         if len(unique) == self._plan.n_chunks and self._index_is_sound:
-            self._found += summary_findings(self._opened, [unique[chunk] for chunk in sorted(unique)])
+            entries = [unique[chunk] for chunk in sorted(unique)]
+            self._found += summary_findings(self._opened, entries, scratch=scratch)
 
     def _missing(self) -> tuple[int, ...]:
         return tuple(chunk for chunk in range(self._plan.n_chunks) if chunk not in self._named)

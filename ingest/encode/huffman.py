@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ingest.encode.inner import inner
 from ingest.fetch.kernels import compiled
 
 __all__ = ["code_lengths", "reversed_codes"]
@@ -14,38 +15,51 @@ Array = np.ndarray[Any, Any]
 
 
 @compiled
-def code_lengths(frequency: Array, limit: int, lengths: Array) -> None:
+def code_lengths(frequency: Array, limit: Any, lengths: Array) -> None:
     """Write the length of each symbol's code, at most `limit`, to `lengths` (zeros before); 0: it does not occur.
 
-    Two symbols at least occur.
+    Two symbols at least occur. Compiled callers say int64 for `limit`: numba would compile for each written number.
     """
-    n = 0
+    n: Any = np.int64(0)  # said so, or what follows is compiled for a written 0 as well
     keys = np.empty(frequency.size, np.int64)
     for symbol in range(frequency.size):
         if frequency[symbol] > 0:
             keys[n] = frequency[symbol] * 512 + symbol
             n += 1
-    order = np.sort(keys[:n])
-    shortest_first = _lengths_in_use(order >> 9, limit)
+    _sort(keys, n)
+    shortest_first = _lengths_in_use(keys, n, limit)
     at = n
     for length in range(1, limit + 1):
         for _ in range(shortest_first[length]):
             at -= 1
-            lengths[order[at] & 511] = length
+            lengths[keys[at] & 511] = length
 
 
-@compiled
-def _lengths_in_use(weights: Array, limit: int) -> Array:
-    """Return how many codes have each length, ``(limit + 1,)``, for ascending `weights`."""
-    n = weights.size
+@inner
+def _sort(keys: Array, n: int) -> None:
+    """Sort the first `n` of `keys`, which all differ: Shell's way, for numpy's takes a second to compile."""
+    gap = 301
+    while gap > 0:
+        for at in range(gap, n):
+            key, to = keys[at], at
+            while to >= gap and keys[to - gap] > key:
+                keys[to] = keys[to - gap]
+                to -= gap
+            keys[to] = key
+        gap = gap * 3 // 7
+
+
+@inner
+def _lengths_in_use(keys: Array, n: int, limit: int) -> Array:
+    """Return how many codes have each length, ``(limit + 1,)``, for the weights of `n` ascending `keys`."""
     parent = np.empty(2 * n, np.int64)
     joined = np.empty(n, np.int64)
     leaf, inner = 0, 0
     for node in range(n - 1):
         total = 0
         for _ in range(2):
-            if leaf < n and (inner >= node or weights[leaf] <= joined[inner]):
-                total += weights[leaf]
+            if leaf < n and (inner >= node or keys[leaf] >> 9 <= joined[inner]):
+                total += keys[leaf] >> 9
                 parent[leaf] = n + node
                 leaf += 1
             else:
@@ -63,7 +77,7 @@ def _lengths_in_use(weights: Array, limit: int) -> Array:
     return counts
 
 
-@compiled
+@inner
 def _fit(counts: Array, limit: int) -> None:
     """Lengthen short codes until those that were cut to `limit` have room: the code is complete then."""
     room = 0

@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from ingest.encode.huffman import code_lengths, reversed_codes
+from ingest.encode.inner import inner
 from ingest.fetch.kernels import compiled
 
-__all__ = ["STORED_MOST", "put_bytes", "put_end", "put_head", "put_planes"]
+__all__ = ["put_planes"]
 
 Array = np.ndarray[Any, Any]
-
-STORED_MOST = 65_535
-"""Bytes of a stored block."""
 
 _U = np.uint64
 _END = 256
@@ -50,13 +48,16 @@ def _length_codes() -> tuple[Array, Array, Array]:
 _SYMBOL, _EXTRA_BITS, _EXTRA = _length_codes()
 
 
-@compiled
-def _put(out: Array, state: Array, value: int, n_bits: int) -> None:
-    """Append `n_bits` (up to 57) to `out` (uint64); `state` is (word, bits in the buffer, buffer)."""
-    code, used = _U(value), state[1]
+@inner
+def _put(out: Array, state: Array, code: np.uint64, n_bits: np.uint64) -> None:
+    """Append `n_bits` (up to 57) to `out` (uint64); `state` is (word, bits in the buffer, buffer).
+
+    Callers say uint64 themselves: each other type, and each number written out, would be compiled on its own.
+    """
+    used = state[1]
     low = state[2] | (code << used)
     out[state[0]] = low
-    total = used + _U(n_bits)
+    total = used + n_bits
     if total >= _U(64):
         state[0] += _U(1)
         state[2] = code >> _U(1) >> (_U(63) - used)
@@ -65,32 +66,7 @@ def _put(out: Array, state: Array, value: int, n_bits: int) -> None:
     state[1] = total & _U(63)
 
 
-@compiled
-def _copy(raw: Array, out: Array, state: Array) -> None:
-    """Append bytes at a whole byte."""
-    out[state[0]] = state[2]
-    at = int(state[0]) * 8 + int(state[1]) // 8
-    out.view(np.uint8)[at : at + raw.size] = raw
-    at += raw.size
-    state[0] = _U(at // 8)
-    state[1] = _U(at % 8 * 8)
-    state[2] = out[at // 8] & ((_U(1) << state[1]) - _U(1))
-
-
-@compiled
-def _store(plane: Array, out: Array, state: Array) -> None:
-    """Append stored blocks, which begin at whole bytes."""
-    start = 0
-    while start < plane.size:
-        length = min(plane.size - start, STORED_MOST)
-        _put(out, state, 0, 3)
-        _put(out, state, 0, int((_U(8) - state[1]) & _U(7)))
-        _put(out, state, length | ((length ^ 0xFFFF) << 16), 32)
-        _copy(plane[start : start + length], out, state)
-        start += length
-
-
-@compiled
+@inner
 def _count(plane: Array, frequency: Array) -> None:
     lanes = np.zeros((8, 256), np.int32)  # in a single one, a byte that follows itself would wait for its own count
     whole = plane.size & ~7
@@ -100,10 +76,11 @@ def _count(plane: Array, frequency: Array) -> None:
     for at in range(whole, plane.size):
         lanes[0, plane[at]] += 1
     for value in range(256):
-        frequency[value] = lanes[:, value].sum()
+        for lane in range(8):
+            frequency[value] += lanes[lane, value]
 
 
-@compiled
+@inner
 def _looks_random(plane: Array) -> bool:
     """Return whether a code would gain less than a fiftieth, judged by how often two bytes of a sample are equal."""
     frequency = np.zeros(256, np.int64)
@@ -116,7 +93,7 @@ def _looks_random(plane: Array) -> bool:
     return n_sampled > 1024 and pairs * 231 < n_sampled * (n_sampled - 1)  # 231: 2**7.85, 7.85 bits of entropy a byte
 
 
-@compiled
+@inner
 def _find_starts(plane: Array, starts: Array) -> int:
     """Write where runs of equal bytes start, and the end, to `starts` ``(n + 2,)``; return the number of runs.
 
@@ -144,7 +121,7 @@ def _find_starts(plane: Array, starts: Array) -> int:
     return int(n_runs)
 
 
-@compiled
+@inner
 def _find_runs(plane: Array, starts: Array, n_runs: int, tokens: Array, frequency: Array) -> int:
     """Write literals (0 to 255) and runs of the byte before (256 + length) to `tokens`; return their number."""
     n_tokens = 0
@@ -171,7 +148,7 @@ def _find_runs(plane: Array, starts: Array, n_runs: int, tokens: Array, frequenc
     return n_tokens
 
 
-@compiled
+@inner
 def _put_code(out: Array, state: Array, lengths: Array) -> None:
     """Append the head of a block with a code of its own (RFC 1951, 3.2.7); its one distance is 1, in one bit."""
     n_lengths = _N_SYMBOLS
@@ -200,25 +177,23 @@ def _put_code(out: Array, state: Array, lengths: Array) -> None:
     frequency[1] += 1
     n_items += 1
     small = np.zeros(19, np.int64)
-    code_lengths(frequency, 7, small)
+    code_lengths(frequency, np.int64(7), small)
     codes = reversed_codes(small)
     n_small = 19
     while n_small > 4 and small[_LENGTH_ORDER[n_small - 1]] == 0:
         n_small -= 1
-    _put(out, state, 0b100, 3)
-    _put(out, state, n_lengths - 257, 5)
-    _put(out, state, 0, 5)
-    _put(out, state, n_small - 4, 4)
+    head = 0b100 | ((n_lengths - 257) << 3) | ((n_small - 4) << 13)
+    _put(out, state, _U(head), _U(17))
     for place in range(n_small):
-        _put(out, state, small[_LENGTH_ORDER[place]], 3)
-    for item in items[:n_items]:
-        symbol = item & 31
-        _put(out, state, codes[symbol], small[symbol])
-        if symbol > 16:
-            _put(out, state, item >> 5, 7 if symbol == 18 else 3)
+        _put(out, state, _U(small[_LENGTH_ORDER[place]]), _U(3))
+    for place in range(n_items):
+        symbol = items[place] & 31
+        n_extra = 0 if symbol <= 16 else 7 if symbol == 18 else 3
+        value = codes[symbol] | ((items[place] >> 5) << small[symbol])
+        _put(out, state, _U(value), _U(small[symbol] + n_extra))
 
 
-@compiled
+@inner
 def _put_literals(plane: Array, codes: Array, lengths: Array, out: Array, state: Array) -> None:
     """Append the codes of all bytes, four at a time, without a branch."""
     table = np.empty(256, np.uint64)
@@ -242,57 +217,29 @@ def _put_literals(plane: Array, codes: Array, lengths: Array, out: Array, state:
         used = total & _U(63)
     state[0], state[1], state[2] = word, used, buffer
     for at in range(whole, plane.size):
-        _put(out, state, codes[plane[at]], lengths[plane[at]])
+        _put(out, state, _U(codes[plane[at]]), _U(lengths[plane[at]]))
 
 
-@compiled
+@inner
 def _put_tokens(tokens: Array, codes: Array, lengths: Array, out: Array, state: Array) -> None:
     for token in tokens:
         if token < 256:
-            _put(out, state, codes[token], lengths[token])
+            _put(out, state, _U(codes[token]), _U(lengths[token]))
             continue
         run = token - 256
         symbol, n_extra = _SYMBOL[run], _EXTRA_BITS[run]
         # The code of the length, its extra bits and the one bit of distance 1, which is 0.
         value = codes[symbol] | (_EXTRA[run] << lengths[symbol])
-        _put(out, state, value, lengths[symbol] + n_extra + 1)
+        _put(out, state, _U(value), _U(lengths[symbol] + n_extra + 1))
 
 
-@compiled
-def _put_plane(plane: Array, tokens: Array, starts: Array, hard: float, out: Array, state: Array) -> int:
-    """Append a plane and return 0; or leave it and return its size in bytes, if that is above `hard` of its own."""
-    if _looks_random(plane):
-        if hard < 1:
-            return int(plane.size)
-        _store(plane, out, state)
-        return 0
-    frequency = np.zeros(_N_SYMBOLS, np.int64)
-    n_runs = _find_starts(plane, starts)
-    n_tokens = 0
-    if n_runs >= 0:
-        n_tokens = _find_runs(plane, starts, n_runs, tokens, frequency)
-    else:
-        _count(plane, frequency)
-    frequency[_END] = 1
-    lengths = np.zeros(_N_SYMBOLS, np.int64)
-    code_lengths(frequency, _LIMIT, lengths)
+@inner
+def _coded_bits(frequency: Array, lengths: Array) -> int:
+    """Return the bits of a block, at most: with the longest extra bits, and a code that is hard to send."""
     bits = 8 * _CODE_BYTES
     for symbol in range(_N_SYMBOLS):
         bits += frequency[symbol] * (lengths[symbol] + (6 if symbol > _END else 0))
-    size = min(bits // 8, plane.size)
-    if size > hard * plane.size:
-        return int(size)
-    if size == plane.size:
-        _store(plane, out, state)
-        return 0
-    codes = reversed_codes(lengths)
-    _put_code(out, state, lengths)
-    if n_runs >= 0:
-        _put_tokens(tokens[:n_tokens], codes, lengths, out, state)
-    else:
-        _put_literals(plane, codes, lengths, out, state)
-    _put(out, state, codes[_END], lengths[_END])
-    return 0
+    return bits
 
 
 @compiled
@@ -300,6 +247,8 @@ def put_planes(
     planes: Array, first: int, hard: float, hard_first: float, work: tuple[Array, Array], out: Array, state: Array
 ) -> tuple[int, int]:
     """Append planes from `first`; return the number of the first that is too hard, and its size, or (all, 0).
+
+    A plane that no code makes smaller is always too hard, and its size is its length.
 
     Parameters
     ----------
@@ -314,32 +263,29 @@ def put_planes(
     state
         uint64 ``(3,)``: words written, bits in the buffer, the buffer.
     """
+    tokens, starts = work
     for number in range(first, planes.shape[0]):
-        limit = hard_first if number == first else hard
-        size = _put_plane(planes[number], work[0], work[1], limit, out, state)
-        if size > 0:
+        plane = planes[number]
+        if _looks_random(plane):
+            return number, int(plane.size)
+        frequency = np.zeros(_N_SYMBOLS, np.int64)
+        n_runs = _find_starts(plane, starts)
+        n_tokens = 0
+        if n_runs >= 0:
+            n_tokens = _find_runs(plane, starts, n_runs, tokens, frequency)
+        else:
+            _count(plane, frequency)
+        frequency[_END] = 1
+        lengths = np.zeros(_N_SYMBOLS, np.int64)
+        code_lengths(frequency, np.int64(_LIMIT), lengths)
+        size = min(_coded_bits(frequency, lengths) // 8, plane.size)
+        if size == plane.size or size > (hard_first if number == first else hard) * plane.size:
             return number, size
+        codes = reversed_codes(lengths)
+        _put_code(out, state, lengths)
+        if n_runs >= 0:
+            _put_tokens(tokens[:n_tokens], codes, lengths, out, state)
+        else:
+            _put_literals(plane, codes, lengths, out, state)
+        _put(out, state, _U(codes[_END]), _U(lengths[_END]))
     return planes.shape[0], 0
-
-
-@compiled
-def put_bytes(raw: Array, out: Array, state: Array) -> None:
-    """Append whole bytes of deflate that somebody else made, after an empty stored block, which ends at one."""
-    _put(out, state, 0, 3)
-    _put(out, state, 0, int((_U(8) - state[1]) & _U(7)))
-    _put(out, state, 0xFFFF0000, 32)
-    _copy(raw, out, state)
-
-
-@compiled
-def put_head(out: Array, state: Array) -> None:
-    """Begin a zlib stream: a window of 32 KiB, fast compression, no dictionary."""
-    _put(out, state, 0x0178, 16)
-
-
-@compiled
-def put_end(out: Array, state: Array) -> int:
-    """Append an empty last block; return the number of bytes in `out`, which a checksum follows."""
-    _put(out, state, 0b011, 10)
-    out[state[0]] = state[2]
-    return int(state[0]) * 8 + (int(state[1]) + 7) // 8

@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 
 @compiled
 def _split(words: Array, planes: Array) -> None:
+    """Write the bytes of `words` ``(n,)`` to the first `n` places of each of `planes`."""
     if planes.shape[0] == 4:  # nearly always: one pass instead of four
         first, second, third, fourth = planes[0], planes[1], planes[2], planes[3]
         for at in range(words.size):
@@ -37,7 +38,7 @@ def shuffle(values: Array, length: int) -> Array:
     """
     words = values.view(np.dtype(f"u{values.dtype.itemsize}"))
     planes = (np.empty if len(values) == length else np.zeros)((words.dtype.itemsize, length), np.uint8)
-    _split(words, planes[:, : len(values)])
+    _split(words, planes)
     return planes.reshape(-1)
 
 

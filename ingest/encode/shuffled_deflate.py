@@ -16,12 +16,20 @@ import deflate
 import numpy as np
 from isal import isal_zlib
 
-from ingest.encode.plane_deflate import STORED_MOST, put_bytes, put_end, put_head, put_planes
+from ingest.encode.plane_deflate import put_planes
 
 __all__ = ["NEVER", "Search", "compress_planes"]
 
 _SMALL = 2048
 """Planes shorter than that share one code: those of several would outweigh them."""
+_STORED_MOST = 65_535
+"""Bytes of a stored block."""
+_HEAD = 0, 16, 0x0178
+"""A stream of 16 bits: zlib's head for a window of 32 KiB, fast compression, no dictionary (RFC 1950, 2.2)."""
+_LAST = 0b011
+"""Ten bits: an empty last block of the fixed code."""
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class _Scratch(threading.local):
         self.work = np.empty(0, np.uint16), np.empty(0, np.int32)
 
     def fit(self, n_planes: int, length: int) -> None:
-        words = n_planes * (length + 16 + 6 * (1 + length // STORED_MOST)) // 8 + 8
+        words = n_planes * (length + 16 + 6 * (1 + length // _STORED_MOST)) // 8 + 8
         if len(self.out) < words:
             self.out = np.empty(words, np.uint64)
         if len(self.work[0]) < length:
@@ -62,21 +70,54 @@ _SCRATCH = _Scratch()
 def compress_planes(search: Search, raw: memoryview, n_planes: int) -> bytes:
     """Return the zlib stream of `raw`, `n_planes` byte planes of equal length, above 0, behind each other."""
     planes = np.frombuffer(raw, np.uint8).reshape(n_planes, -1)
-    if planes.shape[1] < _SMALL:
+    length = planes.shape[1]
+    if length < _SMALL:
         return isal_zlib.compress(raw, 1)
-    _SCRATCH.fit(*planes.shape)
-    out, work, state = _SCRATCH.out, _SCRATCH.work, np.zeros(3, np.uint64)
-    put_head(out, state)
+    _SCRATCH.fit(n_planes, length)
+    out, work = _SCRATCH.out, _SCRATCH.work
+    state = np.array(_HEAD, np.uint64)
     number, size = put_planes(planes, 0, search.least, search.least, work, out, state)
     while number < n_planes:
-        strings = _search(planes[number].data, size, search)
-        if strings is None:
-            number, size = put_planes(planes, number, search.least, 1.0, work, out, state)
+        plane, limit = planes[number].data, search.least
+        strings = _search(plane, size, search) if size > limit * length else None
+        if strings is not None:
+            _append(b"", out, state)
+            _append_at_byte(strings, out, state)
+        elif size == length:
+            for start in range(0, length, _STORED_MOST):
+                _append(plane[start : start + _STORED_MOST], out, state)
         else:
-            put_bytes(np.frombuffer(strings, np.uint8), out, state)
-            number, size = put_planes(planes, number + 1, search.least, search.least, work, out, state)
-    size = put_end(out, state)
-    return out.view(np.uint8)[:size].tobytes() + deflate.adler32(raw).to_bytes(4, "big")
+            number, limit = number - 1, 1.0
+        number, size = put_planes(planes, number + 1, search.least, limit, work, out, state)
+    return _ended(out, state) + deflate.adler32(raw).to_bytes(4, "big")
+
+
+def _append(raw: bytes | memoryview, out: Array, state: Array) -> None:
+    """Append a stored block of up to 65,535 bytes; one of none leaves the stream at a whole byte."""
+    word, used, buffer = state.tolist()
+    head = buffer.to_bytes((used + 3 + 7) // 8, "little")  # three bits that are 0, and as many as fill the byte
+    state[:] = word, 0, 0
+    length = len(raw)
+    _append_at_byte(head + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little"), out, state)
+    _append_at_byte(raw, out, state)
+
+
+def _append_at_byte(raw: bytes | memoryview, out: Array, state: Array) -> None:
+    """Append whole bytes to a stream that is at one."""
+    word, used, buffer = state.tolist()
+    out[word] = buffer
+    start = word * 8 + used // 8
+    word, rest = divmod(start + len(raw), 8)
+    whole = out.view(np.uint8).data
+    whole[start : start + len(raw)] = raw
+    state[:] = word, rest * 8, int.from_bytes(whole[word * 8 : word * 8 + rest], "little")
+
+
+def _ended(out: Array, state: Array) -> bytes:
+    """Return the stream with an empty last block, to the last whole byte; a checksum follows."""
+    word, used, buffer = state.tolist()
+    end: bytes = (buffer | (_LAST << used)).to_bytes((used + 10 + 7) // 8, "little")
+    return out[:word].tobytes() + end
 
 
 def _search(plane: memoryview, size: int, search: Search) -> bytes | None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from ingest import source_order
 from ingest.cells import read_cells
@@ -76,10 +77,14 @@ def test_buckets_are_about_equal_however_cells_are_spread(tmp_path, monkeypatch)
 @given(
     st.lists(st.tuples(st.sampled_from(FILES), st.integers(0, 30)), min_size=2, max_size=60),
     st.integers(1, 7),
+    st.booleans(),
+    st.integers(1, 4),
 )
-def test_doubles_are_counted_across_buckets(tmp_path_factory, cells, bucket_rows):
+def test_doubles_are_counted_across_buckets_and_batches(tmp_path_factory, cells, bucket_rows, in_order, chunk_rows):
     path = tmp_path_factory.mktemp("doubles") / "i.feather"
-    pd.DataFrame(cells, columns=["source", "row"]).to_feather(path)
+    cells = sorted(cells) if in_order else cells
+    table = pa.table({"source": [name for name, _ in cells], "row": [row for _, row in cells]})
+    feather.write_feather(table, path, chunksize=chunk_rows)
     n_doubles = len(cells) - len(set(cells))
     if not n_doubles:
         assert len(read_cells(path, bucket_rows=bucket_rows)) == len(cells)
@@ -88,6 +93,14 @@ def test_doubles_are_counted_across_buckets(tmp_path_factory, cells, bucket_rows
     first = min((cell for cell in set(cells) if cells.count(cell) > 1), key=lambda cell: (rank[cell[0]], cell[1]))
     with pytest.raises(ConfigError, match=f"{n_doubles} cells stand twice, the first is {first[1]} of {first[0]}"):
         read_cells(path, bucket_rows=bucket_rows)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 4])
+def test_what_is_out_of_order_only_between_two_batches_is_sorted(tmp_path, chunk_rows):
+    rows = [4, 5, 6, 1, 2, 3]
+    table = pa.table({"source": [FILES[0]] * 6, "row": rows})
+    feather.write_feather(table, tmp_path / "i.feather", chunksize=chunk_rows)
+    assert rows_of(read_cells(tmp_path / "i.feather"))["row"].tolist() == sorted(rows)
 
 
 def test_coordinates_as_large_as_they_get(tmp_path):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import feather
 
 from ingest.digest import content_digest, sums_digest
 from ingest.encode.decode import decode_chunk
@@ -275,6 +277,20 @@ def test_a_summary_that_says_the_same_in_other_words_is_good(dest):
     assert verify_dataset(dest.open()).exit_code == 0
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "total_cells_downloaded": 61}))
+    assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 60, 1000])
+def test_the_table_of_all_cells_may_be_spelled_in_other_batches(dest, chunk_rows):
+    path = dest.path / "metadata" / "cells.feather"
+    table = feather.read_table(path, memory_map=False)
+    feather.write_feather(table, path, compression="zstd", chunksize=chunk_rows)
+    assert verify_dataset(dest.open()).exit_code == 0
+    for other in (table.slice(1), table.slice(0, 59), pa.concat_tables([table, table.slice(0, 1)]), table.slice(0, 0)):
+        feather.write_feather(other, path, chunksize=chunk_rows)
+        assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
+    names = table.column_names
+    feather.write_feather(table.rename_columns([*names[:-1], "other"]), path, chunksize=chunk_rows)
     assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
 
 
