@@ -40,6 +40,8 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (some minutes the first time)"
 	$(PIP) --constraint constraints.txt --editable .
+	@echo "compiling kernels (about 10 s, once)"
+	$(BIN)/python -m ingest.warm
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

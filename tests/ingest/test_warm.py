@@ -1,0 +1,68 @@
+"""Kernels compiled ahead: a process that comes after compiles nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+WORK = """
+import sys
+import numpy as np, pyarrow as pa
+from numba.core.registry import CPUDispatcher
+from ingest.encode.base import encode_block
+from ingest.encode.open import open_codec
+from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
+from ingest.testing.blocks import seeded_block
+from ingest.validate import check_rows
+
+block = seeded_block(90, 1_500, density=0.4)
+counts = block.counts
+rows = np.arange(90) * 7 + 3
+genes = GeneMap(np.arange(1_500, dtype=np.int32)[::-1].copy(), 1_500, 1_500)
+assembler = CooAssembler(rows[::-1], genes, dtype=np.float32, source="t")
+table = np.repeat(rows, np.diff(counts.indptr)), counts.indices.astype(np.int64), counts.data
+for cut in (slice(None, 5_000), slice(5_000, None)):
+    assembler.add(*(pa.array(column[cut]).to_numpy() for column in table))
+found = assembler.finish().counts
+taken = csr_rows(counts.indptr, counts.indices, counts.data, np.arange(90)[::-1].copy(), genes, source="t").counts
+assert (found.data == taken.data).all() and (found.indices == taken.indices).all()
+check_rows(found.rows(3, 50), source="t")
+encode_block(open_codec("h5ad", "deflate", 1), block)
+
+kernels = {
+    id(kernel): kernel
+    for name, module in list(sys.modules.items())
+    if name.startswith("ingest.")
+    for kernel in vars(module).values()
+    if isinstance(kernel, CPUDispatcher)
+}.values()
+hits = sum(sum(kernel.stats.cache_hits.values()) for kernel in kernels)
+missed = [(kernel.__name__, *kernel.stats.cache_misses) for kernel in kernels if kernel.stats.cache_misses]
+print(hits)
+sys.exit(f"compiled anew: {missed}" if missed else 0)
+"""
+
+
+def run(folder, *arguments):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(180)
+def test_after_compiling_ahead_a_process_loads_everything(tmp_path):
+    ahead = run(tmp_path, "-m", "ingest.warm")
+    assert (ahead.returncode, ahead.stderr) == (0, "")
+    after = run(tmp_path, "-c", WORK)
+    assert after.returncode == 0, after.stderr
+    assert int(after.stdout) >= 8
+
+
+def test_without_it_kernels_are_compiled(tmp_path):
+    """The test above tells: a kernel that was not met is missed."""
+    met = WORK[: WORK.index("rows = ")] + 'check_rows(counts, source="t")\n' + WORK[WORK.index("kernels = ") :]
+    after = run(tmp_path, "-c", met)
+    assert after.returncode == 1
+    assert "compiled anew: [('_check_rows'" in after.stderr or "('_indptr_fault'" in after.stderr
