@@ -7,6 +7,8 @@ unless it is told otherwise: float32 counts of a Census and of h5ad files, chunk
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 
@@ -22,8 +24,11 @@ _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
 
 
+@cache
 def compile_kernels() -> None:
     """Send a few cells through all that is compiled: 10 CPU-seconds the first time, 0.06 when it is cached.
+
+    Once a process, however often it is asked.
 
     The first compiled call of a process costs 0.35 more, whatever it calls: numba reads its own tables.
     """

@@ -20,6 +20,7 @@ from ingest.pool import Progress, UnitOutcome, UnitTask, unforeseen
 from ingest.store.open import open_store
 from ingest.unit_maker import Tally, UnitMaker, failure_of
 from ingest.unit_rows import rows_of_chunks
+from ingest.warm import compile_kernels
 
 if TYPE_CHECKING:
     from ingest.chunks import Commit
@@ -72,8 +73,9 @@ class ChunkWorker:
         """
         keep_freed_memory()
         opened, _, _ = self._open()
-        # What takes seconds to import is imported now: the first unit's clock and deadline are its own.
+        # What takes seconds to import or to compile is done now: the first unit's clock and deadline are its own.
         import_readers({survey.layout for survey in opened.surveys})
+        compile_kernels()
 
     def _open(self) -> tuple[OpenPlan, OpenSources, Codec]:
         if self._opened is None or self._sources is None or self._codec is None:

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "describe_sources", "describe_work", "execute", "plan_facts", "say_end", "speed_line"]
 
-_NNZ_PER_SECOND = 8e6
-"""Of one worker, for the expected time: what `demo --cells 50000 --genes 60530` does on a laptop core."""
+_READ_BYTES_PER_SECOND = 8e7
+_NNZ_PER_SECOND = 7e7
+_CHUNK_SECONDS = 0.008
+"""Of one worker, for the expected time: reading stored bytes, encoding non-zeros, and what each chunk costs beside.
 
-_GENES_PER_SECOND = 4e5
-"""Rows of var written by one worker: what small chunks cost beside their counts."""
+From `python -m benchmarks --only dense chunk_size` on a local disk; a network may be slower.
+"""
 
 _START_SECONDS = {"ray": 8.0, "serial": 2.0}
 """Until the first worker works."""
 
-_BYTES_PER_NNZ = 2.1
-_BYTES_PER_GENE = 115
-"""Of a chunk: compressed counts, and its gene table, whose strings HDF5 does not compress."""
+_BYTES_PER_NNZ = 1.6
+_BYTES_PER_GENE = 7
+"""Of a chunk: compressed counts, and its gene table."""
 
 _SAID = 5
 """Quarantined chunks spelled out at the end."""
@@ -65,7 +67,8 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) ->
         "memory_per_worker_bytes": work.memory.projected,
         "seconds": round(
             _START_SECONDS[settings.pool]
-            + (nnz / _NNZ_PER_SECOND + genes_written / _GENES_PER_SECOND) / max(1, work.workers),
+            + (work.read_bytes / _READ_BYTES_PER_SECOND + nnz / _NNZ_PER_SECOND + len(work.missing) * _CHUNK_SECONDS)
+            / max(1, work.workers),
             1,
         ),
     }
