@@ -19,7 +19,7 @@ from ingest.testing.datasets import make_dataset, open_serial_pool, write_census
 BAND = 2048
 N_BANDS = 29
 N_CELLS = N_BANDS * BAND - 100
-SLAB_BYTES = 64 << 20
+SLAB_BYTES = 104 << 20
 """Some five bands. TileDB packs entries into data tiles of its own, and the one at the seam of two slabs is read for
 both: one of 255 in a Census' band, one of 18 here. With eight tiles of genes each is about two data tiles, so that any
 cell of a band costs most of it, as it does in a Census."""
