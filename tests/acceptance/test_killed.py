@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOMENTS = 20
-CHUNKS = ("-n", 3_000, "-c", 40)
-"""75 chunks: enough that twenty kills, each after a chunk or two, come before the end."""
+CHUNKS = ("-n", 3_000, "-c", 5)
+"""600 chunks: enough that twenty kills, each after some few or within two seconds, come before the end."""
 
 
 def start(arguments: list[object], environment: dict[str, str]) -> subprocess.Popen[str]:

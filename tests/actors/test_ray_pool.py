@@ -97,7 +97,7 @@ def test_starts_that_always_fail_end_within_the_budget(make_pool, folder, how):
 
 def test_a_start_that_hangs_is_given_up(make_pool, folder):
     factory = ScriptedFactory(folder, starts=(Step("hang"), Step()))
-    [event] = drive(make_pool(factory, 1, start_timeout_s=2.0), tasks_of([0]))
+    [event] = drive(make_pool(factory, 1, start_timeout_s=6.0), tasks_of([0]))
     assert isinstance(event, Ended)
 
 
