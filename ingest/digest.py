@@ -7,6 +7,8 @@ different contents spell the same stream.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ __all__ = [
     "levels_of",
     "rows_digest",
     "sums_digest",
+    "text_bytes",
 ]
 
 
@@ -54,17 +57,50 @@ def levels_of(column: pa.Array) -> Levels:
     """
     indices = pc.fill_null(column.indices, -1) if column.indices.null_count else column.indices
     codes = indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-    if len(column.dictionary) > len(codes):
-        present = np.unique(codes)
-        present = present[present >= 0]
-    else:
-        present = np.flatnonzero(np.bincount(codes + 1, minlength=1)[1:])
-    names = column.dictionary.take(pa.array(present)).to_pylist()
-    values = sorted({name for name in names if name is not None})
-    rank = {value: at for at, value in enumerate(values)}
-    recode = np.full(len(column.dictionary) + 1, -1, np.int32)  # the last slot takes code -1
-    recode[present] = [rank.get(name, -1) for name in names]
-    return Levels(tuple(values), recode[codes])
+    dictionary = column.dictionary
+    if len(dictionary) > _MOST_RANKED:
+        present = np.unique(codes[codes >= 0])
+        codes = np.where(codes < 0, -1, np.searchsorted(present, codes)).astype(np.int32)
+        dictionary = dictionary.take(pa.array(present))
+    texts, rank = _ranked(dictionary)
+    codes = rank[codes]
+    present = np.flatnonzero(np.bincount(codes + 1, minlength=1)[1:])
+    recode = np.full(len(texts) + 1, -1, np.int32)  # the last slot takes code -1
+    recode[present] = np.arange(len(present))
+    return Levels(tuple(texts[at] for at in present.tolist()), recode[codes])
+
+
+_Ranked = tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int32]]]
+
+_MOST_RANKED = 4096
+"""Values of a dictionary that are ranked whole, and remembered: a chunk's neighbours have the same one."""
+_MOST_RANKED_BYTES = 1 << 20
+"""Of its memory, which is hashed to know it again."""
+_RANKED: OrderedDict[tuple[Any, ...], _Ranked] = OrderedDict()
+_MOST_REMEMBERED = 64
+
+
+def _ranked(dictionary: pa.Array) -> _Ranked:
+    """Return its distinct values, sorted, and for each of it its place among them, int32 ``(n + 1,)``; -1: missing."""
+    if len(dictionary) > _MOST_RANKED or sum(part.size for part in dictionary.buffers() if part) > _MOST_RANKED_BYTES:
+        return _rank(dictionary)
+    # By content, for an address tells nothing once the memory is given back.
+    raw = (None if part is None else xxhash.xxh3_128_digest(part) for part in dictionary.buffers())
+    key = (str(dictionary.type), dictionary.offset, len(dictionary), *raw)
+    found = _RANKED.get(key)
+    if found is None:
+        found = _RANKED[key] = _rank(dictionary)
+        with suppress(KeyError):  # another thread may empty it meanwhile
+            while len(_RANKED) > _MOST_REMEMBERED:
+                _RANKED.popitem(last=False)
+    return found
+
+
+def _rank(dictionary: pa.Array) -> _Ranked:
+    names = dictionary.to_pylist()
+    texts = sorted({name for name in names if name is not None})
+    at = {text: number for number, text in enumerate(texts)}
+    return tuple(texts), np.array([*(-1 if name is None else at[name] for name in names), -1], np.int32)
 
 
 def _canonical(column: pa.ChunkedArray) -> Levels | np.ndarray[Any, Any]:
@@ -85,6 +121,18 @@ def canonical_obs(obs: pa.Table) -> dict[str, Levels | np.ndarray[Any, Any]]:
     return {name: _canonical(obs[name]) for name in obs.column_names}
 
 
+def text_bytes(texts: Iterable[str] | pa.StringArray) -> tuple[np.ndarray[Any, np.dtype[np.int64]], bytes]:
+    """Return the length in bytes of each of `texts`, none of them missing, int64 ``(n,)``, and all bytes joined."""
+    if isinstance(texts, pa.Array) and pa.types.is_string(texts.type):
+        if not len(texts):
+            return np.empty(0, np.int64), b""
+        _, ends, values = texts.buffers()
+        offsets = np.frombuffer(ends, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+        return np.diff(offsets), values[int(offsets[0]) : int(offsets[-1])].to_pybytes() if values else b""
+    raw = [text.encode() for text in (texts.to_pylist() if isinstance(texts, pa.Array) else texts)]
+    return np.fromiter(map(len, raw), np.int64, len(raw)), b"".join(raw)
+
+
 class _Stream:
     """A digest fed with named arrays."""
 
@@ -96,10 +144,11 @@ class _Stream:
         self._head(name, little.dtype.str, len(little))
         self._hash.update(np.ascontiguousarray(little).view(np.uint8).data if len(little) else b"")
 
-    def texts(self, name: str, values: Iterable[str]) -> None:
-        blob = b"".join(len(raw).to_bytes(8, "little") + raw for raw in (value.encode() for value in values))
-        self._head(name, "text", len(blob))
-        self._hash.update(blob)
+    def texts(self, name: str, values: Iterable[str] | pa.StringArray) -> None:
+        lengths, joined = text_bytes(values)
+        self.array(name, lengths)
+        self._head(name, "text", len(joined))
+        self._hash.update(joined)
 
     def _head(self, name: str, kind: str, length: int) -> None:
         raw = name.encode()
@@ -176,7 +225,7 @@ class ContentDigest:
         stream.part("indices", self.indices)
         stream.part("data", self.data)
         stream.texts("genes", (genes.digest,))
-        stream.texts("obs_names", names.to_pylist())
+        stream.texts("obs_names", names)
         for name, values in obs.items():
             stream.column(f"obs/{name}", values)
         return stream.hexdigest()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ingest.encode.filters import Filter
 
-__all__ = ["H5File"]
+__all__ = ["COMPACT_BYTES", "H5File"]
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +50,7 @@ _COMPACT = _dataset_properties(h5d.COMPACT)
 _CONTIGUOUS = _dataset_properties(h5d.CONTIGUOUS)
 _REFERENCES = _dataset_properties(h5d.CONTIGUOUS, h5d.FILL_TIME_IFSET)
 """For texts of any length, which lie elsewhere in the file: HDF5 wants their references filled."""
-_COMPACT_BYTES = 1024
+COMPACT_BYTES = 1024
 """Arrays up to this size lie in their object's header: no seek to read them, and no gain from a filter."""
 
 
@@ -61,10 +61,15 @@ class H5File:
     ----------
     template
         The bytes of a file to begin with.
+    patches
+        Bytes in it to replace, by their place.
     """
 
-    def __init__(self, template: bytes | None = None) -> None:
+    def __init__(self, template: bytes | None = None, patches: Mapping[int, bytes] | None = None) -> None:
         self._buffer = io.BytesIO(template or b"")
+        for place, raw in (patches or {}).items():
+            self._buffer.seek(place)
+            self._buffer.write(raw)
         access = h5p.create(h5p.FILE_ACCESS)
         access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
         access.set_fclose_degree(h5f.CLOSE_STRONG)  # else an object still in somebody's hands keeps the file open
@@ -92,6 +97,16 @@ class H5File:
         """Set attributes of the file's root."""
         _describe(h5g.open(self._file, b"/"), attributes)
 
+    def room(self, path: str, n: int, dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> int:
+        """Create a dataset of `n` numbers, more than 0, that are zeros for now; return where in the file they lie.
+
+        There they may be overwritten without HDF5: nothing sums over them.
+        """
+        node = h5d.create(self._file, path.encode(), _kind(dtype), _place((n,)), _CONTIGUOUS)
+        node.write(h5s.ALL, h5s.ALL, np.zeros(n, dtype), _kind(dtype))
+        _describe(node, attributes)
+        return int(node.get_offset())
+
     def group(self, path: str, attributes: Mapping[str, Any]) -> None:
         """Create the group `path`."""
         _describe(h5g.create(self._file, path.encode(), gcpl=_GROUP), attributes)
@@ -103,9 +118,9 @@ class H5File:
     def array(self, path: str, values: Array, attributes: Mapping[str, Any]) -> None:
         """Create a dataset of `values` ``(n,)`` as they are, numbers or texts."""
         kind = _kind(values.dtype)
-        small = 0 < values.nbytes <= _COMPACT_BYTES
+        small = 0 < values.nbytes <= COMPACT_BYTES
         layout = _REFERENCES if values.dtype == _TEXT else _COMPACT if small else _CONTIGUOUS
-        node = h5d.create(self._file, path.encode(), kind, h5s.create_simple(values.shape), layout)
+        node = h5d.create(self._file, path.encode(), kind, _place(values.shape), layout)
         if len(values):
             node.write(h5s.ALL, h5s.ALL, values, None if layout is _REFERENCES else kind)
         _describe(node, attributes)
@@ -141,11 +156,7 @@ class H5File:
             Values in all, more than 0, and values in a block, which the last one has too.
         """
         total, length = shape
-        plist = _dataset_properties(h5d.CHUNKED)
-        plist.set_chunk((length,))
-        how.describe(plist)
-        kind = _kind(dtype)
-        node = h5d.create(self._file, path.encode(), kind, h5s.create_simple((total,)), plist)
+        node = h5d.create(self._file, path.encode(), _kind(dtype), _place((total,)), _chunked(length, how))
         for at, block in enumerate(blocks):
             node.write_direct_chunk((at * length,), block)
         _describe(node, attributes or {})
@@ -163,8 +174,21 @@ def _describe(node: Any, attributes: Mapping[str, Any]) -> None:
             h5a.create(node, name.encode(), _TEXT_TYPE, _SCALAR).write(_text(value), mtype=_TEXT_IN_MEMORY)
         else:
             values = np.asarray(value)
-            place = h5s.create_simple(values.shape) if values.shape else _SCALAR
-            h5a.create(node, name.encode(), _kind(values.dtype), place).write(values)
+            h5a.create(node, name.encode(), _kind(values.dtype), _place(values.shape)).write(values)
+
+
+@lru_cache(maxsize=64)
+def _place(shape: tuple[int, ...]) -> Any:
+    """Return HDF5's dataspace: shared, so nobody may select in it."""
+    return h5s.create_simple(shape) if shape else _SCALAR
+
+
+@lru_cache(maxsize=64)
+def _chunked(length: int, how: Filter) -> h5p.PropDCID:
+    plist = _dataset_properties(h5d.CHUNKED)
+    plist.set_chunk((length,))
+    how.describe(plist)
+    return plist
 
 
 @lru_cache(maxsize=64)  # the same few stand at every object
@@ -177,6 +201,12 @@ def _type_of(dtype: np.dtype[Any]) -> Any:
     return h5t.py_create(dtype, logical=True)
 
 
+@lru_cache(maxsize=256)
+def _text_type(encoding: str, length: int | None) -> Any:
+    return h5t.py_create(h5py.string_dtype(encoding, length), logical=True)
+
+
 def _kind(dtype: np.dtype[Any]) -> Any:
     """Return HDF5's type; of texts it is told by metadata, which equal dtypes may differ in."""
-    return h5t.py_create(dtype, logical=True) if dtype.metadata else _type_of(dtype)
+    text = h5py.check_string_dtype(dtype) if dtype.metadata else None
+    return _type_of(dtype) if text is None else _text_type(*text)

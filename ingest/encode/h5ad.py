@@ -10,7 +10,7 @@ from ingest.digest import ArrayDigest, ContentDigest, canonical_obs
 from ingest.encode.array_stream import ArrayStream
 from ingest.encode.base import Encoded, Offsets, encode_block
 from ingest.encode.compressors import Compressors
-from ingest.encode.elements import write_frame
+from ingest.encode.elements import frame_numbers, write_frame
 from ingest.encode.filters import TEXT, choose_filter
 from ingest.encode.h5_file import H5File
 from ingest.encode.h5ad_outline import Outlines
@@ -99,9 +99,11 @@ class H5adEncoder:
         if not n_cells == len(obs) == len(names):
             raise ValueError(f"{n_cells} cells with {len(obs)} obs rows and {len(names)} names")
         columns = canonical_obs(obs)
-        with H5File(self._outlines.of(self._genes, n_cells, columns)) as file:
+        numbers = frame_numbers(columns)
+        outline, places = self._outlines.of(self._genes, n_cells, columns, numbers)
+        with H5File(outline, {at: numbers[place].tobytes() for place, at in places.items()}) as file:
             offsets = self._write_counts(file, indptr)
-            write_frame(file, "obs", names.to_pylist(), columns, TEXT if self._compressors.filter else None)
+            write_frame(file, "obs", names, columns, numbers, TEXT if self._compressors.filter else None)
             content = self._digest.hexdigest(self._genes, names, columns)
             return Encoded(file.image(), offsets, content, self._data.dtype.name)
 

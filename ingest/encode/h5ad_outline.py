@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.digest import Levels
-from ingest.encode.elements import DICT, encoding, outline_frame, write_numbers, write_texts
+from ingest.encode.elements import (
+    DICT,
+    encoding,
+    is_short,
+    outline_frame,
+    outline_numbers,
+    write_numbers,
+    write_texts,
+)
 from ingest.encode.h5_file import H5File
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ingest.digest import Levels
     from ingest.encode.filters import Filter
     from ingest.genes import Genes
 
@@ -37,23 +45,37 @@ class Outlines:
     def __init__(self, how: Filter | None) -> None:
         self._how = how
         self._table: tuple[Genes, bytes] | None = None
-        self._known: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
-        """Cells and columns -> the gene table, and the outline made from it."""
+        self._known: dict[tuple[Any, ...], tuple[bytes, bytes, Mapping[str, int]]] = {}
+        """Cells, columns and types of numbers -> the gene table, and what was made from it."""
 
-    def of(self, genes: Genes, n_cells: int, columns: Mapping[str, Levels | Array]) -> bytes:
-        """Return a file with the gene table, and the groups of `n_cells` with such columns of obs."""
+    def of(
+        self, genes: Genes, n_cells: int, columns: Mapping[str, Levels | Array], numbers: Mapping[str, Array]
+    ) -> tuple[bytes, Mapping[str, int]]:
+        """Return a file with the gene table and the groups of `n_cells` with such columns of obs, and room for numbers.
+
+        Parameters
+        ----------
+        numbers
+            Of obs, `ingest.encode.elements.frame_numbers`.
+
+        Returns
+        -------
+        tuple
+            The file; where in it the short ones of `numbers` have their place.
+        """
         table = self._table_of(genes)
-        kinds = tuple((name, isinstance(column, Levels)) for name, column in columns.items())
-        key = (n_cells, kinds)
-        beside, known = self._known.get(key, (None, b""))
+        kinds = tuple((place, values.dtype if is_short(values) else None) for place, values in numbers.items())
+        key = (n_cells, tuple(columns), kinds)
+        beside, known, places = self._known.get(key, (None, b"", {}))
         if beside is not table:
             with H5File(table) as file:
                 shape = np.array([n_cells, len(genes)], np.int64)
                 file.group("X", {**encoding("csr_matrix", "0.1.0"), "shape": shape})
                 outline_frame(file, "obs", columns)
+                places = outline_numbers(file, "obs", numbers)
                 known = bytes(file.image())
-            self._known = {**dict(list(self._known.items())[1 - _MOST :]), key: (table, known)}
-        return known
+            self._known = {**dict(list(self._known.items())[1 - _MOST :]), key: (table, known, places)}
+        return known, places
 
     def _table_of(self, genes: Genes) -> bytes:
         held = self._table  # read once: another thread may replace it
