@@ -425,6 +425,9 @@ def take_rows(
 ) -> None:
     """Copy `rows` (int64 ``(k,)``, in range) of a checked CSR matrix, in that order, to where `out_indptr` says."""
     for i in range(rows.size):
-        begin, end, place = indptr[rows[i]], indptr[rows[i] + 1], out_indptr[i]
-        out_indices[place : place + end - begin] = indices[begin:end]
-        out_data[place : place + end - begin] = data[begin:end]
+        begin, end = indptr[rows[i]], indptr[rows[i] + 1]
+        genes, values = indices[begin:end], data[begin:end]
+        row_indices, row_data = out_indices[out_indptr[i] :], out_data[out_indptr[i] :]
+        for at in range(genes.size):  # numba takes seconds to compile the assignment of a slice
+            row_indices[at] = genes[at]
+            row_data[at] = values[at]
