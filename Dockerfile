@@ -15,7 +15,8 @@ COPY --from=build /opt/cell-ingest /opt/cell-ingest
 ENV PATH=/opt/cell-ingest/bin:$PATH \
     HOME=/tmp \
     NUMBA_CACHE_DIR=/tmp/numba \
-    MALLOC_ARENA_MAX=2 \
+    MALLOC_ARENA_MAX=1 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     RAY_AUTH_MODE=token \
     RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 \
     GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false

@@ -157,7 +157,7 @@ class ChunkMaker:
             nnz=self._nnz,
             # Fractions add up to the same float only in one and the same way, however the cells came.
             sum=self._total if self._integer else math.fsum(sums),
-            maximum=self._maximum,
+            maximum=self._maximum if self._integer else float(self._maximum),
             dtype=encoded.dtype,
             sources=tuple((int(numbers[at]), int(lengths[at])) for at in np.argsort(first)),
             cell_sums=sums_digest(sums, n_genes),

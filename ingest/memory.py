@@ -17,7 +17,7 @@ MIB = 1 << 20
 BASE = 448 * MIB
 """A worker that has read nothing: Python, Ray, TileDB, HDF5, numba and its compiled kernels, the rows of a unit.
 
-With `MALLOC_ARENA_MAX` 2, as a local Ray and the image have it; with malloc's own choice it is 250 MiB more."""
+With one malloc arena (`MALLOC_ARENA_MAX`), as a local Ray and the image have it; else it is 250 MiB more."""
 
 _CELL = 400
 """obs, names, row lookup of one cell."""
@@ -72,6 +72,7 @@ def plan_memory(
     limit: int,
     codec: str = "deflate",
     remote: bool = False,
+    fractions: bool = False,
 ) -> MemoryPlan:
     """Divide a worker's memory.
 
@@ -87,6 +88,8 @@ def plan_memory(
         How chunks are compressed.
     remote
         Whether a Census is read over a network.
+    fractions
+        Whether values may be fractional, which hardly shrink.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def plan_memory(
         The largest chunk does not fit; the message has the numbers that would do.
     """
     largest = int(profile.nnz.max(initial=0))
-    file = round(largest * _encoded_bytes(codec, value_bytes)) + cells_per_chunk * _CELL + _GENES
+    file = round(largest * _encoded_bytes(codec, value_bytes, fractions=fractions)) + cells_per_chunk * _CELL + _GENES
     upload = min(_USUAL_UPLOAD, _MOST_UPLOADS * file)
     # A file that alone exceeds the bound is under way by itself, while the next one's blocks are compressed.
     chunk, upload = 2 * file, max(0, upload - file)
@@ -115,9 +118,11 @@ def plan_memory(
     return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)), upload, network)
 
 
-def _encoded_bytes(codec: str, value_bytes: int) -> float:
-    """Return what one non-zero takes in a file, at most: counts of a Census 1.6 when compressed, others up to 2.4."""
-    return value_bytes + 4 if codec == "none" else 2.5
+def _encoded_bytes(codec: str, value_bytes: int, *, fractions: bool) -> float:
+    """Return what one non-zero takes in a file, at most: counts of a Census 1.6, others up to 2.4; fractions 4.3."""
+    if codec == "none":
+        return value_bytes + 4
+    return value_bytes + 1.5 if fractions else 2.5
 
 
 def slab_bytes(entries: int, value_bytes: int) -> int:

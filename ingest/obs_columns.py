@@ -97,7 +97,7 @@ class TextColumn:
             return self._known[1]
         if pc.any(pc.match_substring(dictionary, "\0")).as_py():
             message = f"{self._path}: column {self.name!r} holds a NUL character, which HDF5 cannot"
-            raise ConfigError(message, kind="bad-index")
+            raise ConfigError(message, kind="bad-index", hint="drop the column, or the characters")
         self._known = dictionary, np.full(len(dictionary), _UNSEEN, np.int32)
         return self._known[1]
 

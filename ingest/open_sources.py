@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ingest.errors import IngestError, SourceChangedError, SourceError
 from ingest.fetch.open import open_fetcher
 from ingest.retry import Budget, Retrier
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ingest.fetch.base import Fetched, Fetcher, FetchLimits, FetchOptions
     from ingest.opened import OpenPlan
 
@@ -57,6 +58,16 @@ class OpenSources:
                 raise
 
         return self._retrier.call(attempt)
+
+    def open_ahead(self) -> None:
+        """Open the Census that units will read, if there is one: over a network that takes a second or two.
+
+        Whatever stands in the way is met again, and reported, by the first unit.
+        """
+        censuses = [number for number, survey in enumerate(self._opened.surveys) if survey.layout == "soma"]
+        if len(censuses) == 1:
+            with suppress(IngestError):
+                self._fetcher(censuses[0]).read(np.zeros(1, np.int64))
 
     def _fetcher(self, number: int) -> Fetcher:
         if number in self._fetchers:

@@ -204,6 +204,7 @@ def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> 
         limit=work.memory_bytes,
         codec=plan.identity.codec,
         remote=any(survey.layout == "soma" and survey.source.path is None for survey in plan_of.surveys),
+        fractions=plan.identity.allow_noninteger,
     )
 
 

@@ -240,7 +240,7 @@ def _ended(outcome: str, driven: Driven | None, seconds: float) -> dict[str, obj
         "start_seconds": round(seconds - (driven.seconds if driven else 0.0), 3),
         "cells": totals.n_cells,
         "chunks": totals.n_chunks,
-        "bytes_read": totals.bytes_read,
+        "bytes_read": totals.bytes_read or None,  # the library of a Census does not tell
         "bytes_written": totals.bytes_written,
         "retries": totals.retries,
         "peak_rss_bytes": totals.peak_rss_bytes,

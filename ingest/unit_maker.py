@@ -119,6 +119,7 @@ class UnitMaker:
         self._whole = whole_sources(opened)
         self._makers: dict[int, ChunkMaker] = {}
         self._notes: dict[int, set[str]] = {}
+        self._failed: set[int] = set()
         self._fatal: Exception | None = None
         self._dest_is_down = False
         self.tally = Tally(task.unit_id)
@@ -221,7 +222,11 @@ class UnitMaker:
             uploads.call_off()
 
     def _fail(self, error: IngestError, chunks: Iterable[int]) -> None:
-        failed = list(chunks)
+        # Reading may fail a chunk that encoding has failed meanwhile: the first cause counts.
+        failed = [chunk for chunk in chunks if chunk not in self._failed]
+        if not failed:
+            return
+        self._failed.update(failed)
         self.tally.failures.append(failure_of(error, failed))
         for chunk in failed:
             self._wanted.drop(chunk)

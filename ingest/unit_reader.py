@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ingest.errors import CorruptError, NotFoundError, SourceError, TransientError
+from ingest.errors import CorruptError, NotFoundError, SourceChangedError, SourceError, TransientError
 
 if TYPE_CHECKING:
     import threading
@@ -64,7 +64,7 @@ class UnitReader:
         stop: threading.Event,
     ) -> None:
         self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
-        self._down: dict[int, TransientError] = {}
+        self._lost: dict[int, TransientError | SourceChangedError] = {}
         self.seconds = 0.0
         """Wall time spent in reading so far."""
 
@@ -79,16 +79,13 @@ class UnitReader:
                 return
             try:
                 fetched = self._fetch(low, high)
-            except SourceError as error:
-                if len(chunks) == 1:
-                    self._wanted.drop(chunks[0])
-                    yield Trouble(chunks, error)
+            except (SourceError, TransientError, CorruptError, NotFoundError) as error:
+                if len(chunks) > 1 and isinstance(error, SourceError) and not isinstance(error, SourceChangedError):
+                    # One bad cell must not hold back its neighbours' chunks: it is looked for by halves.
+                    middle = self._wanted.rows(chunks[len(chunks) // 2])[0]
+                    yield from self._read(low, middle)
+                    yield from self._read(middle, high)
                     continue
-                # One bad cell must not hold back its neighbours' chunks: each chunk's rows are read alone.
-                for chunk in chunks:
-                    bounds = self._wanted.rows(chunk)
-                    yield from self._read(max(low, bounds[0]), min(high, bounds[1]))
-            except (TransientError, CorruptError, NotFoundError) as error:
                 for chunk in chunks:
                     self._wanted.drop(chunk)
                 yield Trouble(chunks, error)
@@ -98,13 +95,13 @@ class UnitReader:
 
     def _fetch(self, start: int, stop: int) -> Fetched:
         number = self._rows.source(start)
-        if number in self._down:  # it was tried for minutes; its other rows need not wait as long again
-            raise self._down[number]
+        if number in self._lost:  # it was tried for minutes, or is another now: its other rows would find the same
+            raise self._lost[number]
         before = time.perf_counter()
         try:
             return self._sources.read(number, self._rows.coordinates(start, stop))
-        except TransientError as error:
-            self._down[number] = error
+        except (TransientError, SourceChangedError) as error:
+            self._lost[number] = error
             raise
         finally:
             self.seconds += time.perf_counter() - before

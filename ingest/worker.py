@@ -72,10 +72,11 @@ class ChunkWorker:
             DEST or its plan cannot be read from here.
         """
         keep_freed_memory()
-        opened, _, _ = self._open()
+        opened, sources, _ = self._open()
         # What takes seconds to import or to compile is done now: the first unit's clock and deadline are its own.
         import_readers({survey.layout for survey in opened.surveys})
         compile_kernels()
+        sources.open_ahead()
 
     def _open(self) -> tuple[OpenPlan, OpenSources, Codec]:
         if self._opened is None or self._sources is None or self._codec is None:
@@ -83,10 +84,12 @@ class ChunkWorker:
             self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url))
             identity = self._opened.plan.identity
             options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
-            # A third of it is the slab that is being encoded meanwhile.
-            limits = FetchLimits(factory.slab_bytes * 2 // 3, factory.threads, Path(factory.scratch))
+            # Reading and encoding go on at the same time: they share the CPUs, and a third of the slab's memory is the
+            # one that is being encoded.
+            threads = max(1, factory.threads // 2)
+            limits = FetchLimits(factory.slab_bytes * 2 // 3, threads, Path(factory.scratch))
             self._sources = OpenSources(self._opened, options, limits)
-            self._codec = open_codec(identity.format, identity.codec, identity.level, threads=factory.threads)
+            self._codec = open_codec(identity.format, identity.codec, identity.level, threads=threads)
         return self._opened, self._sources, self._codec
 
     def run(self, task: UnitTask) -> UnitOutcome:

@@ -127,7 +127,7 @@ class RunDisplay:
         if self._troubles > _SAID_TROUBLES:
             return
         what = f"{len(failure.chunks)} chunks" if len(failure.chunks) > 1 else f"chunk {failure.chunks[0]}"
-        then = "trying again" if retried else "set aside"
+        then = "trying again" if retried else "not made" if failure.handling == "config" else "set aside"
         self.say(f"{what} {then}: {failure.message}")
         if self._troubles == _SAID_TROUBLES:
             self.say("further troubles are recorded, and counted at the end")
@@ -181,7 +181,7 @@ class CountDisplay:
 
     def reached(self, done: int) -> None:
         """Take how many are done."""
-        self._done = done
+        self._done = min(done, self._total)
         if self._live:
             self._progress.update(self._task, completed=self._done)
         elif time.monotonic() - self._last_line >= _LOG_EVERY_S:

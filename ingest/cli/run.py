@@ -12,7 +12,9 @@ import click
 from ingest.cli.progress import notice
 from ingest.cli.style import ByteSize, Command, config_option
 from ingest.cli.words import count_text, short_source
+from ingest.cpu import available_cpus
 from ingest.errors import ConfigError
+from ingest.memory import MIB
 from ingest.settings import DEFAULT_CELLS_PER_CHUNK, DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
 from ingest.vocabulary import GeneRule
 
@@ -73,7 +75,13 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--format", type=click.Choice(["h5ad"]), default="h5ad", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "int32", "uint16"]), default="float32", show_default=True)
 @click.option("--codec", type=click.Choice(["deflate", "zstd", "lz4", "none"]), default="deflate", show_default=True)
-@click.option("--level", type=click.IntRange(0, 9), default=1, show_default=True, help="Of compression.")
+@click.option(
+    "--level",
+    type=click.IntRange(0, 9),
+    default=1,
+    show_default=True,
+    help="Of compression; 0 is fastest. 4 to 6 are one for deflate.",
+)
 @click.option(
     "--memory",
     type=ByteSize(),
@@ -82,7 +90,9 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
     metavar="SIZE",
     help="Most that one worker may hold.",
 )
-@click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For large CSC files.")
+@click.option(
+    "--scratch", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For large CSC files and plans."
+)
 @click.option("--endpoint-url", metavar="URL", help="Of an S3 or GCS look-alike.")
 @click.option("--max-failed-pct", type=click.FloatRange(0, 100), metavar="P", help="Stop early beyond this share.")
 @click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
@@ -120,7 +130,7 @@ def _data_settings(options: dict[str, Any]) -> DataSettings:
         format=options["format"],
         dtype=options["dtype"],
         codec=options["codec"],
-        level=options["level"],
+        level=0 if options["codec"] == "none" else options["level"],
     )
 
 
@@ -148,7 +158,11 @@ def _work_settings(options: dict[str, Any]) -> WorkSettings:
     if options["workers"] is not None and options["workers"] < 1:
         raise ConfigError(f"-d {options['workers']}: at least one worker is needed", kind="bad-workers")
     # Of the nodes of a cluster nothing is known here.
+    if options["memory"] < MIB:
+        raise ConfigError(f"--memory {options['memory']}: that is bytes", kind="bad-memory", hint="write 1.5G or 800M")
     on_cluster = options["pool"] == "ray" and "RAY_ADDRESS" in os.environ
+    if options["cpus"] is not None and not on_cluster and options["cpus"] > available_cpus():
+        raise ConfigError(f"--cpus {options['cpus']}: there are {available_cpus()} here", kind="bad-cpus")
     return WorkSettings(
         workers=options["workers"],
         cpus=options["cpus"] or (1 if on_cluster else None),

@@ -18,7 +18,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 256 << 20
 _HEAP_BYTES = 32 << 20
 """The largest that glibc accepts: half of a thread's heap."""
-_ARENAS = 2
+_ARENAS = 1
 """What a thread keeps serves no other, and a worker has a dozen of them: with an arena each, 100-cell chunks took a
 quarter more memory."""
 
@@ -26,7 +26,7 @@ quarter more memory."""
 def keep_freed_memory() -> bool:
     """Let malloc keep up to 256 MiB of freed memory, blocks of up to 32 MiB included; tell whether that was possible.
 
-    It is kept in few places, for all threads to use.
+    It is kept in one place, for all threads to use.
 
     For the whole process, and the same however often it is asked. Peak memory stays what it was: it is only no longer
     given back in between. Without glibc nothing happens.

@@ -12,9 +12,9 @@ import pytest
 
 from ingest import worker as worker_module
 from ingest.cells import read_cells
-from ingest.chunks import _check_promise, whole_sources
+from ingest.chunks import ChunkMaker, _check_promise, whole_sources
 from ingest.committing import commit_plan
-from ingest.errors import ConfigError, NotCountsError, TransientError
+from ingest.errors import ConfigError, NotCountsError, SourceChangedError, TransientError
 from ingest.open_sources import OpenSources
 from ingest.pool import UnitTask
 from ingest.preparing import draft_dataset
@@ -106,6 +106,42 @@ def test_one_bad_cell_holds_back_its_own_chunk_alone(work, reads):
     [failure] = outcome.failures
     assert (failure.chunks, failure.handling, failure.kind) == ((4,), "source", "not-counts")
     assert opened.ledger.done() == set(outcome.done)
+
+
+def test_a_bad_cell_among_many_chunks_is_found_by_halves(work, reads):
+    matrices = [sample_counts(640, 6, seed=0)]
+    worker, _, _ = work(matrices=matrices)
+    reads.trouble = lambda _, rows: NotCountsError("row 333 holds nan") if 333 in rows else None
+    outcome = run(worker, 128)
+    assert [failure.chunks for failure in outcome.failures] == [(66,)]
+    assert outcome.done == tuple(chunk for chunk in range(128) if chunk != 66)
+    assert len(reads.log) <= 1 + 2 * 7
+
+
+def test_a_source_that_has_changed_is_one_failure_of_all_its_chunks(work, reads):
+    worker, _, _ = work(slab_bytes=400)
+    reads.trouble = lambda number, _rows: SourceChangedError("another ETag") if number == 1 else None
+    outcome = run(worker, 9)
+    assert outcome.done == (0, 1, 2, 6, 7, 8)
+    assert sorted(chunk for failure in outcome.failures for chunk in failure.chunks) == [3, 4, 5]
+    assert {failure.handling for failure in outcome.failures} == {"source"}
+    assert sum(number == 1 for number, _ in reads.log) == 1
+
+
+def test_a_chunk_that_fails_while_more_of_it_is_read_fails_once(work, reads, monkeypatch):
+    real = ChunkMaker.add
+
+    def add(self, counts, names):
+        if self.chunk == 4:
+            raise NotCountsError("found while encoding")
+        real(self, counts, names)
+
+    monkeypatch.setattr(ChunkMaker, "add", add)
+    worker, _, _ = work(slab_bytes=1)
+    reads.trouble = lambda number, rows: NotCountsError("found while reading") if number == 1 and 9 in rows else None
+    outcome = run(worker, 9)
+    assert [failure.chunks for failure in outcome.failures] == [(4,)]
+    assert outcome.done == (0, 1, 2, 3, 5, 6, 7, 8)
 
 
 def test_a_source_that_is_down_is_asked_once_a_unit(work, reads):
