@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util import ActorPool
 
-from benchmarks.processes import Gauge
+from benchmarks.processes import PLAIN_MALLOC, Gauge
 from benchmarks.values import Measured
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class BareReaders:
         self._n_cells, self._workers = n_cells, workers
         self._way = "tuned read" if tuned else "read"
         threads = max(1, (os.cpu_count() or 1) // workers)
-        remote: Any = _Reader
+        actor: Any = _Reader
+        remote = actor if tuned else actor.options(runtime_env=PLAIN_MALLOC)
         self._actors = [remote.remote(census_uri, threads, tuned) for _ in range(workers)]
         self._pids: list[int] = ray.get([actor.warm_up.remote() for actor in self._actors])
 

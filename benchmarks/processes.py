@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from benchmarks.store import BenchStore
 
-__all__ = ["Gauge", "Usage", "peak_rss_bytes", "process_cpu_seconds"]
+__all__ = ["PLAIN_MALLOC", "Gauge", "Usage", "peak_rss_bytes", "process_cpu_seconds"]
+
+PLAIN_MALLOC: dict[str, Any] = {"env_vars": {"MALLOC_ARENA_MAX": "", "GLIBC_TUNABLES": ""}}
+"""A runtime environment without what a local Ray of ours sets for our workers: others run as they would anywhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from ray.util import ActorPool
 
-from benchmarks.processes import Gauge
+from benchmarks.processes import PLAIN_MALLOC, Gauge
 from benchmarks.values import Measured
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ class SeedActors:
 
     def __init__(self, census_uri: str, store: BenchStore, workers: int, joinids: Joinids) -> None:
         self._store, self._workers = store, workers
-        remote: Any = _SeedActor
+        actor: Any = _SeedActor
+        remote = actor.options(runtime_env=PLAIN_MALLOC)
         self._actors = [remote.remote(census_uri, store.endpoint_url) for _ in range(workers)]
         self._pids: list[int] = ray.get([actor.warm_up.remote(joinids) for actor in self._actors])
 
