@@ -37,7 +37,15 @@ _MOST_BANDS = 100
 """A unit's beginning and end wait for the network, which long units make rare; what is committed outlives a worker."""
 
 _UNITS_PER_WORKER = 4
-"""For plans too small for units of `_LEAST_BANDS`."""
+"""At most, for plans too small for units of `_LEAST_BANDS`."""
+
+_EVEN_ENOUGH = 1.1
+"""What the busiest worker may have to do, against an equal share."""
+
+_UNEVEN = 0.05
+"""How much longer than another equal unit one may take; the more units there are, the less it matters."""
+
+_ROUNDING = 1e-9
 
 _Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -68,7 +76,7 @@ def cut_units(profile: Profile, missing: Sequence[int], *, workers: int) -> list
     units: list[Unit] = []
     for run, span in zip(runs, spans.tolist(), strict=True):
         share = span / n_bands
-        cuts = _choose_cuts(profile, run, _goals(span, share, workers), int(budget * share), workers=even)
+        cuts = _choose_cuts(profile, run, _goals(span, share, workers), int(budget * share), n_bands=span, workers=even)
         units += [Unit(tuple(part.tolist())) for part in (np.split(run, cuts) if len(cuts) else (run,))]
     return units
 
@@ -89,7 +97,8 @@ def _goals(n_bands: int, share: float, workers: int) -> Iterator[np.ndarray[Any,
             left = n_bands - sum(sizes)
         # What is left is the last unit, or belongs to it.
         yield np.cumsum(sizes if left >= _LEAST_BANDS / 2 else sizes[:-1]) / n_bands
-    for parts in range(max(1, round(workers * _UNITS_PER_WORKER * share)), 1, -1):
+    at_once = max(1, round(workers * share))
+    for parts in (*range(_UNITS_PER_WORKER * at_once, at_once, -at_once), *range(at_once + 1, 1, -1)):
         yield np.arange(1, parts) / parts
 
 
@@ -99,6 +108,7 @@ def _choose_cuts(
     candidates: Iterable[np.ndarray[Any, np.dtype[np.float64]]],
     split_budget: int,
     *,
+    n_bands: int,
     workers: int,
 ) -> list[int]:
     """Return positions in `run` before which to cut: near even shares of the non-zeros, free cuts preferred.
@@ -112,7 +122,7 @@ def _choose_cuts(
     weight = np.cumsum(profile.nnz[run] + 1).astype(np.float64)
     share_before = weight[:-1] / weight[-1]
     best: list[int] = []
-    least = 1.0
+    least = np.inf
     for goals in candidates:
         sizes = np.diff([0.0, *goals, 1.0])
         near = _nearest(free, share_before, goals, within=0.25 * sizes.min())
@@ -121,12 +131,13 @@ def _choose_cuts(
             continue
         chosen = {*near[near >= 0].tolist(), *_nearest(allowed, share_before, costly, within=1.0).tolist()}
         cuts = sorted(chosen - {-1})
-        # Units are handed out in order, each to the first worker that is free.
+        # Units are handed out in order, each to the first worker that is free; a split band is read by two.
         longest = _makespan(np.diff([0.0, *share_before[np.array(cuts, np.int64) - 1], 1.0]), workers)
-        if longest < least:
-            best, least = cuts, longest
-        if longest <= 1.1 / workers:
-            break
+        if np.ptp(sizes) > _ROUNDING and longest <= _EVEN_ENOUGH / workers:
+            return cuts  # long ones first
+        cost = longest * (1 + _UNEVEN * workers / (len(cuts) + 1)) + len(costly) / n_bands / workers
+        if cost < least:
+            best, least = cuts, cost
     return best
 
 

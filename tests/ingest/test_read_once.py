@@ -112,5 +112,6 @@ def test_a_plan_reads_each_band_once(tmp_path, index, counting, least, cells_per
 
 def test_the_count_sees_units_cut_anywhere(tmp_path, index, counting, least, monkeypatch):
     monkeypatch.setattr(units, "OVERREAD", 1.0)
+    monkeypatch.setattr(units, "_UNEVEN", 100.0)  # as if nothing but the number of units mattered
     ingest_all(tmp_path, index, 5_000)
     assert counting.ratio(least, TILES) > 1.15
