@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ingest import open_sources
+from ingest.errors import TransientError
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.open_sources import OpenSources
 
@@ -51,3 +52,32 @@ def test_one_transposition_is_held_at_a_time(opened_with):
     for number in (0, 1, 2, 2, 3, 1):
         assert sources.read(number, np.arange(1)) == number
     assert sorted(is_open) == [1, 3]
+
+
+def test_the_only_census_is_open_before_it_is_read(opened_with):
+    sources, is_open = opened_with("csr", "soma", "csr")
+    sources.open_ahead()
+    assert is_open == [1]
+    assert sources.read(1, np.arange(1)) == 1
+    assert is_open == [1]
+
+
+@pytest.mark.parametrize("layouts", [("csr", "csc"), ("soma", "soma")])
+def test_nothing_else_is_opened_ahead(opened_with, layouts):
+    sources, is_open = opened_with(*layouts)
+    sources.open_ahead()
+    assert is_open == []
+
+
+def test_what_stands_in_the_way_of_opening_ahead_is_left_to_the_unit(opened_with, monkeypatch):
+    sources, is_open = opened_with("soma")
+    normal = open_sources.open_fetcher
+
+    def fail(*_):
+        raise TransientError("no answer")
+
+    monkeypatch.setattr(open_sources, "open_fetcher", fail)
+    sources.open_ahead()
+    assert is_open == []
+    monkeypatch.setattr(open_sources, "open_fetcher", normal)
+    assert sources.read(0, np.arange(1)) == 0
