@@ -6,13 +6,13 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ingest.errors import IngestError, SourceChangedError, SourceError
 from ingest.fetch.open import open_fetcher
 from ingest.retry import Budget, Retrier
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ingest.fetch.base import Fetched, Fetcher, FetchLimits, FetchOptions
     from ingest.opened import OpenPlan
 
@@ -67,7 +67,7 @@ class OpenSources:
         censuses = [number for number, survey in enumerate(self._opened.surveys) if survey.layout == "soma"]
         if len(censuses) == 1:
             with suppress(IngestError):
-                self._fetcher(censuses[0]).read(np.zeros(1, np.int64))
+                self._fetcher(censuses[0])
 
     def _fetcher(self, number: int) -> Fetcher:
         if number in self._fetchers:
