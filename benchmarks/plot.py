@@ -34,10 +34,12 @@ class _Bar:
     ours: float
     read: float
 
+    ratio: float
+    """The median of the rounds' ratios: against the seed's way, or, where there is none, the bare read."""
+
     @property
     def finding(self) -> str:
-        share = f"{self.ours / self.read:.0%} of the read"
-        return share if self.seed is None else f"{self.ours / self.seed:.1f} times, {share}"
+        return f"{self.ratio:.0%} of the read" if self.seed is None else f"{self.ratio:.1f} times"
 
 
 def draw(results: Results, path: Path) -> None:
@@ -48,7 +50,7 @@ def draw(results: Results, path: Path) -> None:
     axes: Any = figure.subplots()
     limit = max(bar.read for bar in bars)
     for place, bar in enumerate(bars):
-        _draw_bar(axes, place, bar, gap=limit / 90)
+        _draw_bar(axes, place, bar, gap=limit / 90, limit=limit)
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars], fontsize=13)
     axes.set_xlim(0, limit * 1.05)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
@@ -63,12 +65,12 @@ def draw(results: Results, path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw_bar(axes: Any, place: int, bar: _Bar, *, gap: float) -> None:
+def _draw_bar(axes: Any, place: int, bar: _Bar, *, gap: float, limit: float) -> None:
     axes.barh(place, bar.read, 2.3 * _HIGH, color=_READ)
     middle = place if bar.seed is None else place + 0.55 * _HIGH
     axes.barh(middle, bar.ours, _HIGH, color=_OURS)
     said = f"{count(bar.ours)}   {bar.finding}"
-    inside = bar.ours > bar.read / 2
+    inside = bar.ours > limit / 2
     where = {"x": bar.ours - gap, "ha": "right", "color": "white"} if inside else {"x": bar.ours + gap}
     axes.text(y=middle, s=said, va="center_baseline", fontsize=14, weight="bold", **where)
     if bar.seed is not None:
@@ -83,18 +85,20 @@ def _bars(results: Results) -> list[_Bar]:
         # Of what is read, the share that was asked for is delivered.
         most = medians(read, "cells_per_s") * read[0]["density"]
         label = f"half of the cells, to S3,\n{count(size)} a file"
-        found.append(_Bar(label, medians(seed, "cells_per_s"), medians(ours, "cells_per_s"), most))
+        ratio = median(seed_ratios(results, size))
+        found.append(_Bar(label, medians(seed, "cells_per_s"), medians(ours, "cells_per_s"), most, ratio))
     for size in _sizes(results, "dense")[-1:]:
         ours, read = (results.rows("dense", way=way, size=size) for way in ("ours", "read"))
         label = f"all cells, to a folder,\n{count(size)} a file"
-        found.append(_Bar(label, None, medians(ours, "cells_per_s"), medians(read, "cells_per_s")))
+        ratio = median(read_ratios(results, size))
+        found.append(_Bar(label, None, medians(ours, "cells_per_s"), medians(read, "cells_per_s"), ratio))
     return found
 
 
 def _title(results: Results) -> str:
     times = [median(seed_ratios(results, size)) for size in _sizes(results, "comparison")]
     dense = _sizes(results, "dense")
-    title = f"{min(times):.0f} to {max(times):.0f} times as fast as the first seed's way"
+    title = f"{min(times):.1f} to {max(times):.0f} times as fast as the first seed's way"
     return f"{title}, {median(read_ratios(results, dense[-1])):.0%} of a bare read" if dense else title
 
 
