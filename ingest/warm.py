@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.block import Block, Counts
+from ingest.encode.base import encode_block
 from ingest.encode.open import open_codec
 from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
 from ingest.genes import Genes
@@ -62,7 +63,7 @@ def _encode(counts: Counts) -> None:
     cells = pa.array([str(cell) for cell in range(_N_CELLS)])
     block = Block(counts, pa.table({"cell": cells.dictionary_encode()}), cells, Genes(names, names, (0,) * _N_GENES))
     codec = open_codec("h5ad", "deflate", 1)
-    codec.encode(block)
+    encode_block(codec, block)
     codec.close()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ingest.digest import ArrayDigest, ContentDigest, canonical_obs
 from ingest.encode.array_stream import ArrayStream
-from ingest.encode.base import Encoded, Offsets, encode_block
+from ingest.encode.base import Encoded, Offsets
 from ingest.encode.compressors import Compressors
 from ingest.encode.elements import frame_numbers, write_frame
 from ingest.encode.filters import TEXT, choose_filter
@@ -19,7 +19,7 @@ from ingest.encode.value_type import holding
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ingest.block import Block, Counts
+    from ingest.block import Counts
     from ingest.genes import Genes
 
 __all__ = ["H5adCodec", "H5adEncoder"]
@@ -52,10 +52,6 @@ class H5adCodec:
     def close(self) -> None:
         """End the threads."""
         self._compressors.close()
-
-    def encode(self, block: Block) -> Encoded:
-        """Return the file that holds `block`."""
-        return encode_block(self, block)
 
 
 class H5adEncoder:
