@@ -25,9 +25,12 @@ __all__ = [
     "CooAssembler",
     "CscAssembler",
     "GeneMap",
+    "RowPositions",
     "csr_rows",
     "dense_rows",
+    "empty_rows",
     "reorder_rows",
+    "without_zeros",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -91,7 +94,7 @@ def csr_rows(indptr: Array, indices: Array, data: Array, rows: Array, genes: Gen
     if bad >= 0:
         row = int(np.searchsorted(indptr, bad, side="right")) - 1
         raise _out_of_range(source, f"row {row} of the slab: column", indices[bad], genes.n_source)
-    out = _empty(counts, data.dtype)
+    out = empty_rows(counts, data.dtype)
     unsorted = kernels.fill_csr(indptr, indices, data, rows, genes.columns, *out)
     return _finish(*out, genes.n_target, was_unsorted=bool(unsorted), rows=rows, source=source)
 
@@ -110,12 +113,13 @@ def dense_rows(block: Array, rows: Array, genes: GeneMap, *, source: str) -> Ass
     block = np.ascontiguousarray(block)
     counts = np.empty(len(rows), np.int64)
     kernels.count_dense(block, rows, genes.columns, counts)
-    out = _empty(counts, block.dtype)
+    out = empty_rows(counts, block.dtype)
     kernels.fill_dense(block, rows, genes.columns, *out)
     return _finish(*out, genes.n_target, was_unsorted=False, rows=rows, source=source)
 
 
-def _empty(counts: Array, dtype: Any) -> tuple[Array, Array, Array]:
+def empty_rows(counts: Array, dtype: Any) -> tuple[Array, Array, Array]:
+    """Return indptr, and room for indices and values, of rows with so many entries each."""
     indptr = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     return indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], dtype)
@@ -126,7 +130,7 @@ def _finish(
 ) -> Assembled:
     _order(indptr, indices, data, n_genes, rows=rows, source=source)
     zeros = len(data) - int(np.count_nonzero(data))
-    return Assembled(_without_zeros(Counts(indptr, indices, data, n_genes), zeros), was_unsorted, zeros)
+    return Assembled(without_zeros(Counts(indptr, indices, data, n_genes), zeros), was_unsorted, zeros)
 
 
 def _order(indptr: Array, indices: Array, data: Array, n_genes: int, *, rows: Array, source: str) -> None:
@@ -137,7 +141,8 @@ def _order(indptr: Array, indices: Array, data: Array, n_genes: int, *, rows: Ar
         raise HostileFileError(message, kind="duplicate-entry", source=source)
 
 
-def _without_zeros(counts: Counts, zeros: int) -> Counts:
+def without_zeros(counts: Counts, zeros: int) -> Counts:
+    """Drop the stored zeros, of which there are `zeros`, in place."""
     if not zeros:
         return counts
     left = kernels.drop_zeros(counts.indptr, counts.indices, counts.data)
@@ -146,6 +151,43 @@ def _without_zeros(counts: Counts, zeros: int) -> Counts:
 
 def _out_of_range(source: str, what: str, found: Any, limit: int) -> HostileFileError:
     return HostileFileError(f"{source}: {what} {found} of {limit}", kind="index-range", source=source)
+
+
+class RowPositions:
+    """Where each wanted row goes.
+
+    Parameters
+    ----------
+    rows
+        int64 ``(n_rows,)`` row numbers (joinids), distinct, in the order wanted.
+    source
+        Named in errors.
+
+    Raises
+    ------
+    SourceError
+        ``duplicate-row``: a row is asked for twice.
+    """
+
+    def __init__(self, rows: Array, *, source: str) -> None:
+        order = np.argsort(rows, kind="stable")
+        self.ascending: Array = rows[order]
+        """int64 ``(n_rows,)``."""
+        if (double := np.flatnonzero(np.diff(self.ascending) == 0)).size:
+            message = f"{source}: row {self.ascending[double[0]]} is asked for twice"
+            raise SourceError(message, kind="duplicate-row", source=source)
+        low = int(self.ascending[0]) if len(rows) else 0
+        self.arrays: tuple[int, Array, Array, Array] = (low, self._table(rows, low), self.ascending, order.astype(np.int32))
+        """As `ingest.fetch.kernels.position_of` takes them."""
+
+    def _table(self, rows: Array, low: int) -> Array:
+        # A table of the whole span is fastest, but scattered rows of a Census would make one of 160 million entries.
+        span = int(self.ascending[-1]) - low + 1 if len(rows) else 0
+        if span > max(4 * len(rows), 1 << 20):
+            return np.empty(0, np.int32)
+        table = np.full(span, -1, np.int32)
+        kernels.map_rows(rows, low, table)
+        return table
 
 
 class CooAssembler:
@@ -180,22 +222,7 @@ class CooAssembler:
         self._zeros, self._ascend = 0, True
         none = np.empty(0, np.int32)
         self._scratch: tuple[Array, Array, Array, Array] = (none, none, none, np.empty(0, self._dtype))
-        order = np.argsort(self._rows, kind="stable")
-        self._sorted, self._order = self._rows[order], order.astype(np.int32)
-        if (double := np.flatnonzero(np.diff(self._sorted) == 0)).size:
-            message = f"{source}: row {self._sorted[double[0]]} is asked for twice"
-            raise SourceError(message, kind="duplicate-row", source=source)
-        self._low = int(self._sorted[0]) if len(rows) else 0
-        self._lookup = self._lookup_table()
-
-    def _lookup_table(self) -> Array:
-        # A table of the whole span is fastest, but scattered rows of a Census would make one of 160 million entries.
-        span = int(self._sorted[-1]) - self._low + 1 if len(self._sorted) else 0
-        if span > max(4 * len(self._rows), 1 << 20):
-            return np.empty(0, np.int32)
-        lookup = np.full(span, -1, np.int32)
-        kernels.map_rows(self._rows, self._low, lookup)
-        return lookup
+        self._positions = RowPositions(self._rows, source=source)
 
     @property
     def nbytes(self) -> int:
@@ -217,10 +244,7 @@ class CooAssembler:
             dim0,
             dim1,
             data,
-            self._low,
-            self._lookup,
-            self._sorted,
-            self._order,
+            *self._positions.arrays,
             self._genes.columns,
             self._genes.n_source,
             *scratch,
@@ -255,14 +279,14 @@ class CooAssembler:
             ``duplicate-entry``: a coordinate stands twice in the source.
         """
         del self._scratch
-        indptr, indices, data = _empty(self._counts, self._dtype)
+        indptr, indices, data = empty_rows(self._counts, self._dtype)
         cursor = indptr[:-1].copy()
         while self._parts:
             self._ascend &= kernels.scatter_coo(*self._parts.pop(0), indptr, cursor, indices, data)
         # Seen on the way, as a Census has it: strictly ascending means neither sorting nor looking for duplicates.
         if not self._ascend:
             _order(indptr, indices, data, self._genes.n_target, rows=self._rows, source=self._source)
-        counts = _without_zeros(Counts(indptr, indices, data, self._genes.n_target), self._zeros)
+        counts = without_zeros(Counts(indptr, indices, data, self._genes.n_target), self._zeros)
         return Assembled(counts, was_unsorted=False, zeros_dropped=self._zeros)
 
 
@@ -331,7 +355,7 @@ class CscAssembler:
         indptr = np.ascontiguousarray(indptr, np.int64)
         check_indptr(indptr, min(len(indices), len(data)), source=self._source)
         if self._filling is None:
-            out = _empty(self._counts, self._dtype)
+            out = empty_rows(self._counts, self._dtype)
             self._filling = (out[0][:-1].copy(), *out)
         genes = self._genes.targets(first_column, first_column + len(indptr) - 1)
         bad, unsorted = kernels.fill_csc(indptr, indices, data, self._positions, genes, *self._filling)
@@ -351,7 +375,7 @@ class CscAssembler:
         """
         cursor, indptr, indices, data = self._filling or (
             np.zeros(len(self._rows), np.int64),
-            *_empty(self._counts, self._dtype),
+            *empty_rows(self._counts, self._dtype),
         )
         self._filling = None
         if not np.array_equal(cursor, indptr[1:]):
@@ -372,6 +396,6 @@ class CscAssembler:
 
 def reorder_rows(counts: Counts, rows: Array) -> Counts:
     """Return `rows` (int64 ``(k,)``, in range, any order) of a checked matrix as a new one."""
-    out = _empty(np.diff(counts.indptr)[rows], counts.data.dtype)
+    out = empty_rows(np.diff(counts.indptr)[rows], counts.data.dtype)
     kernels.take_rows(counts.indptr, counts.indices, counts.data, rows, *out)
     return Counts(*out, counts.n_genes)

@@ -32,6 +32,8 @@ __all__ = [
     "fill_dense",
     "map_rows",
     "order_rows",
+    "position_of",
+    "run_end",
     "scatter_coo",
     "take_rows",
 ]
@@ -68,7 +70,7 @@ def map_rows(rows: Array, low: int, lookup: Array) -> int:
 
 
 @compiled
-def _run_end(values: Array, begin: int) -> int:
+def run_end(values: Array, begin: int) -> int:
     """Return where the equal values from `begin` on end; by sixteen at a time, which are compared at once."""
     value, end = values[begin], begin + 1
     while end + 16 <= values.size:
@@ -81,6 +83,23 @@ def _run_end(values: Array, begin: int) -> int:
     while end < values.size and values[end] == value:
         end += 1
     return end
+
+
+@compiled
+def position_of(row: int, low: int, lookup: Array, sorted_rows: Array, order: Array) -> int:
+    """Return where `row` goes, or -1 if nobody wants it.
+
+    Row ``low + i`` goes to position ``lookup[i]`` (int32; -1 and rows beyond are unwanted). An empty `lookup` is no
+    table: then `sorted_rows` and `order`, int64 and int32 ``(n_rows,)``, ascending rows and their positions, are searched.
+    """
+    if lookup.size:
+        if low <= row < low + lookup.size:
+            return lookup[row - low]
+        return np.int32(-1)
+    at = np.searchsorted(sorted_rows, row)
+    if at < sorted_rows.size and sorted_rows[at] == row:
+        return order[at]
+    return np.int32(-1)
 
 
 @compiled
@@ -142,10 +161,8 @@ def compact_coo(
     ----------
     dim0, dim1, data
         int64, int64, value ``(n,)``: row, column, value, in any order.
-    low, lookup
-        Row ``low + i`` goes to position ``lookup[i]`` (int32), -1 and rows beyond being unwanted; empty to search:
-    sorted_rows, order
-        int64 and int32 ``(n_rows,)``: ascending rows and their positions.
+    low, lookup, sorted_rows, order
+        See `position_of`.
     gene_map, n_source_genes
         Column to target column or -1; the columns of wanted rows are below `n_source_genes`.
     run_position, run_length
@@ -163,15 +180,8 @@ def compact_coo(
     """
     runs, kept, zeros, ascend, begin = 0, 0, 0, True, 0
     while begin < dim0.size:
-        row, end = dim0[begin], _run_end(dim0, begin)
-        position = np.int32(-1)
-        if lookup.size:
-            if low <= row < low + lookup.size:
-                position = lookup[row - low]
-        else:
-            at = np.searchsorted(sorted_rows, row)
-            if at < sorted_rows.size and sorted_rows[at] == row:
-                position = order[at]
+        end = run_end(dim0, begin)
+        position = position_of(dim0[begin], low, lookup, sorted_rows, order)
         if position >= 0:
             columns, values = dim1[begin:end], data[begin:end]
             genes, kept_data = out_gene[kept : kept + columns.size], out_data[kept : kept + columns.size]

@@ -1,53 +1,86 @@
-"""Counts of a Census at reading speed: bands as unordered coordinate tables, assembled by a compiled counting pass.
+"""Counts of a Census at reading speed, in one of two ways: out of its stored tiles, or through TileDB.
 
-Reading any cell of a band decodes most of the band, so what a read costs is bands touched, and the rest is avoiding
-overhead: a range of its own costs TileDB about as much as copying 64 rows or 512 columns that nobody wants. What lies
-closer is read as one range, and what came along unasked is dropped while it is assembled. (36 M entries of 20,000 cells
-x 20,000 genes, CPU time: all rows 0.8 s; every second row, drawn at random, 1.1 s as ranges of their own and 0.7 s this
-way; 300 genes 1.3 s and 0.6 s.)
+Tiles are decompressed and placed by `ingest.fetch.tiles`, in half of the CPU time that TileDB and the assembly of its
+tables take, and over a network in as many requests as there are pieces. It knows the layout of a Census and no other:
+whatever is stored otherwise is read through TileDB (`ingest.fetch.soma_tables`), and everything is where
+``CELL_INGEST_CENSUS_READER`` is ``tiledb``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ingest.block import concat_counts
+from ingest.block import Counts, concat_counts
 from ingest.errors import ConfigError, SourceChangedError, SourceError
-from ingest.fetch.assemble import Assembled, CooAssembler, GeneMap, reorder_rows
+from ingest.fetch.assemble import Assembled, GeneMap, empty_rows, reorder_rows
 from ingest.fetch.base import Fetched
 from ingest.fetch.heap import keep_freed_memory
+from ingest.fetch.ranges import ranges_of, split_rows
 from ingest.fetch.soma_errors import soma_errors
 from ingest.fetch.soma_open import open_experiment
-from ingest.fetch.values import convert_counts, delivered_dtype, plain_values
+from ingest.fetch.soma_tables import TableReader
+from ingest.fetch.tiles.folder import open_folder
+from ingest.fetch.tiles.format import Unfamiliar
+from ingest.fetch.tiles.reader import TileReader
+from ingest.fetch.tiles.stored import open_stored
+from ingest.fetch.values import convert_counts, delivered_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pyarrow as pa
-
     from ingest.fetch.base import FetchLimits, FetchOptions
     from ingest.genes import Genes
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["SomaFetcher", "coordinate_of", "ranges_of", "split_rows"]
+__all__ = ["READER_VARIABLE", "RowReader", "SomaFetcher"]
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
+READER_VARIABLE = "CELL_INGEST_CENSUS_READER"
+"""``tiles`` (where possible, the default) or ``tiledb``."""
+
 _ROW_GAP = 64
 _COLUMN_GAP = 512
-_MOST_RANGES = 2_000
 _ENTRY_BYTES = 10
+
+_log = logging.getLogger(__name__)
+
+
+class RowReader(Protocol):
+    """A way to read rows of X."""
+
+    bytes_read: int
+    """Stored bytes taken so far; 0 where nobody tells."""
+
+    def assemble(self, rows: Rows, row_ranges: Rows, column_ranges: Rows | None) -> Assembled:
+        """Return the counts of `rows`: int64 ``(n_rows,)``, distinct, at least one, in the order wanted.
+
+        Parameters
+        ----------
+        row_ranges, column_ranges
+            Inclusive ranges that hold all wanted, int64 ``(n, 2)``, ascending, apart from each other; columns None
+            for all, otherwise at least one.
+
+        Raises
+        ------
+        IngestError
+            As `ingest.fetch.base.Fetcher.read`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release files and threads."""
+        ...
 
 
 class SomaFetcher:
     """Reads X raw of one organism; see `ingest.fetch.base.Fetcher`.
 
-    Memory beside the result: TileDB's buffers (`ingest.fetch.soma_config`) and 8 bytes an entry of what is read at
-    once, 16 at worst (`ingest.fetch.assemble.CooAssembler`), which is cut at bands to fit the limit. Rows that had to
-    be read in several pieces cost their result once more while the pieces are joined, and again if they were asked
-    for in an order that does not ascend.
+    Memory beside the result is that of the way it is read in, for what is read at once, which is cut at bands to fit
+    the limit. Rows that had to be read in several pieces cost their result once more while the pieces are joined, and
+    again if they were asked for in an order that does not ascend.
 
     Parameters
     ----------
@@ -82,8 +115,31 @@ class SomaFetcher:
             if error.kind not in {"unknown-version", "no-census"}:
                 raise
             raise SourceChangedError(f"{error.message}; it was there when surveyed", source=self._where) from error
-        with soma_errors(survey.source):
-            self._raw = self._opened.raw
+        try:
+            self._reader = self._open_reader(limits)
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def _open_reader(self, limits: FetchLimits) -> RowReader:
+        source = self._survey.source
+        with soma_errors(source):
+            raw = self._opened.raw
+        stored = np.dtype(self._survey.dtype)
+        try:
+            folder = None if os.environ.get(READER_VARIABLE) == "tiledb" else open_folder(raw.uri, source)
+            if folder is not None:
+                tiles = TileReader(open_stored(folder), self._genes, threads=limits.threads, source=self._where)
+                if tiles.dtype == stored:
+                    return tiles
+        except (Unfamiliar, OSError) as found:
+            _log.info("%s: read through TileDB: %s", self._where, found)
+        return TableReader(raw, self._genes, dtype=stored, source=source)
+
+    @property
+    def reads_tiles(self) -> bool:
+        """Whether stored tiles are read, and not TileDB's tables."""
+        return isinstance(self._reader, TileReader)
 
     def read(self, rows: Rows) -> Fetched:
         """Return the counts of `rows`: int64 ``(n_rows,)`` joinids, distinct, in any order.
@@ -102,8 +158,10 @@ class SomaFetcher:
             raise SourceError(message, kind="row-range", source=self._where)
         density = -(-self._survey.nnz // max(1, self._survey.n_obs))
         pieces = split_rows(np.sort(rows), self._survey.band_rows, self._most_entries // max(1, density))
+        before = self._reader.bytes_read
         counts = self._assemble(rows).counts if len(pieces) == 1 else self._join(rows, pieces)
-        return Fetched(convert_counts(counts, self._dtype, source=self._where), None, 0, was_unsorted=False)
+        counts = convert_counts(counts, self._dtype, source=self._where)
+        return Fetched(counts, None, self._reader.bytes_read - before, was_unsorted=False)
 
     def _join(self, rows: Rows, pieces: list[Rows]) -> Any:
         counts = concat_counts([self._assemble(piece).counts for piece in pieces])
@@ -111,74 +169,17 @@ class SomaFetcher:
         return counts if np.array_equal(order, np.arange(len(rows))) else reorder_rows(counts, order)
 
     def _assemble(self, rows: Rows) -> Assembled:
-        stored = plain_values(np.empty(0, self._survey.dtype), source=self._where).dtype
-        assembler = CooAssembler(rows, self._genes, dtype=stored, source=self._where)
-        for table in self._tables(np.sort(rows)):
-            dim0, dim1, data = (_flat(table, name) for name in ("soma_dim_0", "soma_dim_1", "soma_data"))
-            assembler.add(dim0, dim1, plain_values(data, source=self._where))
-        return assembler.finish()
-
-    def _tables(self, rows: Rows) -> Iterator[pa.Table]:
-        """Yield what TileDB has for ascending `rows` and the wanted columns, in any order, and some more."""
-        if not len(rows) or (self._column_ranges is not None and not len(self._column_ranges)):
-            return
-        row_ranges = ranges_of(rows, _ROW_GAP)
-        coordinates: list[Any] = [coordinate_of(row_ranges)]
-        if self._column_ranges is not None:
-            few = len(row_ranges) * len(self._column_ranges) <= _MOST_RANGES
-            coordinates.append(coordinate_of(self._column_ranges if few else _hull(self._column_ranges)))
-        with soma_errors(self._survey.source):
-            tables = self._raw.read(tuple(coordinates), result_order="auto").tables()
-        while True:
-            # Only TileDB's own step is translated: an error while assembling is no error of the source's library.
-            with soma_errors(self._survey.source):
-                table = next(tables, None)
-            if table is None:
-                return
-            yield table
+        nothing = self._column_ranges is not None and not len(self._column_ranges)
+        if nothing or not len(rows):
+            empty = Counts(*empty_rows(np.zeros(len(rows), np.int64), self._survey.dtype), self._genes.n_target)
+            return Assembled(empty, was_unsorted=False, zeros_dropped=0)
+        try:
+            return self._reader.assemble(rows, ranges_of(np.sort(rows), _ROW_GAP), self._column_ranges)
+        except OSError as error:
+            message = f"{self._where}: {error}"
+            raise SourceError(message, kind="soma-read", source=self._where) from error
 
     def close(self) -> None:
         """Release the handles."""
+        self._reader.close()
         self._opened.close()
-
-
-def ranges_of(values: Rows, gap: int) -> Rows:
-    """Join ascending distinct `values` into inclusive ranges, int64 ``(n, 2)``, bridging up to `gap` values between."""
-    if not len(values):
-        return np.empty((0, 2), np.int64)
-    breaks = np.flatnonzero(np.diff(values) > gap + 1)
-    first = values[np.concatenate([[0], breaks + 1])]
-    last = values[np.concatenate([breaks, [len(values) - 1]])]
-    return np.stack([first, last], axis=1)
-
-
-def split_rows(rows: Rows, band_rows: int, most_rows: int) -> list[Rows]:
-    """Cut ascending `rows` where bands end, into pieces of at most `most_rows`, or of one band if that has more."""
-    edges = [*(np.flatnonzero(np.diff(rows // max(1, band_rows))) + 1).tolist(), len(rows)]
-    pieces, begin, last = [], 0, 0
-    for edge in edges:
-        if edge - begin > most_rows and last > begin:
-            pieces.append(rows[begin:last])
-            begin = last
-        last = edge
-    return [*pieces, rows[begin:]]
-
-
-def _hull(ranges: Rows) -> Rows:
-    return np.array([[ranges[0, 0], ranges[-1, 1]]], np.int64)
-
-
-def coordinate_of(ranges: Rows) -> slice | Rows:
-    """Return `ranges` as SOMA takes them: one as a slice, several as points, which TileDB joins again."""
-    if len(ranges) == 1:
-        return slice(int(ranges[0, 0]), int(ranges[0, 1]))
-    lengths = ranges[:, 1] - ranges[:, 0] + 1
-    ends = np.cumsum(lengths)
-    points: Rows = np.arange(ends[-1]) + np.repeat(ranges[:, 0] - (ends - lengths), lengths)
-    return points
-
-
-def _flat(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
-    column = table[name]
-    array: np.ndarray[Any, Any] = column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
-    return array

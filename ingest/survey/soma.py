@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import SourceError
-from ingest.fetch.soma import coordinate_of, ranges_of
+from ingest.fetch.ranges import coordinate_of, ranges_of
 from ingest.fetch.soma_errors import soma_errors
 from ingest.fetch.soma_open import open_experiment
 from ingest.genes import Genes

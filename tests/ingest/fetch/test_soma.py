@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from ingest.errors import ConfigError, NotCountsError, SourceChangedError, SourceError
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.fetch.open import open_fetcher
-from ingest.fetch.soma import SomaFetcher, coordinate_of, ranges_of, split_rows
+from ingest.fetch.ranges import coordinate_of, ranges_of, split_rows
+from ingest.fetch.soma import SomaFetcher
 from ingest.genes import Genes
 from ingest.source import Source, address_of
 from ingest.survey.soma import survey_soma
