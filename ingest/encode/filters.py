@@ -66,7 +66,7 @@ def choose_filter(codec: str, level: int) -> Filter | None:
 
 _SEARCHES = (
     NEVER,
-    Search(0.4, isal_zlib, (1,), worth=0.93),
+    Search(0.4, isal_zlib, (1,), repeats=0.1),
     Search(0.4, isal_zlib, (2,)),
     Search(0.05, zlib, (3,), worth=0.99),
     *(3 * [Search(0.05, zlib, (3, 6), worth=0.99)]),

@@ -96,16 +96,26 @@ def _fit(counts: Array, limit: int) -> None:
 @compiled
 def reversed_codes(lengths: Array) -> Array:
     """Return the canonical code of each symbol, first bit lowest, as deflate packs it."""
+    following = np.zeros(17, np.int64)
+    for symbol in range(lengths.size):
+        following[lengths[symbol] + 1] += 1
+    following[1] = 0  # symbols that do not occur have no code
+    for length in range(1, 16):  # from how many codes are one bit shorter to the first code of this length
+        following[length] = (following[length - 1] + following[length]) << 1
     codes = np.zeros(lengths.size, np.int64)
-    code = 0
-    for length in range(1, 16):
-        for symbol in range(lengths.size):
-            if lengths[symbol] == length:
-                bits, rest = 0, code
-                for _ in range(length):
-                    bits = (bits << 1) | (rest & 1)
-                    rest >>= 1
-                codes[symbol] = bits
-                code += 1
-        code <<= 1
+    for symbol in range(lengths.size):
+        length = lengths[symbol]
+        if length:
+            codes[symbol] = _reversed(following[length], length)
+            following[length] += 1
     return codes
+
+
+@inner
+def _reversed(code: int, length: int) -> int:
+    """Return the lowest `length` bits of `code`, up to 16, in the other order."""
+    code = ((code & 0x5555) << 1) | ((code >> 1) & 0x5555)
+    code = ((code & 0x3333) << 2) | ((code >> 2) & 0x3333)
+    code = ((code & 0x0F0F) << 4) | ((code >> 4) & 0x0F0F)
+    code = ((code & 0x00FF) << 8) | ((code >> 8) & 0x00FF)
+    return code >> (16 - length)

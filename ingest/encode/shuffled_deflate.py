@@ -16,7 +16,7 @@ import deflate
 import numpy as np
 from isal import isal_zlib
 
-from ingest.encode.plane_deflate import put_planes
+from ingest.encode.plane_deflate import put_planes, repeated_part
 
 __all__ = ["NEVER", "Search", "compress_planes"]
 
@@ -44,6 +44,10 @@ class Search:
     """The library's; the smallest outcome is taken, since for shuffled bytes more effort is not always less."""
     worth: float = 1.0
     """What a sample must shrink to, against the plane's own code, for the whole to be searched; 1: none is taken."""
+    repeats: float = 0.0
+    """Which part of a sample must have stood in it before, in strings of four bytes or more: it costs a sixth of
+    having the library try. Of real cells' gene numbers it is a quarter or more where searching saves a twelfth or
+    more, and a twentieth or less where it saves less."""
 
 
 NEVER = Search(1.0, None, ())
@@ -122,6 +126,8 @@ def _ended(out: Array, state: Array) -> bytes:
 
 def _search(plane: memoryview, size: int, search: Search) -> bytes | None:
     """Return raw deflate of `plane` that ends at a whole byte, or None where it is not below `size` bytes."""
+    if search.repeats > 0 and repeated_part(np.frombuffer(plane[: len(plane) // 8], np.uint8)) < search.repeats:
+        return None
     if search.worth < 1:
         sample = plane[: len(plane) // 4]
         found = search.library.compress(sample, search.levels[0], -zlib.MAX_WBITS)
