@@ -59,6 +59,11 @@ class OpenSources:
 
         return self._retrier.call(attempt)
 
+    def expect(self, number: int, coordinates: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Tell an open source what the read after the next one will be."""
+        if number in self._fetchers:
+            self._fetchers[number].expect(coordinates)
+
     def open_ahead(self) -> None:
         """Open the Census that units will read, if there is one: over a network that takes a second or two.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ingest.errors import CorruptError, NotFoundError, SourceChangedError, SourceError, TransientError
@@ -65,12 +66,15 @@ class UnitReader:
     ) -> None:
         self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
         self._lost: dict[int, TransientError | SourceChangedError] = {}
+        self._following: tuple[int, int] | None = None
+        """The slab after the one in hand."""
         self.seconds = 0.0
         """Wall time spent in reading so far."""
 
     def pieces(self) -> Generator[Piece | Trouble, None, None]:
         """Yield all rows of the wanted chunks, and what stands in the way of others."""
-        for start, stop in self._slabs:
+        for (start, stop), following in zip_longest(self._slabs, self._slabs[1:]):
+            self._following = following
             yield from self._read(start, stop)
 
     def _read(self, start: int, stop: int) -> Generator[Piece | Trouble, None, None]:
@@ -99,6 +103,9 @@ class UnitReader:
             raise self._lost[number]
         before = time.perf_counter()
         try:
+            if self._following is not None:
+                # While this slab is decoded, the next one's bytes may be on their way.
+                self._sources.expect(self._rows.source(self._following[0]), self._rows.coordinates(*self._following))
             return self._sources.read(number, self._rows.coordinates(start, stop))
         except (TransientError, SourceChangedError) as error:
             self._lost[number] = error

@@ -85,7 +85,7 @@ def _is_constant(plane: Array) -> bool:
     value, differing = plane[0], np.uint8(0)
     for at in range(plane.size):
         differing |= plane[at] ^ value
-    return differing == 0
+    return bool(differing == 0)
 
 
 @inner
@@ -100,7 +100,8 @@ def _looks_random(plane: Array) -> bool:
     for value in range(256):
         count = lanes[0, value] + lanes[1, value] + lanes[2, value] + lanes[3, value]
         pairs += count * (count - 1)
-    return n_sampled > 1024 and pairs * 231 < n_sampled * (n_sampled - 1)  # 231: 2**7.85, 7.85 bits of entropy a byte
+    # 231: 2**7.85, 7.85 bits of entropy a byte
+    return bool(n_sampled > 1024 and pairs * 231 < n_sampled * (n_sampled - 1))
 
 
 @inner

@@ -177,7 +177,12 @@ class RowPositions:
             message = f"{source}: row {self.ascending[double[0]]} is asked for twice"
             raise SourceError(message, kind="duplicate-row", source=source)
         low = int(self.ascending[0]) if len(rows) else 0
-        self.arrays: tuple[int, Array, Array, Array] = (low, self._table(rows, low), self.ascending, order.astype(np.int32))
+        self.arrays: tuple[int, Array, Array, Array] = (
+            low,
+            self._table(rows, low),
+            self.ascending,
+            order.astype(np.int32),
+        )
         """As `ingest.fetch.kernels.position_of` takes them."""
 
     def _table(self, rows: Array, low: int) -> Array:

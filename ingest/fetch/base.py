@@ -69,6 +69,10 @@ class Fetcher(Protocol):
         """
         ...
 
+    def expect(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Hear what the `read` after the next one will most likely be given, which may be loaded meanwhile."""
+        ...
+
     def close(self) -> None:
         """Release handles and scratch files."""
         ...

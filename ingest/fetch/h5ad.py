@@ -110,6 +110,9 @@ class H5adFetcher:
             self._file.check_unchanged()
         return Fetched(self._in_order(parts, len(rows)), names, self._new_bytes(), was_unsorted)
 
+    def expect(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Do nothing: HDF5 reads one piece after the other."""
+
     def close(self) -> None:
         """Close the file and remove scratch."""
         if isinstance(self._reader, CscReader | ScratchReader):

@@ -89,17 +89,17 @@ def run_end(values: Array, begin: int) -> int:
 def position_of(row: int, low: int, lookup: Array, sorted_rows: Array, order: Array) -> int:
     """Return where `row` goes, or -1 if nobody wants it.
 
-    Row ``low + i`` goes to position ``lookup[i]`` (int32; -1 and rows beyond are unwanted). An empty `lookup` is no
-    table: then `sorted_rows` and `order`, int64 and int32 ``(n_rows,)``, ascending rows and their positions, are searched.
+    Row ``low + i`` goes to position ``lookup[i]`` (int32; -1 and rows beyond are unwanted). Where `lookup` is empty,
+    ascending rows, `sorted_rows`, are searched, whose positions are `order`: int64 and int32 ``(n_rows,)``.
     """
     if lookup.size:
         if low <= row < low + lookup.size:
-            return lookup[row - low]
-        return np.int32(-1)
+            return int(lookup[row - low])
+        return -1
     at = np.searchsorted(sorted_rows, row)
     if at < sorted_rows.size and sorted_rows[at] == row:
-        return order[at]
-    return np.int32(-1)
+        return int(order[at])
+    return -1
 
 
 @compiled

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ingest.block import Counts, concat_counts
-from ingest.errors import ConfigError, SourceChangedError, SourceError
+from ingest.errors import ConfigError, IngestError, SourceChangedError, SourceError, TransientError
 from ingest.fetch.assemble import Assembled, GeneMap, empty_rows, reorder_rows
 from ingest.fetch.base import Fetched
 from ingest.fetch.heap import keep_freed_memory
@@ -68,6 +68,10 @@ class RowReader(Protocol):
         IngestError
             As `ingest.fetch.base.Fetcher.read`.
         """
+        ...
+
+    def expect(self, row_ranges: Rows, column_ranges: Rows | None) -> None:
+        """Hear what the `assemble` after the next one will most likely be given."""
         ...
 
     def close(self) -> None:
@@ -132,7 +136,9 @@ class SomaFetcher:
                 tiles = TileReader(open_stored(folder), self._genes, threads=limits.threads, source=self._where)
                 if tiles.dtype == stored:
                     return tiles
-        except (Unfamiliar, OSError) as found:
+        except TransientError:
+            raise
+        except (Unfamiliar, OSError, IngestError) as found:  # whatever is really wrong, TileDB meets it as well
             _log.info("%s: read through TileDB: %s", self._where, found)
         return TableReader(raw, self._genes, dtype=stored, source=source)
 
@@ -156,12 +162,25 @@ class SomaFetcher:
             wrong = rows.min() if rows.min() < 0 else rows.max()
             message = f"{self._where}: soma_joinid {wrong} of {self._survey.n_obs}"
             raise SourceError(message, kind="row-range", source=self._where)
-        density = -(-self._survey.nnz // max(1, self._survey.n_obs))
-        pieces = split_rows(np.sort(rows), self._survey.band_rows, self._most_entries // max(1, density))
+        pieces = self._pieces(rows)
         before = self._reader.bytes_read
         counts = self._assemble(rows).counts if len(pieces) == 1 else self._join(rows, pieces)
         counts = convert_counts(counts, self._dtype, source=self._where)
         return Fetched(counts, None, self._reader.bytes_read - before, was_unsorted=False)
+
+    def expect(self, rows: Rows) -> None:
+        """See `ingest.fetch.base.Fetcher`; what will be read in several pieces is not loaded ahead."""
+        if len(rows) and self._wants_some and len(pieces := self._pieces(rows)) == 1:
+            self._reader.expect(ranges_of(pieces[0], _ROW_GAP), self._column_ranges)
+
+    def _pieces(self, rows: Rows) -> list[Rows]:
+        """Return `rows`, ascending, cut into what is read at once."""
+        density = -(-self._survey.nnz // max(1, self._survey.n_obs))
+        return split_rows(np.sort(rows), self._survey.band_rows, self._most_entries // max(1, density))
+
+    @property
+    def _wants_some(self) -> bool:
+        return self._column_ranges is None or len(self._column_ranges) > 0
 
     def _join(self, rows: Rows, pieces: list[Rows]) -> Any:
         counts = concat_counts([self._assemble(piece).counts for piece in pieces])
@@ -169,8 +188,7 @@ class SomaFetcher:
         return counts if np.array_equal(order, np.arange(len(rows))) else reorder_rows(counts, order)
 
     def _assemble(self, rows: Rows) -> Assembled:
-        nothing = self._column_ranges is not None and not len(self._column_ranges)
-        if nothing or not len(rows):
+        if not (self._wants_some and len(rows)):
             empty = Counts(*empty_rows(np.zeros(len(rows), np.int64), self._survey.dtype), self._genes.n_target)
             return Assembled(empty, was_unsorted=False, zeros_dropped=0)
         try:

@@ -65,6 +65,9 @@ class TableReader:
             assembler.add(dim0, dim1, plain_values(data, source=str(self._source)))
         return assembler.finish()
 
+    def expect(self, row_ranges: Array, column_ranges: Array | None) -> None:
+        """Do nothing: TileDB reads ahead by itself, within one read."""
+
     def _tables(self, row_ranges: Array, column_ranges: Array | None) -> Iterator[pa.Table]:
         """Yield what TileDB has for the ranges, in any order, and some more."""
         coordinates: list[Any] = [coordinate_of(row_ranges)]

@@ -5,7 +5,8 @@ copies once more: 20 bytes an entry each time, through memory. Here one tile is 
 its runs of one row each are placed where they belong in the matrix: what is left is the decompression itself.
 
 The way of the data: `folder` (bytes) -> `format`, `schema`, `fragment` (where each tile lies and which cells it holds)
--> `picking` (pure: which tiles and which byte ranges rows need) -> `decoding` (tiles of coordinates and values) ->
-`reader` (rows). Format: the TileDB format specification, versions 16 to 22 (https://github.com/TileDB-Inc/TileDB,
-``format_spec``). It reads the one layout that a Census has, completely; whatever it does not know (`Unfamiliar`), TileDB reads.
+-> `picking` (pure: which tiles and which byte ranges rows need) -> `loading` (bytes of tiles) -> `decoding`
+(coordinates and values) -> `reader` (rows). The format is TileDB's own, versions 16 to 22
+(https://github.com/TileDB-Inc/TileDB, ``format_spec``). It reads the one layout that a Census has, completely; what it
+does not know (`Unfamiliar`), TileDB reads.
 """

@@ -67,7 +67,9 @@ class TileDecoder:
         """Return the runs of wanted rows in a tile of `n_cells` entries."""
         count = 0
         for first, rows in self._row_parts(tile, n_cells):
-            count = kernels.find_runs(rows, first, *positions.arrays, *self._runs, count)
+            low, lookup, sorted_rows, order = positions.arrays
+            into = self._runs[0], self._runs[1], self._runs[2]
+            count = kernels.find_runs(rows, first, low, lookup, sorted_rows, order, *into, count)
         position, start, stop = self._runs[:, :count].copy()
         return Runs(position, start, stop)
 
@@ -107,7 +109,7 @@ class TileDecoder:
         self, tile: Bytes, n_cells: int, pipeline: Pipeline, itemsize: int, runs: Runs | None
     ) -> Iterator[tuple[int, int, Any]]:
         """Yield first entry, number of entries and bytes of each part that any of `runs` needs."""
-        first, view = 0, memoryview(tile)
+        first, view = 0, tile.data
         for start, stop, size in parts_of(tile, pipeline):
             n = size // itemsize
             if size % itemsize or first + n > n_cells:

@@ -25,14 +25,17 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Span = tuple[str, int, int]
 """A file below the array's folder, first byte and end."""
 
+_MOST_OPEN = 48
 _CENSUS_REGION = "us-west-2"
 _BUDGET = Budget(attempts=4, total_s=120.0, first_s=0.5)
 """Of one read; a worker tries whole reads again."""
 
 
 class ArrayFolder(Protocol):
-    """The files of one array. Not pickled, not shared between threads."""
+    """The files of one array. Not pickled."""
 
+    is_far: bool
+    """Whether reading waits for a network; then several threads may read at once."""
     most_gap_bytes: int
     """What lies between two wanted pieces of a file is read as well, up to so much."""
     most_bytes: int
@@ -62,6 +65,7 @@ class ArrayFolder(Protocol):
 class LocalArray:
     """An array in a folder. Positioned reads, no mapping: a file that became shorter must not kill the process."""
 
+    is_far = False
     most_gap_bytes = 4 << 10
     most_bytes = 32 << 20
 
@@ -80,7 +84,7 @@ class LocalArray:
 
     def _read(self, name: str, start: int, stop: int) -> Bytes:
         data = np.empty(stop - start, np.uint8)
-        descriptor, view = self._descriptor(name), memoryview(data)
+        descriptor, view = self._descriptor(name), data.data
         while len(view):
             done = os.preadv(descriptor, [view], start)
             if not done:
@@ -90,6 +94,8 @@ class LocalArray:
 
     def _descriptor(self, name: str) -> int:
         if name not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self.close()
             self._open[name] = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)
         return self._open[name]
 
@@ -111,6 +117,7 @@ class RemoteArray:
         Of s3fs, see `open_folder`.
     """
 
+    is_far = True
     most_gap_bytes = 128 << 10
     most_bytes = 4 << 20
 
@@ -170,7 +177,8 @@ def open_folder(uri: str, source: Source) -> ArrayFolder | None:
         return None
     if source.kind == "census":
         return RemoteArray(uri, {"anon": True, "client_kwargs": {"region_name": _CENSUS_REGION}})
-    options: dict[str, Any] = {"anon": not has_s3_credentials()}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _CENSUS_REGION
+    options: dict[str, Any] = {"anon": not has_s3_credentials(), "client_kwargs": {"region_name": region}}
     if endpoint := s3_endpoint():
         options["endpoint_url"] = endpoint
     return RemoteArray(uri, options)

@@ -122,7 +122,8 @@ def parts_of(tile: np.ndarray[Any, np.dtype[np.uint8]], pipeline: Pipeline) -> l
     count = kernels.tile_directory(tile, bool(pipeline.filters), directory)
     if count < 0:
         raise Unfamiliar("a tile whose lengths do not add up")
-    return directory[:count].tolist()
+    parts: list[list[int]] = directory[:count].tolist()
+    return parts
 
 
 def unpack(data: memoryview, size: int, pipeline: Pipeline, zstd: zstandard.ZstdDecompressor) -> bytes | memoryview:

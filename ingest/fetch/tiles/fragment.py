@@ -15,7 +15,7 @@ from ingest.fetch.tiles.format import Cursor, Unfamiliar, generic_tile
 from ingest.fetch.tiles.schema import VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["COLUMNS", "FILES", "ROWS", "VALUES", "Footer", "Fragment", "read_fragment"]
 
@@ -119,7 +119,9 @@ class Fragment:
     """int64 ``(n_tiles,)``: entries of each tile."""
 
 
-def read_fragment(path: str, footer: Footer, capacity: int, read: Callable[[int, int], bytes]) -> Fragment:
+def read_fragment(
+    path: str, footer: Footer, capacity: int, read: Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
+) -> Fragment:
     """Read the tables that `footer` points at.
 
     Parameters
@@ -127,17 +129,18 @@ def read_fragment(path: str, footer: Footer, capacity: int, read: Callable[[int,
     capacity
         Entries of a tile that is not the last.
     read
-        Gives the bytes ``[start, stop)`` of the fragment's metadata file.
+        Gives the bytes ``[start, stop)`` of the fragment's metadata file, several at once.
 
     Raises
     ------
     Unfamiliar
         They contradict the footer.
     """
-    boxes = _leaves(generic_tile(read(*footer.tree)), footer.n_tiles)
+    tree, *tables = read([footer.tree, *footer.offsets.values()])
+    boxes = _leaves(generic_tile(tree), footer.n_tiles)
     starts = {
-        field: _starts(generic_tile(read(*place)), footer.n_tiles, footer.sizes[field])
-        for field, place in footer.offsets.items()
+        field: _starts(generic_tile(table), footer.n_tiles, footer.sizes[field])
+        for field, table in zip(footer.offsets, tables, strict=True)
     }
     cells = np.full(footer.n_tiles, capacity, np.int64)
     cells[-1] = footer.last_cells

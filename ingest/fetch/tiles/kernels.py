@@ -31,12 +31,8 @@ Array = np.ndarray[Any, Any]
 @compiled
 def _number(data: Array, at: int) -> int:
     """Return the uint32 at byte `at`."""
-    return (
-        np.int64(data[at])
-        | np.int64(data[at + 1]) << 8
-        | np.int64(data[at + 2]) << 16
-        | np.int64(data[at + 3]) << 24
-    )
+    low, high = np.int64(data[at]) | np.int64(data[at + 1]) << 8, np.int64(data[at + 2]) | np.int64(data[at + 3]) << 8
+    return int(low | high << 16)
 
 
 @compiled
@@ -44,8 +40,8 @@ def tile_directory(tile: Array, compressed: bool, directory: Array) -> int:
     """Write start, stop and decompressed bytes of each part of `tile` (uint8) into `directory` (int64 ``(m, 3)``).
 
     Layout (``tile.md`` of the format): the number of chunks, uint64; a chunk is its original, filtered and metadata
-    lengths, uint32, the metadata and the data. A compressor's metadata are the numbers of metadata and data parts, then original
-    and compressed length of each, uint32; the parts follow one another in the data, metadata first.
+    lengths, uint32, the metadata and the data. A compressor's metadata are the numbers of metadata and data parts,
+    then original and compressed length of each, uint32; the parts follow one another in the data, metadata first.
 
     Return the number of parts, or -1: lengths do not add up, or `directory` is too short.
     """
@@ -125,7 +121,7 @@ def join_columns(planes: Array, out: Array) -> bool:
     top = np.uint8(0)
     for i in range(n):
         top |= p3[i]
-    return high == 0 and top < 128
+    return bool(high == 0 and top < 128)
 
 
 @compiled
@@ -135,7 +131,7 @@ def narrow_columns(columns: Array, out: Array) -> bool:
     for i in range(out.size):
         out[i] = columns[i]
         seen |= columns[i]
-    return 0 <= seen < 1 << 31
+    return bool(0 <= seen < 1 << 31)
 
 
 @compiled
@@ -235,7 +231,7 @@ def place_runs(
         run_columns, run_values = columns[start[run] : stop[run]], values[start[run] : stop[run]]
         to = place[run]
         indices, data = out_indices[to : to + run_columns.size], out_data[to : to + run_columns.size]
-        falls, some = False, np.int32(0)
+        falls, some = False, 0
         for i in range(run_columns.size - 1):
             falls |= run_columns[i + 1] <= run_columns[i]
         first[run], last[run] = run_columns[0], run_columns[run_columns.size - 1]
@@ -245,14 +241,14 @@ def place_runs(
             for i in range(run_columns.size):
                 indices[i] = run_columns[i]
                 data[i] = run_values[i]
-                some += np.int32(run_values[i] == 0)
+                some += run_values[i] == 0
         else:
             for i in range(run_columns.size):
                 gene = gene_map[run_columns[i]]
                 indices[i] = gene
                 data[i] = run_values[i] if gene >= 0 else 0
                 unwanted += gene < 0
-                some += np.int32(gene >= 0 and run_values[i] == 0)
+                some += gene >= 0 and run_values[i] == 0
         zeros += some
     return True, zeros, unwanted
 

@@ -1,4 +1,4 @@
-"""The schema of a stored array, if it is one that X of a Census has. Pure; layout: ``array_schema.md`` of the format."""
+"""The schema of a stored array, if it is one that X of a Census has. Pure; layout: the format's ``array_schema.md``."""
 
 from __future__ import annotations
 

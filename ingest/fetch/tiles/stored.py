@@ -12,6 +12,8 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ingest.fetch.tiles.format import Unfamiliar
@@ -42,7 +44,7 @@ class _Part:
 
 
 class StoredX:
-    """X as it is stored. Tables of a fragment are read when its cells are first wanted.
+    """X as it is stored. Tables of a fragment are read when its cells are first wanted, by whichever thread.
 
     Parameters
     ----------
@@ -58,6 +60,7 @@ class StoredX:
         self.folder, self.schema = folder, schema
         self._parts = tuple(parts)
         self._tables: OrderedDict[int, Fragment] = OrderedDict()
+        self._lock = Lock()
 
     def fragments(self, first_row: int, last_row: int) -> list[Fragment]:
         """Return the fragments that hold any of the rows, both ends included.
@@ -69,18 +72,19 @@ class StoredX:
         OSError, IngestError
             As `ArrayFolder.read`.
         """
-        return [
-            self._fragment(number)
-            for number, part in enumerate(self._parts)
-            if part.footer.domain[0] <= last_row and part.footer.domain[1] >= first_row
-        ]
+        with self._lock:
+            return [
+                self._fragment(number)
+                for number, part in enumerate(self._parts)
+                if part.footer.domain[0] <= last_row and part.footer.domain[1] >= first_row
+            ]
 
     def _fragment(self, number: int) -> Fragment:
         if number in self._tables:
             self._tables.move_to_end(number)
             return self._tables[number]
         part = self._parts[number]
-        read = partial(_read_metadata, self.folder, part.path)
+        read = partial(_metadata, self.folder, part.path)
         while len(self._tables) >= _TABLES_KEPT:
             self._tables.popitem(last=False)
         self._tables[number] = read_fragment(part.path, part.footer, self.schema.capacity, read)
@@ -165,9 +169,9 @@ def _check_no_choice(parts: Sequence[_Part]) -> None:
     if any(part.footer.with_times for part in parts):
         raise Unfamiliar("consolidated fragments of an array without duplicates")
     ordered = sorted(part.footer.domain for part in parts)
-    if any(later[0] <= earlier[1] for earlier, later in zip(ordered, ordered[1:], strict=False)):
+    if any(later[0] <= earlier[1] for earlier, later in pairwise(ordered)):
         raise Unfamiliar("fragments that overlap in an array without duplicates")
 
 
-def _read_metadata(folder: ArrayFolder, path: str, start: int, stop: int) -> bytes:
-    return bytes(folder.read([(f"{path}/{_METADATA}", start, stop)])[0])
+def _metadata(folder: ArrayFolder, path: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+    return [bytes(data) for data in folder.read([(f"{path}/{_METADATA}", start, stop) for start, stop in places])]
