@@ -7,15 +7,22 @@ unless it is told otherwise: float32 counts of a Census and of h5ad files, chunk
 
 from __future__ import annotations
 
+import struct
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import zstandard
 
 from ingest.block import Block, Counts
 from ingest.encode.base import encode_block
 from ingest.encode.open import open_codec
 from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
+from ingest.fetch.tiles.format import BYTE_SHUFFLE, ZSTD, Pipeline
+from ingest.fetch.tiles.loading import StoredTile
+from ingest.fetch.tiles.placing import TilePlacer
+from ingest.fetch.tiles.schema import XSchema
 from ingest.genes import Genes
 from ingest.validate import check_rows
 
@@ -38,6 +45,7 @@ def compile_kernels() -> None:
     _assemble(counts, genes)
     for index_type in (np.int32, np.int64):
         csr_rows(counts.indptr, counts.indices.astype(index_type), counts.data, rows, genes, source="warm")
+    _place(counts, genes)
     check_rows(counts, source="warm")
     _encode(counts)
 
@@ -56,6 +64,29 @@ def _assemble(counts: Counts, genes: GeneMap) -> None:
     columns = np.repeat(rows, _N_GENES), counts.indices.astype(np.int64), counts.data
     assembler.add(*(pa.array(column).to_numpy() for column in columns))
     assembler.finish()
+
+
+def _place(counts: Counts, genes: GeneMap) -> None:
+    """Read tiles as a Census has them, from a disk and, in memory that is read-only, from a network."""
+    packed, shuffled = Pipeline((ZSTD,)), Pipeline((BYTE_SHUFFLE, ZSTD))
+    schema = XSchema(True, counts.nnz, packed, shuffled, shuffled, counts.data.dtype)
+    rows = np.repeat(np.arange(_N_CELLS), _N_GENES)
+    fields = _stored(rows), _stored(_shuffled(counts.indices.astype(np.int64))), _stored(_shuffled(counts.data))
+    for writable in (True, False):
+        tile = StoredTile(counts.nnz, *(np.frombuffer(bytearray(f) if writable else f, np.uint8) for f in fields))
+        placer = TilePlacer(schema, genes, threads=1, source="warm")
+        placer.rows([tile], np.arange(_N_CELLS))
+
+
+def _shuffled(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(values.view(np.uint8).reshape(len(values), -1).T)
+
+
+def _stored(values: np.ndarray[Any, Any]) -> bytes:
+    """Return a tile of one chunk of one part; see `ingest.fetch.tiles.kernels.tile_directory`."""
+    part = zstandard.compress(values.tobytes(), 1)
+    head = struct.pack("<IIII", 0, 1, values.nbytes, len(part))
+    return struct.pack("<QIII", 1, values.nbytes, len(part), len(head)) + head + part
 
 
 def _encode(counts: Counts) -> None:

@@ -23,7 +23,7 @@ GZIP, ZSTD, BYTE_SHUFFLE = 1, 2, 9
 
 _MOST_PARTS = 4_096
 """Of a tile: TileDB makes one of every 64 KiB."""
-_MOST_METADATA_BYTES = 1 << 30
+_MOST_METADATA_BYTES = 1 << 27
 
 _GENERIC = "IQQBQBI"
 """Version, stored bytes, bytes, datatype, cell size, encryption, bytes of the pipeline."""

@@ -27,8 +27,8 @@ FILES = {VALUES: "a0.tdb", ROWS: "d0.tdb", COLUMNS: "d1.tdb"}
 
 _FIELDS = 4
 _LENGTH_BYTES = 8
-_MOST_TILES = 1 << 22
-"""Of a fragment: 64 bytes a tile are held for each."""
+_MOST_TILES = 1 << 20
+"""Of a fragment, 69 billion entries: 64 bytes are held for each tile."""
 
 
 @dataclass(frozen=True, slots=True)

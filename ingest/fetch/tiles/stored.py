@@ -30,8 +30,8 @@ __all__ = ["StoredX", "open_stored"]
 _NAME = re.compile(r"__(\d+)_(\d+)_[0-9a-f]+_(\d+)")
 _TAIL_BYTES = 16 << 10
 _METADATA = "__fragment_metadata.tdb"
-_TABLES_KEPT = 16
-"""Fragments whose tables of tiles are held: units walk through an array in order."""
+_TILES_KEPT = 1 << 20
+"""Tiles of which it is held where they lie, 64 bytes each: units walk through an array in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class StoredX:
             return self._tables[number]
         part = self._parts[number]
         read = partial(_metadata, self.folder, part.path)
-        while len(self._tables) >= _TABLES_KEPT:
+        while self._tables and sum(len(one.cells) for one in self._tables.values()) + part.footer.n_tiles > _TILES_KEPT:
             self._tables.popitem(last=False)
         self._tables[number] = read_fragment(part.path, part.footer, self.schema.capacity, read)
         return self._tables[number]
