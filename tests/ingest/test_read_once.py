@@ -1,16 +1,20 @@
-"""A band is read once: bytes and tiles of X that all units of a plan take, as TileDB counts them, against one read."""
+"""A band is read once: bytes and tiles of X that all units of a plan take, against what one plain read takes."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiledbsoma
 
 from ingest import units
+from ingest.fetch import soma
 from ingest.fetch.soma import SomaFetcher
+from ingest.fetch.tiles import decoding
 from ingest.settings import DataSettings, WorkSettings
 from ingest.testing import datasets
 from ingest.testing.census import CensusSpec, build_census
@@ -23,18 +27,18 @@ SLAB_BYTES = 104 << 20
 """Some five bands. TileDB packs entries into data tiles of its own, and the one at the seam of two slabs is read for
 both: one of 255 in a Census' band, one of 18 here. With eight tiles of genes each is about two data tiles, so that any
 cell of a band costs most of it, as it does in a Census."""
+FILES = ("a0.tdb", "d0.tdb", "d1.tdb")
 STORED, DECODED, TILES = "Context.VFS.read_byte_num", "read_unfiltered_byte_num", "num_tiles_read"
 
 
 class Reading:
-    """What TileDB read since it was last reset."""
+    """What was read of X: as TileDB counts it, or as the operating system and the decompressor were asked for it."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.counted: Counter[str] = Counter()
 
-    def add(self) -> None:
-        self.calls += 1
+    def add_tiledb(self) -> None:
         for context in tiledbsoma.tiledbsoma_stats_as_py():
             for name, number in context["counters"].items():
                 self.counted[name if name == STORED else name.rsplit(".", 1)[-1]] += number
@@ -54,18 +58,14 @@ def index(census, tmp_path_factory):
     return write_census_index(tmp_path_factory.mktemp("index") / "index.feather", census)
 
 
-@pytest.fixture
-def counting(monkeypatch):
-    """Count what TileDB reads inside of `SomaFetcher.read`, and read in slabs of a few bands."""
-    read, reading = SomaFetcher.read, Reading()
-
-    def counted(self, rows):
-        tiledbsoma.tiledbsoma_stats_reset()
-        fetched = read(self, rows)
-        reading.add()
-        return fetched
-
-    monkeypatch.setattr(SomaFetcher, "read", counted)
+@pytest.fixture(params=["tiles", "tiledb"])
+def counting(request, monkeypatch):
+    """Count what is read inside of `SomaFetcher.read`, and read in slabs of a few bands."""
+    monkeypatch.setenv(soma.READER_VARIABLE, request.param)
+    reading = Reading()
+    monkeypatch.setattr(SomaFetcher, "read", counted_read(reading, SomaFetcher.read))
+    if request.param == "tiles":
+        count_bytes_and_tiles(reading, monkeypatch)
     monkeypatch.setattr(
         datasets,
         "open_serial_pool",
@@ -78,16 +78,50 @@ def counting(monkeypatch):
     tiledbsoma.tiledbsoma_stats_disable()
 
 
+def counted_read(reading, read):
+    def counted(self, rows):
+        tiledbsoma.tiledbsoma_stats_reset()
+        fetched = read(self, rows)
+        reading.calls += 1
+        reading.add_tiledb()
+        return fetched
+
+    return counted
+
+
+def count_bytes_and_tiles(reading, monkeypatch):
+    preadv, parts_of = os.preadv, decoding.parts_of
+
+    def counted_preadv(descriptor, buffers, offset):
+        done = preadv(descriptor, buffers, offset)
+        if Path(f"/proc/self/fd/{descriptor}").resolve().name in FILES:
+            reading.counted[STORED] += done
+        return done
+
+    def counted_parts(tile, pipeline):
+        parts = parts_of(tile, pipeline)
+        reading.counted[DECODED] += sum(size for *_, size in parts)
+        reading.counted[TILES] += 1
+        return parts
+
+    monkeypatch.setattr(os, "preadv", counted_preadv)
+    monkeypatch.setattr(decoding, "parts_of", counted_parts)
+
+
 @pytest.fixture
-def least(census):
-    """One plain read of X, no code of ours."""
+def least(census, counting):  # noqa: ARG001  # which decides the way that is read in
+    """One plain read of X, no code of ours; as it is stored, for what is counted outside of TileDB."""
     reading = Reading()
-    tiledbsoma.tiledbsoma_stats_enable()
-    with tiledbsoma.open(f"{census.uri}/census_data/homo_sapiens/ms/RNA/X/raw") as array:
+    place = Path(f"{census.path}/census_data/homo_sapiens/ms/RNA/X/raw")
+    with tiledbsoma.open(str(place)) as array:
         tiledbsoma.tiledbsoma_stats_reset()
         n_entries = sum(len(table) for table in array.read().tables())
-        reading.add()
+        reading.add_tiledb()
     assert n_entries > N_CELLS * 150
+    if os.environ[soma.READER_VARIABLE] == "tiles":
+        files = [file for name in FILES for file in place.glob(f"__fragments/*/{name}")]
+        reading.counted[STORED] = sum(file.stat().st_size for file in files)
+        reading.counted[DECODED] = 20 * n_entries
     return reading
 
 
