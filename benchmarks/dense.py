@@ -36,7 +36,7 @@ def run(bench: Bench) -> list[Row]:
                         "way": "stages",
                         "round": turn,
                         "size": size,
-                        **measure_stages(bench.census.uri, selection, size, bench.folder / "surveys"),
+                        **measure_stages(selection, size, bench.folder / "surveys"),
                     },
                 ]
     return rows

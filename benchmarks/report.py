@@ -20,6 +20,11 @@ __all__ = ["BEGIN", "END", "report_text", "with_report", "write_report"]
 
 BEGIN = "<!-- measured: begin (make bench writes what follows) -->"
 END = "<!-- measured: end -->"
+_READ = {
+    "tiles": "ours, rows out of stored tiles",
+    "tiledb": "ours, rows through TileDB",
+    "read": "TileDB alone, freed memory kept, tables dropped",
+}
 _WAYS = {
     "seed": "the seed's way",
     "ours": "ours",
@@ -186,6 +191,18 @@ def _encoding(rows: list[Row]) -> str:
     return table(["cells in the file", "s", "CPU-s", "bytes", "kB a cell", "bytes a non-zero"], lines)
 
 
+def _reading(rows: list[Row]) -> str:
+    lines = [
+        (
+            f"{first['place']}, {_READ[first['way']]}",
+            count(medians(group, "cells_per_s")),
+            f"{medians(group, 'cpu_ns_per_entry'):.1f}",
+        )
+        for first, group in _groups(rows, "place", "way")
+    ]
+    return table(["", "cells/s", "CPU-ns a non-zero"], lines)
+
+
 def _varied(**labels: str) -> Callable[[list[Row]], str]:
     """Return what shows rows by the keys that were varied."""
 
@@ -234,6 +251,7 @@ def _printed(rows: list[Row]) -> str:
 _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "comparison": ("Half of the cells, to one S3 look-alike", _comparison),
     "dense": ("All cells, to a folder on the local disk", _dense),
+    "reading": ("Reading alone, one thread", _reading),
     "encoding": ("Encoding alone", _encoding),
     "density": ("Share of the cells selected", _varied(density="share")),
     "chunk_size": ("Cells a file", _varied(size="cells a file")),
