@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class OffsetTable:
         for part in chunk.offsets:
             self._chunks.append(chunk.chunk)
             self._datasets.append(sys.intern(part.dataset))
-            self._elements.append(part.chunk_shape[0])
+            self._elements.append(prod(part.chunk_shape))
             self._lengths.append(len(part.offsets))
             self._offsets.extend(part.offsets)
             self._sizes.extend(part.sizes)
