@@ -55,5 +55,7 @@ class WorkSettings:
     """Stop early when more than this share of the chunks, in per cent, has failed."""
     single_driver: bool = False
     """Accept a store that ignores preconditions, on the promise that nobody else writes to DEST."""
+    cells_json: bool = False
+    """Write ``metadata/cells.json``, too."""
     deadline_s: float | None = None
     """For one unit; None: ten minutes, a hundredth of a second for every cell, a second for every stored megabyte."""

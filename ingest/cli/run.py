@@ -117,6 +117,7 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard with a local Ray.")
 @click.option("--single-driver", is_flag=True, help="Accept a store that ignores preconditions.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Most that one unit may take.")
+@click.option("--cells-json", is_flag=True, help="Write metadata/cells.json, too: an object a cell.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @config_option
@@ -192,6 +193,7 @@ def _work_settings(options: dict[str, Any]) -> WorkSettings:
         dashboard=options["dashboard"],
         max_failed_pct=options["max_failed_pct"],
         single_driver=options["single_driver"],
+        cells_json=options["cells_json"],
         deadline_s=options["deadline"],
     )
 
