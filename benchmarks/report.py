@@ -26,6 +26,7 @@ _WAYS = {
     "read": "bare read",
     "tuned read": "bare read, freed memory kept",
     "write_h5ad": "`write_h5ad(gzip)`",
+    "create_dataset": "`create_dataset(gzip)`",
 }
 
 
@@ -235,6 +236,7 @@ _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "comparison": ("Half of the cells, to one S3 look-alike", _comparison),
     "dense": ("All cells, to a folder on the local disk", _dense),
     "encoding": ("Encoding alone", _encoding),
+    "encoding_h5": ("Encoding dense chunks (`--format h5`) alone", _encoding),
     "density": ("Share of the cells selected", _varied(density="share")),
     "chunk_size": ("Cells a file", _varied(size="cells a file")),
     "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),

@@ -25,6 +25,8 @@ __all__ = ["decode_dense"]
 Array = np.ndarray[Any, Any]
 
 _SLAB_BYTES = 8 << 20
+_MOST_BLOCK_BYTES = 256 << 20
+"""Of one HDF5 chunk, which is whole in memory; ours have two megabytes, or one row."""
 _TYPES = ("int16", "uint16", "int32", "int64", "float32", "float64")
 
 
@@ -68,7 +70,7 @@ def _matrix(node: h5py.Dataset) -> h5py.Dataset:
         stored = node.id.get_storage_size() == node.size * node.dtype.itemsize
     else:
         n_rows, n_columns = node.chunks
-        whole_rows = n_columns == node.shape[1] and n_rows * n_columns * node.dtype.itemsize <= 1 << 31
+        whole_rows = n_columns == node.shape[1] and prod(node.chunks) * node.dtype.itemsize <= _MOST_BLOCK_BYTES
         stored = whole_rows and node.id.get_num_chunks() == -(-node.shape[0] // n_rows)
     if not stored:
         raise ValueError(f"X of shape {node.shape} is not stored in whole rows, all of them")
@@ -122,6 +124,8 @@ def _dense(rows: Array) -> tuple[Array, Array]:
 def _inflated(stored: bytes, length: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Return the places and values of a shuffled block of `length`."""
     raw = deflate.zlib_decompress(stored, length * dtype.itemsize)
+    if len(raw) != length * dtype.itemsize:
+        raise ValueError(f"a block of X has {len(raw):,} bytes instead of {length * dtype.itemsize:,}")
     planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, length)
     used = planes[0] != 0
     for plane in planes[1:]:
