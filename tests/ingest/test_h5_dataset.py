@@ -15,7 +15,7 @@ from scipy import sparse
 
 from ingest.digest import content_digest
 from ingest.encode.decode import decode_chunk
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, SourceError
 from ingest.finish import finish
 from ingest.repairing import repair_dataset
 from ingest.settings import DataSettings, WorkSettings
@@ -229,6 +229,21 @@ def test_fractions_are_refused_or_kept_as_they_are(tmp_path):
             rows.append(file["X"][()])
     np.testing.assert_array_equal(np.vstack(rows), truth([path]))
     assert verify_dataset(dest.open(), deep=True).exit_code == 0
+
+
+def test_a_fraction_that_the_survey_did_not_see_spoils_its_chunk_alone(tmp_path, monkeypatch):
+    matrix = sample_counts(20, 12, seed=5).toarray().astype(np.float32)
+    matrix[9, 3] = 7.5
+    _, index = write_one(tmp_path, matrix)
+    monkeypatch.setattr("ingest.fetch.h5ad_matrix._sample_fault", lambda *_: None)
+    made = make_dataset(str(tmp_path / "dest"), index, data=DENSE)
+    assert made.report.exit_code == 3
+    assert {chunk: fault.kind for chunk, fault in made.report.driven.quarantined.items()} == {1: "fractional"}
+    dest = DamageableDataset(tmp_path / "dest", "h5")
+    assert [dest.chunk(chunk).exists() for chunk in range(3)] == [True, False, True]
+    monkeypatch.undo()
+    with pytest.raises(SourceError, match="no integer counts"):
+        make_dataset(str(tmp_path / "other"), index, data=DENSE)
 
 
 @pytest.mark.parametrize(("form", "dtype"), [("h5", "uint16"), ("h5", "float64"), ("h5ad", "int16"), ("h5ad", "")])
