@@ -50,8 +50,7 @@ def decode_dense(file: h5py.File, most: int) -> Block:
     for name, n in shapes.items():
         if file[name].shape != (n,):
             raise ValueError(f"{name} of shape {file[name].shape} beside X of shape {matrix.shape}")
-    counts = _counts(matrix, file["obs/gene_count"][()], most)
-    _check_sums(counts, file["obs/umi_count"][()])
+    counts = _counts(matrix, file["obs/gene_count"][()], file["obs/umi_count"][()], most)
     var = file["var"]
     genes = Genes(
         tuple(texts_of(file["genes"])),
@@ -77,8 +76,8 @@ def _matrix(node: h5py.Dataset) -> h5py.Dataset:
     return node
 
 
-def _counts(matrix: h5py.Dataset, n_nonzero: Array, most: int) -> Counts:
-    """Return the matrix as CSR; `n_nonzero` ``(n_cells,)`` of each row says how much that is, and is checked."""
+def _counts(matrix: h5py.Dataset, n_nonzero: Array, sums: Array, most: int) -> Counts:
+    """Return the matrix as CSR; `n_nonzero` ``(n_cells,)`` of each row says how much that is: both are checked."""
     n_cells, n_genes = matrix.shape
     if n_nonzero.dtype.kind not in "iu" or n_nonzero.min(initial=0) < 0 or n_nonzero.max(initial=0) > n_genes:
         raise ValueError("obs/gene_count holds no numbers of genes")
@@ -89,7 +88,12 @@ def _counts(matrix: h5py.Dataset, n_nonzero: Array, most: int) -> Counts:
     step = _rows_at_once(matrix)
     for number, (places, values) in enumerate(_row_groups(matrix, step)):
         start = number * step
-        _take_rows(places, values, start, min(step, n_cells - start), counts)
+        n_rows = min(step, n_cells - start)
+        found = _take_rows(places, values, start, n_rows, counts)
+        wrong = np.flatnonzero(found != sums[start : start + n_rows])
+        if len(wrong):
+            row, added = start + int(wrong[0]), found[wrong[0]]
+            raise ValueError(f"obs/umi_count of row {row} is {sums[row]:g}, but X adds up to {added:g}")
     return counts
 
 
@@ -134,24 +138,20 @@ def _inflated(stored: bytes, length: int, dtype: np.dtype[Any]) -> tuple[Array, 
     return places, np.ascontiguousarray(planes[:, places].T).view(dtype).reshape(-1)
 
 
-def _take_rows(places: Array, values: Array, start: int, n_rows: int, counts: Counts) -> None:
+def _take_rows(places: Array, values: Array, start: int, n_rows: int, counts: Counts) -> Array:
+    """Put the values of some rows where `counts` has room for them; return the sum of each row, float64."""
     indptr, n_genes = counts.indptr[start : start + n_rows + 1], counts.n_genes
     ends = np.searchsorted(places, np.arange(n_rows + 1) * n_genes)
     if not np.array_equal(ends, indptr - indptr[0]):
         row = start + int(np.flatnonzero(np.diff(ends) != np.diff(indptr))[0])
         raise ValueError(f"obs/gene_count is not the number of genes in row {row} of X")
     mine, kept = slice(indptr[0], indptr[-1]), slice(0, ends[-1])
+    rows = np.repeat(np.arange(n_rows), np.diff(ends))
     counts.data[mine] = values[kept]
-    counts.indices[mine] = places[kept] - np.repeat(np.arange(n_rows) * n_genes, np.diff(ends))
-
-
-def _check_sums(counts: Counts, sums: Array) -> None:
-    rows = np.repeat(np.arange(counts.n_cells), np.diff(counts.indptr))
+    counts.indices[mine] = places[kept] - rows * n_genes
     # Adds in the order of the entries: fractions, too, come to the same float.
-    found = np.bincount(rows, weights=counts.data, minlength=counts.n_cells)
-    wrong = np.flatnonzero(found != sums)
-    if len(wrong):
-        raise ValueError(f"obs/umi_count of row {wrong[0]} is {sums[wrong[0]]:g}, but X adds up to {found[wrong[0]]:g}")
+    sums: Array = np.bincount(rows, weights=values[kept], minlength=n_rows)
+    return sums
 
 
 def _obs(group: h5py.Group, n_cells: int) -> pa.Table:
