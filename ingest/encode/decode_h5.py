@@ -107,7 +107,7 @@ def _row_groups(matrix: h5py.Dataset, step: int) -> Iterator[tuple[Array, Array]
     """Yield, for `step` rows at a time, the places of the values among theirs, ascending, and the values."""
     plist = matrix.id.get_create_plist()
     filters = [plist.get_filter(at)[0] for at in range(plist.get_nfilters())]
-    by_hand = filters == [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE] and matrix.dtype.byteorder != ">"
+    by_hand = filters == [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
     for start in range(0, matrix.shape[0], step):
         if not by_hand:
             yield _dense(matrix[start : start + step])

@@ -543,7 +543,8 @@ def test_a_process_that_knows_h5py_alone(codec, tmp_path):
 def test_other_peoples_filters_and_byte_order_are_read_too():
     """A file that somebody has rewritten with h5py's own gzip, say to mend an attribute, holds the same cells."""
     block = big_block()
-    for settings_of in ({"chunks": (65, 4_000), "compression": "gzip"}, {"chunks": (10, 4_000)}, {}):
+    rows = {"chunks": (9, 4_000)}
+    for settings_of in ({**rows, **GZIP}, {**rows, "compression": 4}, rows, {}):
         data = changed(put("X", dense(block.counts).astype(">i2"), **settings_of), block)
         assert content_digest(decode_chunk(data, key=KEY)) == content_digest(block)
 
