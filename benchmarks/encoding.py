@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.census import Selection
     from benchmarks.values import Row
 
-__all__ = ["as_anndata", "load_block", "run"]
+__all__ = ["as_anndata", "load_block", "measure", "run"]
 
 _DENSITY = 0.5
 _TIMES = {"write_h5ad": 1, "ours": 5}
@@ -52,12 +52,12 @@ def run(bench: Bench) -> list[Row]:
             theirs()
             for turn in range(bench.repeats):
                 for way, write in (("write_h5ad", theirs), ("ours", ours)):
-                    rows.append(_measure(way, write, path, block) | {"round": turn, "size": size})
+                    rows.append(measure(way, write, path, block, _TIMES[way]) | {"round": turn, "size": size})
     return rows
 
 
-def _measure(way: str, write: Callable[[], None], path: Path, block: Block) -> Row:
-    times = _TIMES[way]
+def measure(way: str, write: Callable[[], None], path: Path, block: Block, times: int) -> Row:
+    """Write the file of `block` so many times; return what one of them took."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(times):
         write()

@@ -31,6 +31,7 @@ _WAYS = {
     "read": "bare read",
     "tuned read": "bare read, freed memory kept",
     "write_h5ad": "`write_h5ad(gzip)`",
+    "create_dataset": "`create_dataset(gzip)`",
 }
 
 
@@ -253,6 +254,7 @@ _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "dense": ("All cells, to a folder on the local disk", _dense),
     "reading": ("Reading alone, one thread", _reading),
     "encoding": ("Encoding alone", _encoding),
+    "encoding_h5": ("Encoding dense chunks (`--format h5`) alone", _encoding),
     "density": ("Share of the cells selected", _varied(density="share")),
     "chunk_size": ("Cells a file", _varied(size="cells a file")),
     "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),

@@ -58,9 +58,13 @@ class Commit(Protocol):
         ...
 
 
+_NARROW = ("uint16", "int16")
+"""Types that a chunk leaves when a count does not fit."""
+
+
 def fetch_dtype(dtype: str) -> str:
-    """Return the type to fetch counts in: uint16 is decided per chunk, when its largest count is known."""
-    return "int32" if dtype == "uint16" else dtype
+    """Return the type to fetch counts in: a narrow one is decided per chunk, when its largest count is known."""
+    return "int32" if dtype in _NARROW else dtype
 
 
 class ChunkMaker:
@@ -143,7 +147,7 @@ class ChunkMaker:
         _check_names(names, f"chunk {self.chunk}")
         _check_promise(self._opened, obs, codes, coordinates, sums, n_genes, self._whole, self.chunk)
         encoded = self._encoder.finish(obs, names)
-        if identity.dtype == "uint16" and encoded.dtype != "uint16":
+        if identity.dtype in _NARROW and encoded.dtype != identity.dtype:
             notes = (*notes, f"widened-to-{encoded.dtype}")
         numbers, first, lengths = np.unique(codes, return_index=True, return_counts=True)
         entry = ChunkReceipt(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.cells_digest import CellsDigest
+from ingest.cells_json import keeps_cells_json, write_cells_json
 from ingest.digest import rows_digest
 from ingest.errors import AlreadyExistsError, CorruptError, PreconditionError
 from ingest.plan_rows import plan_batches, plan_rows
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ingest.store.base import Store
     from ingest.unit_rows import UnitRows
 
-__all__ = ["Finished", "check_chunk", "check_plan", "collect_dataset", "finish", "read_chunks"]
+__all__ = ["Finished", "check_chunk", "check_plan", "collect_dataset", "finish", "read_chunks", "with_cells_json"]
 
 _ROUNDS = 5
 """How often summaries are made again because another driver finished more meanwhile."""
@@ -90,13 +91,15 @@ def check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkR
     return chunk
 
 
-def finish(opened: OpenPlan, *, scratch: Path | None = None) -> Finished:
+def finish(opened: OpenPlan, *, scratch: Path | None = None, cells_json: bool = False) -> Finished:
     """Check all receipts and write the summaries; ``_SUCCESS.json`` only when no chunk is missing.
 
     Parameters
     ----------
     scratch
         Where obs of all cells is collected before it is put; the system's temporary folder when None.
+    cells_json
+        Write it as JSON, too; where it was once, it is anyway.
 
     Raises
     ------
@@ -111,6 +114,8 @@ def finish(opened: OpenPlan, *, scratch: Path | None = None) -> Finished:
             chunks, offsets = read_chunks(opened)
             with folder.guarded():
                 dataset = collect_dataset(opened, chunks, offsets, folder.path / f"cells-{left}.feather")
+                if cells_json or keeps_cells_json(opened):
+                    dataset = with_cells_json(dataset)
             if not _write_all(opened.store, dataset, last_try=left == 0):
                 continue
             # Another driver may have finished chunks, and its summaries, while these were written over them.
@@ -179,6 +184,12 @@ def collect_dataset(opened: OpenPlan, chunks: Sequence[ChunkReceipt], offsets: O
         message = f"{opened.store.url}/{key} does not hold the cells that plan.json names"
         raise CorruptError(message, kind="plan-damaged", key=key)
     return Dataset(opened, chunks, offsets, samples.experiments(), path)
+
+
+def with_cells_json(dataset: Dataset) -> Dataset:
+    """Return the same with its cells as JSON, beside the table of them."""
+    path = write_cells_json(dataset.cells, dataset.cells.with_suffix(".json"), complete=dataset.complete)
+    return replace(dataset, cells_json=path)
 
 
 def _checked(opened: OpenPlan, batch: PlanBatch, left: deque[ChunkReceipt]) -> np.ndarray[Any, np.dtype[np.int64]]:

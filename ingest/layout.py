@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 __all__ = [
+    "CELLS_JSON_KEY",
     "CELLS_KEY",
     "CHUNKS",
     "CHUNK_INDEX_KEY",
@@ -54,6 +55,7 @@ PROCESSING_KEY: Final = "processing_config.json"
 CONFIG_KEY: Final = "config.json"
 EXPERIMENTS_KEY: Final = "metadata/experiments.json"
 CELLS_KEY: Final = "metadata/cells.feather"
+CELLS_JSON_KEY: Final = "metadata/cells.json"
 PRESENCE_KEY: Final = "metadata/presence.npz"
 SUCCESS_KEY: Final = "_SUCCESS.json"
 

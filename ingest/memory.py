@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ingest.encode.sizes import FileKind
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ band, twice that. Small ones, since reading a unit's first slab and encoding its
 what was placed is still in the CPU's cache when it is encoded. Smaller ones would read the tiles at their seams twice
 too often."""
 
+_USUAL_FILE = FileKind("h5ad", "deflate", "float32")
 _USUAL_UPLOAD = 64 * MIB
 _MOST_UPLOADS = 16
 """Small files under way: twice as many as are written at a time."""
@@ -72,9 +74,9 @@ def plan_memory(
     cells_per_chunk: int,
     value_bytes: int,
     limit: int,
-    codec: str = "deflate",
+    kind: FileKind = _USUAL_FILE,
+    n_genes: int = 0,
     remote: bool = False,
-    fractions: bool = False,
 ) -> MemoryPlan:
     """Divide a worker's memory.
 
@@ -86,12 +88,12 @@ def plan_memory(
         Of one count.
     limit
         Most that a worker may hold.
-    codec
-        How chunks are compressed.
+    kind
+        Of the chunks' files.
+    n_genes
+        Their columns: where zeros are stored, they count.
     remote
         Whether a Census is read over a network.
-    fractions
-        Whether values may be fractional, which hardly shrink.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def plan_memory(
         The largest chunk does not fit; the message has the numbers that would do.
     """
     largest = int(profile.nnz.max(initial=0))
-    file = round(largest * _encoded_bytes(codec, value_bytes, fractions=fractions)) + cells_per_chunk * _CELL + _GENES
+    file = kind.most_bytes(largest, cells_per_chunk, n_genes) + cells_per_chunk * _CELL + _GENES
     upload = min(_USUAL_UPLOAD, _MOST_UPLOADS * file)
     # A file that alone exceeds the bound is under way by itself, while the next one's blocks are compressed.
     chunk, upload = 2 * file, max(0, upload - file)
@@ -118,13 +120,6 @@ def plan_memory(
             hint=f"--memory {needed}M{smaller} would do",
         )
     return MemoryPlan(chunk, max(least, min(room, _USUAL_SLAB)), upload, network)
-
-
-def _encoded_bytes(codec: str, value_bytes: int, *, fractions: bool) -> float:
-    """Return what one non-zero takes in a file, at most: counts of a Census 1.6, others up to 2.4; fractions 4.3."""
-    if codec == "none":
-        return value_bytes + 4
-    return value_bytes + 1.5 if fractions else 2.5
 
 
 def slab_bytes(entries: int, value_bytes: int) -> int:

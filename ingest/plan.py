@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ingest.documents import canonical, sha256_hex, unseal
-from ingest.errors import ConfigError, CorruptError
+from ingest.errors import CorruptError
 from ingest.layout import PLAN_KEY, chunk_key
 
 if TYPE_CHECKING:
@@ -162,15 +162,3 @@ def _some(names: list[str]) -> str:
     if not names:
         return "none other"
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuse a value type that chunks cannot have.
-
-    Raises
-    ------
-    ConfigError
-        Not one of float32, int32, uint16.
-    """
-    if dtype not in {"float32", "int32", "uint16"}:
-        raise ConfigError(f"--dtype {dtype}: chunks hold float32 (default), int32 or uint16", kind="bad-dtype")

@@ -15,7 +15,7 @@ from ingest.encode.open import check_codec
 from ingest.errors import ConfigError, SourceError
 from ingest.layout import genes_key, index_key, survey_key
 from ingest.opened import genes_to_bytes
-from ingest.plan import Identity, Plan, Provenance, check_dtype
+from ingest.plan import Identity, Plan, Provenance
 from ingest.plan_index import IndexWriter, batch_rows
 from ingest.profile import Profile, ProfileBuilder
 from ingest.scratch import Scratch
@@ -134,8 +134,7 @@ def profile_builder(
 
 
 def _check_settings(settings: DataSettings) -> None:
-    check_dtype(settings.dtype)
-    check_codec(settings.format, settings.codec, settings.level)
+    check_codec(settings.format, settings.codec, settings.level, settings.dtype)
     if settings.cells_per_chunk < 1:
         raise ConfigError(f"-c {settings.cells_per_chunk}: a chunk holds at least one cell", kind="bad-chunk-size")
     if settings.allow_noninteger and settings.dtype != "float32":

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from ingest.cpu import available_cpus
+from ingest.encode.sizes import FileKind
 from ingest.errors import ConfigError, IngestError
 from ingest.fetch.base import FetchLimits
 from ingest.memory import MIB, plan_memory
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from ingest.cells import CellBatch, Cells
     from ingest.memory import MemoryPlan
     from ingest.opened import OpenPlan
+    from ingest.plan import Identity
     from ingest.profile import Profile
     from ingest.settings import DataSettings, WorkSettings
     from ingest.source import Source
     from ingest.survey.model import SourceSurvey
     from ingest.units import Unit
 
-__all__ = ["Work", "divide_work", "draft_dataset", "profile_of_plan", "scratch_of"]
+__all__ = ["Work", "divide_work", "draft_dataset", "file_kind", "profile_of_plan", "scratch_of"]
 
 _SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "tiledbsoma", "cell-ingest")
 """Packages whose version may shape bytes or data."""
@@ -42,7 +44,7 @@ _SUMS_AT_ONCE = 1 << 21
 """Cells whose non-zeros a source is asked for at once: asking takes opening it."""
 
 _NUMERIC = 4
-"""Bytes of one count in memory; uint16 is fetched as int32."""
+"""Bytes of one count in memory; uint16 and int16 are fetched as int32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,10 +204,15 @@ def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> 
         cells_per_chunk=min(plan.identity.cells_per_chunk, plan.n_cells),
         value_bytes=max(_NUMERIC, np.dtype(plan.identity.dtype).itemsize),
         limit=work.memory_bytes,
-        codec=plan.identity.codec,
+        kind=file_kind(plan.identity),
+        n_genes=plan.identity.n_genes,
         remote=any(survey.layout == "soma" and survey.source.path is None for survey in plan_of.surveys),
-        fractions=plan.identity.allow_noninteger,
     )
+
+
+def file_kind(identity: Identity) -> FileKind:
+    """Return what decides the size of a plan's files."""
+    return FileKind(identity.format, identity.codec, identity.dtype, identity.allow_noninteger)
 
 
 def _default_workers(projected_bytes: int) -> int:

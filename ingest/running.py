@@ -109,7 +109,7 @@ def run_plan(
     driven = ran.driven
     stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
     unfinished = stopped and not _all_done(opened)
-    finished = None if unfinished else finish(opened, scratch=settings.scratch)
+    finished = None if unfinished else finish(opened, scratch=settings.scratch, cells_json=settings.cells_json)
     return RunReport(ran.run_id, driven, finished, ran.seconds)
 
 

@@ -1,4 +1,4 @@
-"""Samples: the datasets of a Census and the files, under names that are unique in the whole dataset. Pure."""
+"""Samples: datasets of a Census, experiments, files, under names that are unique in the whole dataset. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ingest.genes import Genes
     from ingest.opened import OpenPlan
@@ -19,64 +19,95 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleCounts", "presence_npz"]
 
+_NAMING = {"dataset_id": True, "SRX_accession": False}
+"""Columns that name a sample -> whether they do so for the cells of a Census; else for those of files."""
+_COLUMNS = (*_NAMING, "tissue", "organism")
+
 _HELD = 16
 """Counts of batches that are kept apart before they are summed."""
 
 
 class SampleCounts:
-    """Counts the cells and tissues of every sample while the cells go by."""
+    """Counts the cells, tissues and organisms of every sample while the cells go by.
+
+    A sample is a dataset of a Census, the ``SRX_accession`` that the index gives a file's cells, or else the file.
+    """
 
     def __init__(self, opened: OpenPlan) -> None:
         self._opened = opened
         self._is_soma = np.array([survey.layout == "soma" for survey in opened.surveys], bool)
-        self._dataset_ids = self._tissues = pa.array([], pa.string())
+        self._texts = dict.fromkeys(_COLUMNS, pa.array([], pa.string()))
         self._counted: list[pa.StructArray] = []
-        """Codes of (source, dataset of a Census, tissue) as one number, and its cells."""
+        """Codes of (source, and what the `_COLUMNS` say) as one number, and its cells."""
 
     def add(self, table: pa.Table, codes: np.ndarray[Any, np.dtype[np.int32]]) -> None:
         """Take the next cells: their rows of the plan's index and which source each is of, int32 ``(n,)``."""
-        self._dataset_ids, dataset_codes = _texts(table, "dataset_id")
-        self._tissues, tissue_codes = _texts(table, "tissue")
-        # A file may have these columns too, left over from the Census it was cut from.
-        dataset_codes = np.where(self._is_soma[codes], dataset_codes, -1)
-        keys = codes * np.int64(len(self._dataset_ids) + 1) + dataset_codes + 1
-        self._counted.append(pc.value_counts(pa.array(keys * (len(self._tissues) + 1) + tissue_codes + 1)))
+        keys = codes.astype(np.int64)
+        for name in _COLUMNS:
+            self._texts[name], of_cells = _texts(table, name)
+            if name in _NAMING:
+                # A file may have dataset_id too, left over from the Census it was cut from.
+                of_cells = np.where(self._is_soma[codes] == _NAMING[name], of_cells, -1)
+            keys = keys * (len(self._texts[name]) + 1) + of_cells + 1
+        self._counted.append(pc.value_counts(pa.array(keys)))
         if len(self._counted) >= _HELD:
             self._counted = [_summed(self._counted)]
 
-    def _cells(self) -> Iterator[tuple[int, str | None, str | None, int]]:
-        """Yield source, dataset, tissue and how many cells have these; None where the index does not say."""
+    def _cells(self) -> Iterator[tuple[int, dict[str, str | None], int]]:
+        """Yield source, what the `_COLUMNS` say, None where they do not, and how many cells have these."""
         if not self._counted:
             return
-        dataset_ids, tissues = ([None, *texts.to_pylist()] for texts in (self._dataset_ids, self._tissues))
+        known = {name: [None, *texts.to_pylist()] for name, texts in reversed(self._texts.items())}
         counted = _summed(self._counted)
         for key, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
-            rest, tissue = divmod(key, len(tissues))
-            source, dataset = divmod(rest, len(dataset_ids))
-            yield source, dataset_ids[dataset], tissues[tissue], count
+            said, rest = {}, key
+            for name, texts in known.items():
+                rest, code = divmod(rest, len(texts))
+                said[name] = texts[code]
+            yield rest, said, count
 
     def experiments(self) -> dict[str, dict[str, Any]]:
-        """Return one entry a dataset of a Census, or a file: its cells here, and what its source says of it."""
+        """Return one entry a sample: its cells here, and what index and source say of it."""
         opened = self._opened
         known = {
             _sample(opened, number, name): facts
             for number, survey in enumerate(opened.surveys)
             for name, facts in survey.datasets.items()
         }
-        organisms = dict(zip(opened.labels, (survey.source.organism for survey in opened.surveys), strict=True))
-        cells: Counter[str] = Counter()
-        tissues: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for source, dataset, tissue, count in self._cells():
-            name = opened.labels[source] if dataset is None else dataset
-            cells[name] += count
-            if tissue is not None:
-                tissues[name][tissue] += count
-        entries: dict[str, dict[str, Any]] = {}
-        for name, count in sorted(cells.items()):
-            facts: Mapping[str, str] = known.get(name, {})
-            entries[name] = {"accession": name, "n_cells": count, "tissue": _joined(tissues.get(name)), **facts}
-            entries[name].setdefault("organism", organisms.get(name) or None)
-        return entries
+        found: defaultdict[str, _Counted] = defaultdict(_Counted)
+        for source, said, count in self._cells():
+            named = found[said["dataset_id"] or said["SRX_accession"] or opened.labels[source]]
+            named.n_cells += count
+            named.sources.add(source)
+            for name, counter in named.texts.items():
+                if text := said[name]:
+                    counter[text] += count
+        return {name: self._entry(name, counted, known) for name, counted in sorted(found.items())}
+
+    def _entry(self, name: str, counted: _Counted, known: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+        numbers = sorted(counted.sources)
+        labels = [self._opened.labels[number] for number in numbers]
+        facts = dict(known.get(name) or known.get(labels[0], {}))
+        organism = _joined(counted.texts["organism"]) or facts.pop("organism", None)
+        organism = organism or self._opened.surveys[numbers[0]].source.organism
+        of_files = not self._is_soma[numbers].any() and labels != [name]
+        return {
+            "accession": name,
+            "n_cells": counted.n_cells,
+            "tissue": _joined(counted.texts["tissue"]),
+            **facts,
+            "organism": _species(organism) if organism else None,
+            **({"files": labels} if of_files else {}),
+        }
+
+
+class _Counted:
+    """What has been counted of one sample."""
+
+    def __init__(self) -> None:
+        self.n_cells = 0
+        self.sources: set[int] = set()
+        self.texts: dict[str, Counter[str]] = {"tissue": Counter(), "organism": Counter()}
 
 
 def _summed(counted: Sequence[pa.StructArray]) -> pa.StructArray:
@@ -95,11 +126,16 @@ def _texts(table: pa.Table, name: str) -> tuple[pa.Array, np.ndarray[Any, np.dty
     return column.dictionary, pc.fill_null(column.indices, -1).to_numpy().astype(np.int64)
 
 
-def _joined(tissues: Counter[str] | None) -> str | None:
+def _joined(texts: Counter[str]) -> str | None:
     """Return the tissues of a sample, most frequent first, joined by ``; ``."""
-    if tissues is None:
-        return None
-    return "; ".join(name for name, _ in sorted(tissues.items(), key=lambda item: (-item[1], item[0])))
+    return "; ".join(name for name, _ in sorted(texts.items(), key=lambda item: (-item[1], item[0]))) or None
+
+
+def _species(organism: str) -> str:
+    """Return ``Homo sapiens`` for what a Census calls ``homo_sapiens``, anything else as it is."""
+    words = organism.split("_")
+    plain = len(words) > 1 and all(word.isalpha() and word.islower() for word in words)
+    return " ".join(words).capitalize() if plain else organism
 
 
 def _sample(opened: OpenPlan, number: int, name: str) -> str:
@@ -107,15 +143,21 @@ def _sample(opened: OpenPlan, number: int, name: str) -> str:
     return name if opened.surveys[number].layout == "soma" else opened.labels[number]
 
 
-def presence_npz(opened: OpenPlan, experiments: Container[str]) -> bytes:
-    """Return an npz of ``presence`` bool (n_datasets, n_genes), ``datasets`` and ``genes``: measured there at all."""
+def presence_npz(opened: OpenPlan, experiments: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Return an npz of ``presence`` bool (n_datasets, n_genes), ``datasets`` and ``genes``: measured there at all.
+
+    A row is a sample as `SampleCounts.experiments` names it; it was measured where one of its files did.
+    """
     rows: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
     for number, survey in enumerate(opened.surveys):
         # An index without dataset_id does not say which datasets of a Census its cells come from: all, then.
         wanted = [name for name in survey.presence if _sample(opened, number, name) in experiments]
+        of_file = [sample for sample, entry in experiments.items() if opened.labels[number] in entry.get("files", ())]
         for name in wanted or survey.presence:
-            sample, row = _sample(opened, number, name), _onto(survey, name, opened.genes)
-            rows[sample] = rows[sample] | row if sample in rows else row
+            row = _onto(survey, name, opened.genes)
+            mine = [_sample(opened, number, name)] if wanted or not of_file else []
+            for sample in dict.fromkeys([*mine, *of_file]):
+                rows[sample] = rows[sample] | row if sample in rows else row
     names = sorted(rows)
     buffer = io.BytesIO()
     np.savez_compressed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ingest.encode.open import FORMATS
 from ingest.vocabulary import GeneRule
 
 if TYPE_CHECKING:
@@ -12,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_CELLS_PER_CHUNK", "DEFAULT_MEMORY_BYTES", "DataSettings", "WorkSettings"]
 
-DEFAULT_CELLS_PER_CHUNK = 25_000
+DEFAULT_CELLS_PER_CHUNK = FORMATS["h5ad"].cells_per_chunk
 DEFAULT_MEMORY_BYTES = 3 << 29  # 1.5 GiB
 
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """What shapes the data; it becomes the plan's identity."""
+    """What shapes the data; it becomes the plan's identity. Defaults are those of h5ad; `FORMATS` has each format's."""
 
     max_cells: int | None = None
     """The first so many rows of the index (``-n``)."""
@@ -54,5 +55,7 @@ class WorkSettings:
     """Stop early when more than this share of the chunks, in per cent, has failed."""
     single_driver: bool = False
     """Accept a store that ignores preconditions, on the promise that nobody else writes to DEST."""
+    cells_json: bool = False
+    """Write ``metadata/cells.json``, too."""
     deadline_s: float | None = None
     """For one unit; None: ten minutes, a hundredth of a second for every cell, a second for every stored megabyte."""

@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 
 from ingest.digest import digest_of_digests
 from ingest.documents import readable
+from ingest.encode.open import FORMATS
 from ingest.layout import (
+    CELLS_JSON_KEY,
     CELLS_KEY,
     CHUNK_INDEX_KEY,
     CHUNK_OFFSETS_KEY,
@@ -53,6 +56,8 @@ class Dataset:
     """Sample -> its cells here and what is known of it."""
     cells: Path
     """Local file with obs of all cells of the chunks, in order."""
+    cells_json: Path | None = None
+    """The same as JSON, where it is wanted."""
 
     @property
     def plan(self) -> Plan:
@@ -93,7 +98,7 @@ class OffsetTable:
         for part in chunk.offsets:
             self._chunks.append(chunk.chunk)
             self._datasets.append(sys.intern(part.dataset))
-            self._elements.append(part.chunk_shape[0])
+            self._elements.append(prod(part.chunk_shape))
             self._lengths.append(len(part.offsets))
             self._offsets.extend(part.offsets)
             self._sizes.extend(part.sizes)
@@ -130,6 +135,8 @@ def summaries(dataset: Dataset) -> Iterator[tuple[str, bytes | Path]]:
     yield EXPERIMENTS_KEY, readable({"complete": dataset.complete, "experiments": dataset.experiments})
     yield PRESENCE_KEY, presence_npz(dataset.opened, dataset.experiments)
     yield CELLS_KEY, dataset.cells
+    if dataset.cells_json is not None:
+        yield CELLS_JSON_KEY, dataset.cells_json
     if dataset.complete:
         yield SUCCESS_KEY, readable(_success(dataset))
 
@@ -174,6 +181,10 @@ def _chunk_entry(dataset: Dataset, chunk: ChunkReceipt) -> dict[str, Any]:
 
 def _chunk_summary(dataset: Dataset) -> dict[str, Any]:
     plain = sum(chunk.nnz * (4 + np.dtype(chunk.dtype).itemsize) + 8 * (chunk.n_cells + 1) for chunk in dataset.chunks)
+    dense = {}
+    if FORMATS[dataset.plan.identity.format].dense:
+        plain_dense = sum(chunk.n_cells * np.dtype(chunk.dtype).itemsize for chunk in dataset.chunks)
+        dense = {"bytes_uncompressed_dense": plain_dense * len(dataset.opened.genes)}
     return {
         "complete": dataset.complete,
         "n_chunks": len(dataset.chunks),
@@ -183,7 +194,8 @@ def _chunk_summary(dataset: Dataset) -> dict[str, Any]:
         "bytes": dataset.bytes,
         "bytes_per_cell": dataset.bytes / max(1, dataset.n_cells),
         "bytes_uncompressed_csr": plain,
-        "compression_ratio": plain / max(1, dataset.bytes),
+        **dense,
+        "compression_ratio": dense.get("bytes_uncompressed_dense", plain) / max(1, dataset.bytes),
         "per_chunk": {
             "n_cells": _spread([chunk.n_cells for chunk in dataset.chunks]),
             "nnz": _spread([chunk.nnz for chunk in dataset.chunks]),

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingest.cells_json import keeps_cells_json
 from ingest.deep import same_column
 from ingest.errors import NotFoundError
 from ingest.findings import Finding
-from ingest.finish import collect_dataset
+from ingest.finish import collect_dataset, with_cells_json
 from ingest.layout import (
+    CELLS_JSON_KEY,
     CELLS_KEY,
     CHUNK_INDEX_KEY,
     CHUNK_OFFSETS_KEY,
@@ -82,6 +84,8 @@ def summary_findings(
     try:
         with folder.guarded():
             dataset = collect_dataset(opened, chunks, offsets, folder.path / "cells.feather")
+            if keeps_cells_json(opened):
+                dataset = with_cells_json(dataset)
         for key, wanted in summaries(dataset):
             try:
                 same = _same_file(opened, key, wanted) if isinstance(wanted, Path) else _same(opened, key, wanted)
@@ -98,6 +102,8 @@ def _same_file(opened: OpenPlan, key: str, wanted: Path) -> bool:
     with open_body(wanted) as body:
         if holds(opened.store, key, body):
             return True
+    if key == CELLS_JSON_KEY:
+        return False  # there is one way to write it
     with pa.OSFile(str(wanted)) as source:
         reader = pa.ipc.open_file(source)
         mine = (reader.get_batch(at) for at in range(reader.num_record_batches))

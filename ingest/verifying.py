@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
+from ingest.cells_json import keeps_cells_json
 from ingest.chunk_check import check_object
 from ingest.cpu import available_cpus
 from ingest.deep import DeepCheck
@@ -14,7 +15,7 @@ from ingest.errors import CorruptError, NotFoundError
 from ingest.fetch.base import FetchLimits
 from ingest.findings import Finding, VerifyReport
 from ingest.finish import check_chunk, check_plan
-from ingest.layout import CHUNKS, RECEIPTS, SUCCESS_KEY, receipt_chunks
+from ingest.layout import CELLS_JSON_KEY, CHUNKS, RECEIPTS, SUCCESS_KEY, receipt_chunks
 from ingest.ledger.receipts import Receipt, parse_receipt
 from ingest.ordered_map import map_ordered
 from ingest.plan_rows import plan_rows
@@ -235,7 +236,8 @@ class _Verifier:
         return tuple(chunk for chunk in range(self._plan.n_chunks) if chunk not in self._named)
 
     def _missing_summaries(self) -> tuple[str, ...]:
-        return tuple(key for key in SUMMARY_KEYS if not _exists(self._store, key))
+        keys = (*SUMMARY_KEYS, CELLS_JSON_KEY) if keeps_cells_json(self._opened) else SUMMARY_KEYS
+        return tuple(key for key in keys if not _exists(self._store, key))
 
     def report(self, *, deep: bool, source: bool) -> VerifyReport:
         return VerifyReport(

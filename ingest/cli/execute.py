@@ -8,6 +8,7 @@ from ingest.cli.pools import announce_pool, pool_for
 from ingest.cli.progress import RunDisplay, note, notice
 from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.interrupt import Interrupt
+from ingest.preparing import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,10 +34,6 @@ From `python -m benchmarks --only dense chunk_size` on a local disk; a network m
 _START_SECONDS = {"ray": 8.0, "serial": 2.0}
 """Until the first worker works."""
 
-_BYTES_PER_NNZ = 1.6
-_BYTES_PER_GENE = 7
-"""Of a chunk: compressed counts, and its gene table."""
-
 _SAID = 5
 """Quarantined chunks spelled out at the end."""
 
@@ -49,7 +46,8 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) ->
     size = plan.identity.cells_per_chunk
     cells = sum(stop - start for start, stop in map(plan.rows, work.missing))
     nnz = int(work.profile.nnz[list(work.missing)].sum()) if work.missing else 0
-    genes_written = len(work.missing) * plan.identity.n_genes
+    kind, n_genes = file_kind(plan.identity), plan.identity.n_genes
+    written = kind.expected_bytes(nnz, cells, n_genes) + len(work.missing) * kind.table_bytes(n_genes)
     return {
         "cells": plan.n_cells,
         "chunks": plan.n_chunks,
@@ -63,7 +61,7 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) ->
         "read_bytes": round(work.read_bytes),
         "read_bytes_per_cell": round(work.read_bytes / max(1, cells)),
         "read_ratio": round(work.read_bytes / work.least_bytes, 3) if work.least_bytes else 1.0,
-        "write_bytes": round(nnz * _BYTES_PER_NNZ + genes_written * _BYTES_PER_GENE),
+        "write_bytes": written,
         "memory_per_worker_bytes": work.memory.projected,
         "seconds": round(
             _START_SECONDS[settings.pool]

@@ -13,9 +13,10 @@ from ingest.cli.progress import notice
 from ingest.cli.style import ByteSize, Command, config_option
 from ingest.cli.words import count_text, short_source
 from ingest.cpu import available_cpus
+from ingest.encode.open import FORMATS
 from ingest.errors import ConfigError
 from ingest.memory import MIB
-from ingest.settings import DEFAULT_CELLS_PER_CHUNK, DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
+from ingest.settings import DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
 from ingest.vocabulary import GeneRule
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.argument("dest", metavar="DEST")
 @click.option("--index", "index_path", type=click.Path(path_type=Path), metavar="FILE", help="The cells; needed once.")
 @click.option("-n", "--max-cells", type=int, metavar="N", help="Take the first N cells of the index.")
-@click.option("-c", "--cells-per-chunk", type=int, default=DEFAULT_CELLS_PER_CHUNK, show_default=True, metavar="N")
+@click.option(
+    "-c",
+    "--cells-per-chunk",
+    type=int,
+    show_default=", ".join(f"{usual.cells_per_chunk} for {name}" for name, usual in FORMATS.items()),
+    metavar="N",
+)
 @click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs, or as many as memory holds.")
 @click.option(
     "--cpus",
@@ -72,8 +79,19 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--census-version", metavar="DATE", help="Where an index without a source column lies.")
 @click.option("--uri", metavar="URI", help="The same, for another copy of a Census.")
 @click.option("--organism", default="homo_sapiens", show_default=True, help="The same.")
-@click.option("--format", type=click.Choice(["h5ad"]), default="h5ad", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "int32", "uint16"]), default="float32", show_default=True)
+@click.option(
+    "--format",
+    type=click.Choice(list(FORMATS)),
+    default="h5ad",
+    show_default=True,
+    help="Sparse, for anndata; or one dense matrix a file, for h5py.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(sorted({dtype for usual in FORMATS.values() for dtype in usual.dtypes})),
+    show_default=", ".join(f"{usual.dtypes[0]} for {name}" for name, usual in FORMATS.items()),
+    help="Of the values. Where a count fits neither int16 nor uint16, its chunk is int32.",
+)
 @click.option("--codec", type=click.Choice(["deflate", "zstd", "lz4", "none"]), default="deflate", show_default=True)
 @click.option(
     "--level",
@@ -99,12 +117,13 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard with a local Ray.")
 @click.option("--single-driver", is_flag=True, help="Accept a store that ignores preconditions.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Most that one unit may take.")
+@click.option("--cells-json", is_flag=True, help="Write metadata/cells.json, too: an object a cell.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @config_option
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> int:
-    """Bring the cells of an index to DEST, a folder, s3:// or gs:// prefix, as compressed h5ad chunks.
+    """Bring the cells of an index to DEST, a folder, s3:// or gs:// prefix, as compressed h5ad or dense h5 chunks.
 
     The same command again goes on where it stopped; `run DEST` alone does too.
     """
@@ -120,15 +139,16 @@ def run(ctx: click.Context, /, **options: Any) -> int:
 
 def _data_settings(options: dict[str, Any]) -> DataSettings:
     wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"])
+    usual, size = FORMATS[options["format"]], options["cells_per_chunk"]
     return DataSettings(
         max_cells=options["max_cells"],
-        cells_per_chunk=options["cells_per_chunk"],
+        cells_per_chunk=usual.cells_per_chunk if size is None else size,
         genes=GeneRule(wanted, options["genes"], options["max_genes"]),
         strip_version=options["strip_version"],
         layer=options["layer"],
         allow_noninteger=options["allow_noninteger"],
         format=options["format"],
-        dtype=options["dtype"],
+        dtype=options["dtype"] or usual.dtype(allow_noninteger=options["allow_noninteger"]),
         codec=options["codec"],
         level=0 if options["codec"] == "none" else options["level"],
     )
@@ -173,6 +193,7 @@ def _work_settings(options: dict[str, Any]) -> WorkSettings:
         dashboard=options["dashboard"],
         max_failed_pct=options["max_failed_pct"],
         single_driver=options["single_driver"],
+        cells_json=options["cells_json"],
         deadline_s=options["deadline"],
     )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.encode.block_store import BlockStore
+from ingest.encode.pending import PendingBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,19 +39,18 @@ class ArrayStream:
         self.dtype = dtype
         self._compressors = compressors
         self._digest = digest
-        self._pending: deque[bytes | Future[bytes]] = deque()
-        self._stored = BlockStore()
+        self._blocks = PendingBlocks(compressors.in_flight)
         self._rest = np.empty(0, dtype)  # grows to a block when it is first needed
         self._n_rest = 0
 
     def __len__(self) -> int:
-        return (len(self._stored) + len(self._pending)) * BLOCK + self._n_rest
+        return len(self._blocks) * BLOCK + self._n_rest
 
     @property
     def nbytes(self) -> int:
         """Bytes held now; of blocks that are being compressed, their uncompressed ones."""
-        pending = len(self._pending) * BLOCK * self.dtype.itemsize
-        return self._stored.nbytes + pending + self._rest.nbytes
+        under_way = self._blocks.n_under_way * BLOCK * self.dtype.itemsize
+        return self._blocks.nbytes + under_way + self._rest.nbytes
 
     def add(self, values: Array) -> None:
         """Take the next values ``(n,)``; they are copied or compressed, never kept."""
@@ -80,14 +77,7 @@ class ArrayStream:
     def _press(self, values: Array) -> None:
         same = np.ascontiguousarray(values, self.dtype)
         self._digest.update(same)
-        self._pending.append(self._compressors.start(same, BLOCK))
-        self._settle(self._compressors.in_flight)
-
-    def _settle(self, in_flight: int) -> None:
-        """Wait until no more than `in_flight` blocks are being compressed."""
-        while len(self._pending) > in_flight:
-            block = self._pending.popleft()
-            self._stored.append(block.result() if isinstance(block, Future) else block)
+        self._blocks.append(self._compressors.start(same, BLOCK))
 
     def finish(self) -> tuple[int, Iterator[bytes]]:
         """Return the number of values in a block, and the blocks, whose memory is given back on the way.
@@ -99,9 +89,8 @@ class ArrayStream:
         if self._n_rest:
             rest = self._rest[: self._n_rest]
             self._digest.update(rest)
-            self._pending.append(self._compressors.start(rest, length))
-        self._settle(0)
-        return length, self._stored.drain()
+            self._blocks.append(self._compressors.start(rest, length))
+        return length, self._blocks.settled().drain()
 
     def widened(self, dtype: np.dtype[Any], digest: ArrayDigest) -> ArrayStream:
         """Return a stream of the same values as another type, which holds them all exactly."""
@@ -111,7 +100,6 @@ class ArrayStream:
         return wide
 
     def _values(self) -> Iterator[Array]:
-        self._settle(0)
-        for block in self._stored:
+        for block in self._blocks.settled():
             yield self._compressors.undo(block, self.dtype, BLOCK)
         yield self._rest[: self._n_rest]

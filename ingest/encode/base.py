@@ -53,7 +53,7 @@ class ChunkEncoder(Protocol):
         ...
 
     def add(self, counts: Counts) -> None:
-        """Take the next cells, checked by `ingest.validate.check_counts`; nothing of `counts` is kept."""
+        """Take the next cells, checked by `ingest.validate.check_counts`, without stored zeros; nothing is kept."""
         ...
 
     def finish(self, obs: pa.Table, names: pa.StringArray) -> Encoded:
@@ -78,8 +78,8 @@ class Codec(Protocol):
         genes
             The columns.
         dtype
-            Of the values: float32, int32, or uint16, which widens to int32 where a count needs it. Cells added with a
-            wider float type (fractions keep theirs) widen the whole file.
+            Of the values: float32, int32, or uint16 and int16, which widen to int32 where a count needs it. Cells added
+            with a wider float type (fractions keep theirs) widen the whole file.
         """
         ...
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.encode.shuffle import shuffle, unshuffle
+from ingest.encode.sparse_deflate import MOST_BYTES
 
 if TYPE_CHECKING:
     from ingest.encode.filters import Filter
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["Compressors"]
 
 Array = np.ndarray[Any, Any]
+
+_SPARSE = 4
+"""Blocks are sparse where not more than one value in so many is other than zero."""
+_LEAST_SPARSE = 2048
+"""Shorter blocks are compressed whole: the codes of several planes would outweigh them."""
 
 
 class Compressors:
@@ -45,6 +51,24 @@ class Compressors:
         if self._pool is None:
             return self.filter.compress(shuffled, values.itemsize)
         return self._pool.submit(self.filter.compress, shuffled, values.itemsize)
+
+    def start_sparse(self, places: Array, values: Array, length: int) -> bytes | Future[bytes]:
+        """Begin to compress `length` numbers that are zeros but for `values` ``(n,)`` at `places` ``(n,)``, ascending.
+
+        Both arrays must not change any more.
+        """
+        if self._pool is None:
+            return self._compress_sparse(places, values, length)
+        return self._pool.submit(self._compress_sparse, places, values, length)
+
+    def _compress_sparse(self, places: Array, values: Array, length: int) -> bytes:
+        how, n_bytes = self.filter, length * values.itemsize
+        sparse = len(values) * _SPARSE <= length and length >= _LEAST_SPARSE and n_bytes <= MOST_BYTES
+        if sparse and how is not None and how.compress_sparse is not None:
+            return how.compress_sparse(places, values, length)
+        dense = np.zeros(length, values.dtype)
+        dense[places] = values
+        return dense.tobytes() if how is None else how.compress(shuffle(dense, length).data, values.itemsize)
 
     def undo(self, stored: bytes, dtype: np.dtype[Any], length: int) -> Array:
         """Return the `length` values of a stored block."""

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.block import Block, Counts
+from ingest.encode.decode_h5 import decode_dense
+from ingest.encode.guard import load_filters, most_bytes, refuse_bombs, refuse_detours, texts_of
 from ingest.errors import CorruptError
 from ingest.genes import Genes
 
@@ -18,51 +20,31 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_chunk"]
 
-_PLUGIN_FILTERS = frozenset({32004, 32015})
-"""lz4 and zstd, as registered with HDF5."""
-
 
 def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
-    """Decode an h5ad chunk.
+    """Decode a chunk of either format: the one that `key` ends in, ``.h5`` or ``.h5ad``, and no other.
+
+    Counts have the type that they have in the file; those of a dense one are CSR again.
 
     Raises
     ------
     CorruptError
         The bytes are no such file, or its parts contradict each other.
     """
+    decode = decode_dense if key.endswith(".h5") else _decode_h5ad
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
-            _refuse_detours(file)
-            _load_filters(file["X"])
-            genes = _genes(file["var"])
-            return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
+            refuse_detours(file)
+            return decode(file, most_bytes(len(data)))
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
 
 
-def _refuse_detours(file: h5py.File) -> None:
-    """Refuse whatever would make HDF5 read another file: a chunk in DEST may have been put there by anybody."""
-
-    # A callback returns what it found to end the walk; an exception inside one would lose its message in HDF5.
-    def link(name: str, found: object) -> str | None:
-        return None if isinstance(found, h5py.HardLink) else f"{name} is a {type(found).__name__}"
-
-    def node(name: str, found: h5py.Group | h5py.Dataset) -> str | None:
-        elsewhere = isinstance(found, h5py.Dataset) and (found.is_virtual or found.external)
-        return f"{name} keeps its data in another file" if elsewhere else None
-
-    detour = file.visititems_links(link) or file.visititems(node)
-    if detour:
-        raise ValueError(detour)
-
-
-def _load_filters(group: h5py.Group) -> None:
-    """Let HDF5 find the filters of the counts, where they are not its own."""
-    for name in ("data", "indices", "indptr"):
-        plist = group[name].id.get_create_plist()
-        for at in range(plist.get_nfilters()):
-            if plist.get_filter(at)[0] in _PLUGIN_FILTERS:
-                import hdf5plugin  # noqa: F401 # importing registers them
+def _decode_h5ad(file: h5py.File, most: int) -> Block:
+    refuse_bombs(file, most)
+    load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
+    genes = _genes(file["var"])
+    return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
 
 
 def _counts(group: h5py.Group) -> Counts:
@@ -77,17 +59,13 @@ def _counts(group: h5py.Group) -> Counts:
     return counts
 
 
-def _texts(values: h5py.Dataset) -> list[str]:
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values[()]]
-
-
 def _index(group: h5py.Group) -> list[str]:
-    return _texts(group[group.attrs["_index"]])
+    return texts_of(group[group.attrs["_index"]])
 
 
 def _genes(var: h5py.Group) -> Genes:
     return Genes(
-        tuple(_index(var)), tuple(_texts(var["feature_name"])), tuple(int(x) for x in var["feature_length"][()])
+        tuple(_index(var)), tuple(texts_of(var["feature_name"])), tuple(int(x) for x in var["feature_length"][()])
     )
 
 
@@ -103,5 +81,5 @@ def _column(element: h5py.Group | h5py.Dataset) -> pa.Array:
         return pa.array(element[()])
     codes = element["codes"][()].astype(np.int32)
     return pa.DictionaryArray.from_arrays(
-        pa.array(codes, mask=codes < 0), pa.array(_texts(element["categories"]), pa.string())
+        pa.array(codes, mask=codes < 0), pa.array(texts_of(element["categories"]), pa.string())
     )

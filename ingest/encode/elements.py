@@ -111,12 +111,20 @@ def write_frame(
             write_numbers(file, f"{path}/{place}", values, how)
 
 
-def write_numbers(file: H5File, path: str, values: Array, how: Filter | None) -> None:
+def write_numbers(
+    file: H5File, path: str, values: Array, how: Filter | None, attributes: Mapping[str, Any] = _ARRAY
+) -> None:
     """Write numbers ``(n,)``."""
-    _write(file, path, np.ascontiguousarray(values), how, _ARRAY)
+    _write(file, path, np.ascontiguousarray(values), how, attributes)
 
 
-def write_texts(file: H5File, path: str, texts: Sequence[str] | pa.StringArray, how: Filter | None) -> None:
+def write_texts(
+    file: H5File,
+    path: str,
+    texts: Sequence[str] | pa.StringArray,
+    how: Filter | None,
+    attributes: Mapping[str, Any] = _STRINGS,
+) -> None:
     """Write texts ``(n,)`` at one length, so that filters apply; at their own where one is far longer than the rest.
 
     Raises
@@ -129,9 +137,9 @@ def write_texts(file: H5File, path: str, texts: Sequence[str] | pa.StringArray, 
         raise SourceError(f"{path} holds a NUL character, which HDF5 cannot", kind="nul-in-text")
     longest = max(int(lengths.max(initial=0)), 1)  # HDF5 has no texts of length 0
     if longest * len(lengths) <= _LENGTHENED * len(joined) + _BLOCK_BYTES:
-        _write(file, path, _padded(lengths, joined, longest), how, _STRINGS)
+        _write(file, path, _padded(lengths, joined, longest), how, attributes)
     else:
-        file.array(path, np.array([text.encode() for text in _plain(texts)], h5py.string_dtype()), _STRINGS)
+        file.array(path, np.array([text.encode() for text in _plain(texts)], h5py.string_dtype()), attributes)
 
 
 def _plain(texts: Sequence[str] | pa.StringArray) -> Sequence[str]:
@@ -157,7 +165,7 @@ def _write(file: H5File, path: str, values: Array, how: Filter | None, attribute
         return
     length = min(len(values), max(1, _BLOCK_BYTES // values.itemsize))
     blocks = [how.compress(_shuffled(values, at, length), values.itemsize) for at in range(0, len(values), length)]
-    file.blocks(path, values.dtype, (len(values), length), blocks, how, attributes)
+    file.blocks(path, values.dtype, (len(values),), length, blocks, how, attributes)
 
 
 def _shuffled(values: Array, start: int, length: int) -> memoryview:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import deflate
 import h5py
@@ -19,6 +19,7 @@ import pyarrow as pa
 from isal import isal_zlib
 
 from ingest.encode.shuffled_deflate import NEVER, Search, compress_planes
+from ingest.encode.sparse_deflate import compress_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,8 @@ class Filter:
     """What the file says about it."""
     plugin: bool
     """Whether HDF5 needs hdf5plugin for it."""
+    compress_sparse: Callable[[Any, Any, int], bytes] | None = None
+    """What is stored of so many numbers, given the places and values of those that are not zero: a shorter way."""
 
     def describe(self, plist: h5py.h5p.PropDCID) -> None:
         """Add shuffle and this filter to the properties of a chunked dataset that is about to be created."""
@@ -73,11 +76,15 @@ _SEARCHES = (
 )
 """deflate's levels; those above try libdeflate's 10 to 12 as well, which look for the best strings of all."""
 
+_UNSEARCHED = 3
+"""Levels below look for no strings in planes that are mostly zero."""
+
 
 def _deflate(level: int) -> Filter:
     own = level < len(_SEARCHES)
     compress = partial(compress_planes, _SEARCHES[level]) if own else partial(_smallest, level + 3)
-    return Filter(compress, _inflate, h5py.h5z.FILTER_DEFLATE, (level,), plugin=False)
+    sparse = compress_sparse if level < _UNSEARCHED else None
+    return Filter(compress, _inflate, h5py.h5z.FILTER_DEFLATE, (level,), plugin=False, compress_sparse=sparse)
 
 
 def _smallest(level: int, raw: memoryview, n_planes: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any, Self
 
 import h5py
@@ -125,25 +126,33 @@ class H5File:
             node.write(h5s.ALL, h5s.ALL, values, None if layout is _REFERENCES else kind)
         _describe(node, attributes)
 
-    def pieces(self, path: str, dtype: np.dtype[Any], total: int, pieces: Iterable[bytes]) -> Offsets:
-        """Create a dataset of `total` numbers without a filter from its pieces, in one place of the file."""
-        kind, place = _kind(dtype), h5s.create_simple((total,))
+    def pieces(self, path: str, dtype: np.dtype[Any], shape: tuple[int, ...], pieces: Iterable[bytes]) -> Offsets:
+        """Create a dataset of numbers without a filter, in one place of the file.
+
+        Parameters
+        ----------
+        pieces
+            Its rows (entries, where it has one dimension), whole, in order.
+        """
+        kind, place = _kind(dtype), h5s.create_simple(shape)
         node = h5d.create(self._file, path.encode(), kind, place, _CONTIGUOUS)
-        start = 0
+        start, rest = 0, shape[1:]
         for piece in pieces:
-            values = np.frombuffer(piece, dtype)
-            place.select_hyperslab((start,), values.shape)
+            values = np.frombuffer(piece, dtype).reshape(-1, *rest)
+            place.select_hyperslab((start, *(0 for _ in rest)), values.shape)
             node.write(h5s.create_simple(values.shape), place, values, kind)
             start += len(values)
         at = node.get_offset()  # None: an array of nothing has no place in the file
         whole = () if at is None else (int(at),)
-        return Offsets(path, (max(total, 1),), whole, tuple(total * dtype.itemsize for _ in whole))
+        sizes = tuple(prod(shape) * dtype.itemsize for _ in whole)
+        return Offsets(path, (max(shape[0], 1), *rest), whole, sizes)
 
     def blocks(
         self,
         path: str,
         dtype: np.dtype[Any],
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
+        length: int,
         blocks: Iterable[bytes],
         how: Filter,
         attributes: Mapping[str, Any] | None = None,
@@ -153,18 +162,20 @@ class H5File:
         Parameters
         ----------
         shape
-            Values in all, more than 0, and values in a block, which the last one has too.
+            Of the whole, which is not empty.
+        length
+            Rows (entries, where it has one dimension) in a block, which the last one has too.
         """
-        total, length = shape
-        node = h5d.create(self._file, path.encode(), _kind(dtype), _place((total,)), _chunked(length, how))
+        chunk = (length, *shape[1:])
+        node = h5d.create(self._file, path.encode(), _kind(dtype), _place(shape), _chunked(chunk, how))
         for at, block in enumerate(blocks):
-            node.write_direct_chunk((at * length,), block)
+            node.write_direct_chunk((at * length, *(0 for _ in shape[1:])), block)
         _describe(node, attributes or {})
         infos: list[Any] = []
         node.chunk_iter(infos.append)
         infos.sort(key=lambda info: info.chunk_offset)
         return Offsets(
-            path, (length,), tuple(int(info.byte_offset) for info in infos), tuple(int(info.size) for info in infos)
+            path, chunk, tuple(int(info.byte_offset) for info in infos), tuple(int(info.size) for info in infos)
         )
 
 
@@ -184,9 +195,9 @@ def _place(shape: tuple[int, ...]) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _chunked(length: int, how: Filter) -> h5p.PropDCID:
+def _chunked(shape: tuple[int, ...], how: Filter) -> h5p.PropDCID:
     plist = _dataset_properties(h5d.CHUNKED)
-    plist.set_chunk((length,))
+    plist.set_chunk(shape)
     how.describe(plist)
     return plist
 

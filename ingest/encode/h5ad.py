@@ -115,5 +115,5 @@ class H5adEncoder:
         total = len(stream)
         length, blocks = stream.finish()
         if self._compressors.filter is None or not total:
-            return file.pieces(path, stream.dtype, total, blocks)
-        return file.blocks(path, stream.dtype, (total, length), blocks, self._compressors.filter)
+            return file.pieces(path, stream.dtype, (total,), blocks)
+        return file.blocks(path, stream.dtype, (total,), length, blocks, self._compressors.filter)

@@ -16,40 +16,53 @@ from ingest.encode.huffman import code_lengths, reversed_codes
 from ingest.encode.inner import inner
 from ingest.fetch.kernels import compiled
 
-__all__ = ["put_planes", "repeated_part"]
+__all__ = [
+    "END",
+    "EXTRA",
+    "EXTRA_BITS",
+    "LIMIT",
+    "N_SYMBOLS",
+    "RUN_LEAST",
+    "RUN_MOST",
+    "SYMBOL",
+    "put_bits",
+    "put_code",
+    "put_planes",
+    "repeated_part",
+]
 
 Array = np.ndarray[Any, Any]
 
 _U = np.uint64
-_END = 256
-_N_SYMBOLS = 286
-_LIMIT = 14  # RFC 1951 allows 15; four codes of 14 bits fit the bit buffer at once
+END = 256
+N_SYMBOLS = 286
+LIMIT = 14  # RFC 1951 allows 15; four codes of 14 bits fit the bit buffer at once
 _CODE_BYTES = 200  # at most, to send a block's code
-_RUN_LEAST = 4  # shorter runs are cheaper as literals
-_RUN_MOST = 258
+RUN_LEAST = 4  # shorter runs are cheaper as literals
+RUN_MOST = 258
 _LENGTH_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15])
 """RFC 1951, 3.2.7: the order in which the lengths of the code of code lengths are sent."""
 
 
 def _length_codes() -> tuple[Array, Array, Array]:
     """Return symbol, number of extra bits and their value for each run length up to 258 (RFC 1951, 3.2.5)."""
-    symbols, bits, values = (np.zeros(_RUN_MOST + 1, np.int64) for _ in range(3))
+    symbols, bits, values = (np.zeros(RUN_MOST + 1, np.int64) for _ in range(3))
     length = 3
     for symbol in range(257, 285):
         n_bits = max(0, (symbol - 261) // 4)
         for value in range(1 << n_bits):
-            if length < _RUN_MOST:
+            if length < RUN_MOST:
                 symbols[length], bits[length], values[length] = symbol, n_bits, value
                 length += 1
-    symbols[_RUN_MOST] = 285
+    symbols[RUN_MOST] = 285
     return symbols, bits, values
 
 
-_SYMBOL, _EXTRA_BITS, _EXTRA = _length_codes()
+SYMBOL, EXTRA_BITS, EXTRA = _length_codes()
 
 
 @inner
-def _put(out: Array, state: Array, code: np.uint64, n_bits: np.uint64) -> None:
+def put_bits(out: Array, state: Array, code: np.uint64, n_bits: np.uint64) -> None:
     """Append `n_bits` (up to 57) to `out` (uint64); `state` is (word, bits in the buffer, buffer).
 
     Callers say uint64 themselves: each other type, and each number written out, would be compiled on its own.
@@ -140,33 +153,33 @@ def _find_runs(plane: Array, starts: Array, n_runs: int, tokens: Array, frequenc
         value = plane[starts[number]]
         rest = starts[number + 1] - starts[number] - 1
         literals = 1
-        if rest < _RUN_LEAST:
+        if rest < RUN_LEAST:
             literals, rest = 1 + rest, 0
-        elif rest > _RUN_MOST and rest % _RUN_MOST < 3:  # no run of 1 or 2 can be said
-            literals += rest % _RUN_MOST
-            rest -= rest % _RUN_MOST
+        elif rest > RUN_MOST and rest % RUN_MOST < 3:  # no run of 1 or 2 can be said
+            literals += rest % RUN_MOST
+            rest -= rest % RUN_MOST
         frequency[value] += literals
         tokens[n_tokens] = value
         for at in range(1, literals):
             tokens[n_tokens + at] = value
         n_tokens += literals
         while rest > 0:
-            length = min(rest, _RUN_MOST)
+            length = min(rest, RUN_MOST)
             tokens[n_tokens] = 256 + length
             n_tokens += 1
-            frequency[_SYMBOL[length]] += 1
+            frequency[SYMBOL[length]] += 1
             rest -= length
     return n_tokens
 
 
 @inner
-def _put_code(out: Array, state: Array, lengths: Array) -> None:
+def put_code(out: Array, state: Array, lengths: Array) -> None:
     """Append the head of a block with a code of its own (RFC 1951, 3.2.7); its one distance is 1, in one bit."""
-    n_lengths = _N_SYMBOLS
+    n_lengths = N_SYMBOLS
     while n_lengths > 257 and lengths[n_lengths - 1] == 0:
         n_lengths -= 1
     # Symbols 0 to 15 are lengths, 17 and 18 runs of zeros; extra bits stand above the lowest five.
-    items = np.empty(_N_SYMBOLS + 1, np.int64)
+    items = np.empty(N_SYMBOLS + 1, np.int64)
     frequency = np.zeros(19, np.int64)
     n_items, at = 0, 0
     while at < n_lengths:
@@ -194,14 +207,14 @@ def _put_code(out: Array, state: Array, lengths: Array) -> None:
     while n_small > 4 and small[_LENGTH_ORDER[n_small - 1]] == 0:
         n_small -= 1
     head = 0b100 | ((n_lengths - 257) << 3) | ((n_small - 4) << 13)
-    _put(out, state, _U(head), _U(17))
+    put_bits(out, state, _U(head), _U(17))
     for place in range(n_small):
-        _put(out, state, _U(small[_LENGTH_ORDER[place]]), _U(3))
+        put_bits(out, state, _U(small[_LENGTH_ORDER[place]]), _U(3))
     for place in range(n_items):
         symbol = items[place] & 31
         n_extra = 0 if symbol <= 16 else 7 if symbol == 18 else 3
         value = codes[symbol] | ((items[place] >> 5) << small[symbol])
-        _put(out, state, _U(value), _U(small[symbol] + n_extra))
+        put_bits(out, state, _U(value), _U(small[symbol] + n_extra))
 
 
 @inner
@@ -228,28 +241,28 @@ def _put_literals(plane: Array, codes: Array, lengths: Array, out: Array, state:
         used = total & _U(63)
     state[0], state[1], state[2] = word, used, buffer
     for at in range(whole, plane.size):
-        _put(out, state, _U(codes[plane[at]]), _U(lengths[plane[at]]))
+        put_bits(out, state, _U(codes[plane[at]]), _U(lengths[plane[at]]))
 
 
 @inner
 def _put_tokens(tokens: Array, codes: Array, lengths: Array, out: Array, state: Array) -> None:
     for token in tokens:
         if token < 256:
-            _put(out, state, _U(codes[token]), _U(lengths[token]))
+            put_bits(out, state, _U(codes[token]), _U(lengths[token]))
             continue
         run = token - 256
-        symbol, n_extra = _SYMBOL[run], _EXTRA_BITS[run]
+        symbol, n_extra = SYMBOL[run], EXTRA_BITS[run]
         # The code of the length, its extra bits and the one bit of distance 1, which is 0.
-        value = codes[symbol] | (_EXTRA[run] << lengths[symbol])
-        _put(out, state, _U(value), _U(lengths[symbol] + n_extra + 1))
+        value = codes[symbol] | (EXTRA[run] << lengths[symbol])
+        put_bits(out, state, _U(value), _U(lengths[symbol] + n_extra + 1))
 
 
 @inner
 def _coded_bits(frequency: Array, lengths: Array) -> int:
     """Return the bits of a block, at most: with the longest extra bits, and a code that is hard to send."""
     bits = 8 * _CODE_BYTES
-    for symbol in range(_N_SYMBOLS):
-        bits += frequency[symbol] * (lengths[symbol] + (6 if symbol > _END else 0))
+    for symbol in range(N_SYMBOLS):
+        bits += frequency[symbol] * (lengths[symbol] + (6 if symbol > END else 0))
     return bits
 
 
@@ -277,7 +290,7 @@ def put_planes(
     tokens, starts = work
     for number in range(first, planes.shape[0]):
         plane = planes[number]
-        frequency = np.zeros(_N_SYMBOLS, np.int64)
+        frequency = np.zeros(N_SYMBOLS, np.int64)
         n_runs, n_tokens = 1, 0
         if _is_constant(plane):  # as half of all planes are
             starts[0], starts[1] = 0, plane.size
@@ -289,19 +302,19 @@ def put_planes(
             n_tokens = _find_runs(plane, starts, n_runs, tokens, frequency)
         else:
             _count(plane, frequency)
-        frequency[_END] = 1
-        lengths = np.zeros(_N_SYMBOLS, np.int64)
-        code_lengths(frequency, np.int64(_LIMIT), lengths)
+        frequency[END] = 1
+        lengths = np.zeros(N_SYMBOLS, np.int64)
+        code_lengths(frequency, np.int64(LIMIT), lengths)
         size = min(_coded_bits(frequency, lengths) // 8, plane.size)
         if size == plane.size or size > (hard_first if number == first else hard) * plane.size:
             return number, size
         codes = reversed_codes(lengths)
-        _put_code(out, state, lengths)
+        put_code(out, state, lengths)
         if n_runs >= 0:
             _put_tokens(tokens[:n_tokens], codes, lengths, out, state)
         else:
             _put_literals(plane, codes, lengths, out, state)
-        _put(out, state, _U(codes[_END]), _U(lengths[_END]))
+        put_bits(out, state, _U(codes[END]), _U(lengths[END]))
     return planes.shape[0], 0
 
 

@@ -18,13 +18,13 @@ from isal import isal_zlib
 
 from ingest.encode.plane_deflate import put_planes, repeated_part
 
-__all__ = ["NEVER", "Search", "compress_planes"]
+__all__ = ["HEAD", "NEVER", "Search", "compress_planes", "ended"]
 
 _SMALL = 2048
 """Planes shorter than that share one code: those of several would outweigh them."""
 _STORED_MOST = 65_535
 """Bytes of a stored block."""
-_HEAD = 0, 16, 0x0178
+HEAD = 0, 16, 0x0178
 """A stream of 16 bits: zlib's head for a window of 32 KiB, fast compression, no dictionary (RFC 1950, 2.2)."""
 _LAST = 0b011
 """Ten bits: an empty last block of the fixed code."""
@@ -79,7 +79,7 @@ def compress_planes(search: Search, raw: memoryview, n_planes: int) -> bytes:
         return isal_zlib.compress(raw, 1)
     _SCRATCH.fit(n_planes, length)
     out, work = _SCRATCH.out, _SCRATCH.work
-    state = np.array(_HEAD, np.uint64)
+    state = np.array(HEAD, np.uint64)
     number, size = put_planes(planes, 0, search.least, search.least, work, out, state)
     while number < n_planes:
         plane, limit = planes[number].data, search.least
@@ -93,7 +93,7 @@ def compress_planes(search: Search, raw: memoryview, n_planes: int) -> bytes:
         else:
             number, limit = number - 1, 1.0
         number, size = put_planes(planes, number + 1, search.least, limit, work, out, state)
-    return _ended(out, state) + deflate.adler32(raw).to_bytes(4, "big")
+    return ended(out, state) + deflate.adler32(raw).to_bytes(4, "big")
 
 
 def _append(raw: bytes | memoryview, out: Array, state: Array) -> None:
@@ -117,7 +117,7 @@ def _append_at_byte(raw: bytes | memoryview, out: Array, state: Array) -> None:
     state[:] = word, rest * 8, int.from_bytes(whole[word * 8 : word * 8 + rest], "little")
 
 
-def _ended(out: Array, state: Array) -> bytes:
+def ended(out: Array, state: Array) -> bytes:
     """Return the stream with an empty last block, to the last whole byte; a checksum follows."""
     word, used, buffer = state.tolist()
     end: bytes = (buffer | (_LAST << used)).to_bytes((used + 10 + 7) // 8, "little")

@@ -10,6 +10,7 @@ __all__ = ["holding"]
 
 _WIDER = {
     "uint16": ("uint16", "int32", "int64"),
+    "int16": ("int16", "int32", "int64"),
     "int32": ("int32", "int64"),
     "float32": ("float32", "float64"),
 }

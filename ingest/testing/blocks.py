@@ -51,8 +51,9 @@ def _counts(draw: DrawFn, n_cells: int, n_genes: int) -> Counts:
     size = n_cells * n_genes
     mask = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)), bool).reshape(n_cells, n_genes)
     nnz = int(mask.sum())
-    dtype = draw(st.sampled_from([np.float32, np.int32, np.uint16, np.float64]))
-    values = draw(st.lists(st.integers(1, 60_000), min_size=nnz, max_size=nnz))
+    dtype = draw(st.sampled_from([np.float32, np.int32, np.uint16, np.int16, np.float64]))
+    most = 30_000 if dtype == np.int16 else 60_000
+    values = draw(st.lists(st.integers(1, most), min_size=nnz, max_size=nnz))
     return _counts_of(mask, np.array(values, dtype))
 
 

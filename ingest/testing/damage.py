@@ -23,9 +23,10 @@ __all__ = ["DamageableDataset", "add_one_count", "flip_bit", "swap_two_counts"]
 
 @dataclass(frozen=True, slots=True)
 class DamageableDataset:
-    """A dataset of h5ad chunks in a folder, opened and damaged by path."""
+    """A dataset in a folder, opened and damaged by path."""
 
     path: Path
+    format: str = "h5ad"
 
     def open(self) -> OpenPlan:
         """Read the plan, as another command would."""
@@ -33,7 +34,7 @@ class DamageableDataset:
 
     def chunk(self, number: int) -> Path:
         """Return the file of one chunk."""
-        return self.path / chunk_key(number, 6, ".h5ad")
+        return self.path / chunk_key(number, 6, f".{self.format}")
 
     def receipt(self, number: int) -> Path:
         """Return the file of one chunk's own receipt."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 from scipy import sparse
@@ -90,6 +92,37 @@ def test_every_chunk_equals_the_file(real: Real, real_data: Path, ingest: Callab
             assert ours.isna().tolist() == theirs.isna().tolist()
             assert ours.dropna().astype(str).tolist() == theirs.dropna().astype(str).tolist()
 
+    ingest("verify", dest, "--deep", "--source")
+
+
+@pytest.mark.parametrize("real", FILES, ids=lambda real: real.name)
+def test_every_dense_chunk_equals_the_file(real: Real, real_data: Path, ingest: Callable[..., object], tmp_path: Path):
+    path = real_data / f"{real.name}.h5ad"
+    index, dest = tmp_path / "index.feather", tmp_path / "dataset"
+    ingest("index", "h5ad", path, "-o", index)
+    ingest("run", dest, "--index", index, "--format", "h5", "-c", 641, "--pool", "serial")
+    matrix, ids, obs = truth(real, path)
+
+    start, most = 0, matrix.max()
+    for chunk in sorted((dest / "chunks").iterdir()):
+        with h5py.File(chunk) as file:
+            rows = file["obs/row"][()]
+            assert np.array_equal(rows, np.arange(start, min(start + 641, len(obs))))
+            wanted = matrix[rows].toarray()
+            assert file["X"].dtype == (np.int16 if wanted.max() <= 32_767 else np.int32)
+            assert np.array_equal(file["X"][()], wanted)
+            assert file["genes"].asstr()[()].tolist() == ids
+            assert [name.split(":", 1)[1] for name in file["cells"].asstr()] == [str(name) for name in obs.index[rows]]
+            assert file["obs/gene_count"][()].tolist() == (wanted != 0).sum(axis=1).tolist()
+            assert file["obs/umi_count"][()].tolist() == wanted.sum(axis=1, dtype=np.float64).tolist()
+            for column in obs.select_dtypes(["category", "object"]).columns:
+                name = f"obs_{column}" if column in {"source", "soma_joinid", "row"} else column
+                missing, theirs = file["obs"][name].attrs.get("missing"), obs[column].iloc[rows].astype(object)
+                ours = [None if text == missing else text for text in file["obs"][name].asstr()]
+                assert ours == [None if gone else str(text) for text, gone in zip(theirs, theirs.isna(), strict=True)]
+        start += len(rows)
+    assert start == len(obs)
+    assert json.loads((dest / "config.json").read_text())["max_expression_value"] == most
     ingest("verify", dest, "--deep", "--source")
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ingest.encode.sizes import FileKind
 from ingest.errors import ConfigError
 from ingest.memory import MIB, plan_memory
 from ingest.profile import Profile
@@ -17,8 +18,9 @@ def profile_of(chunk_nnz, band_nnz=0):
     return Profile(one, one, np.array([chunk_nnz]), np.zeros(1), np.ones(1), band_nnz, np.zeros(1, bool))
 
 
-def plan(chunk_nnz, band_nnz=0, *, cells=25_000, limit=3 << 29, value_bytes=4):
-    return plan_memory(profile_of(chunk_nnz, band_nnz), cells_per_chunk=cells, value_bytes=value_bytes, limit=limit)
+def plan(chunk_nnz, band_nnz=0, *, cells=25_000, limit=3 << 29, value_bytes=4, **more):
+    profile = profile_of(chunk_nnz, band_nnz)
+    return plan_memory(profile, cells_per_chunk=cells, value_bytes=value_bytes, limit=limit, **more)
 
 
 SIZES = {"chunk_nnz": st.integers(0, 10**9), "band_nnz": st.integers(0, 10**8), "cells": st.integers(1, 10**6)}
@@ -67,3 +69,28 @@ def test_the_chunk_size_that_is_offered_fits(cells, nnz_per_cell):
 @pytest.mark.parametrize("value_bytes", [2, 4, 8])
 def test_wider_values_need_more(value_bytes):
     assert plan(10**7, value_bytes=value_bytes).chunk <= plan(10**7, value_bytes=value_bytes + 1).chunk
+
+
+DENSE = {"cells": 10_000, "n_genes": 36_601}
+
+
+def test_a_dense_chunk_takes_what_is_compressed_of_it():
+    sparse = plan(24_400_000, cells=10_000)
+    dense = plan(24_400_000, **DENSE, kind=FileKind("h5", "deflate", "int16"))
+    assert sparse.chunk < dense.chunk < sparse.chunk + (4 << 20)
+    with pytest.raises(ConfigError, match="needs"):
+        plan(24_400_000, **DENSE, kind=FileKind("h5", "none", "int16"))
+    whole = plan(24_400_000, **DENSE, kind=FileKind("h5", "none", "int16"), limit=1 << 33)
+    assert whole.chunk >= 2 * 10_000 * 36_601 * 4, "a count may widen it to int32"
+
+
+@given(
+    st.sampled_from(["h5", "h5ad"]),
+    st.sampled_from(["deflate", "zstd", "lz4", "none"]),
+    st.integers(0, 10**7),
+    st.integers(1, 10**5),
+)
+def test_no_kind_of_file_is_expected_to_outgrow_its_bound(form, codec, nnz, n_genes):
+    kind = FileKind(form, codec, "int32")
+    n_cells = nnz // n_genes + 1
+    assert kind.expected_bytes(nnz, n_cells, n_genes) <= kind.most_bytes(nnz, n_cells, n_genes) + 1

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.documents import seal
-from ingest.errors import ConfigError, CorruptError
-from ingest.plan import Identity, Plan, Provenance, check_dtype, differences, parse_plan
+from ingest.errors import CorruptError
+from ingest.plan import Identity, Plan, Provenance, differences, parse_plan
 
 IDENTITY = Identity(
     cells="c0",
@@ -133,9 +133,3 @@ def test_an_identity_with_other_fields_is_damage(change):
         del document["identity"]["cells"]
     with pytest.raises(CorruptError):
         parse_plan(seal(document))
-
-
-@pytest.mark.parametrize("dtype", ["int16", "float64", "", "uint8"])
-def test_no_other_dtypes(dtype):
-    with pytest.raises(ConfigError):
-        check_dtype(dtype)

@@ -31,6 +31,11 @@ taken = csr_rows(counts.indptr, counts.indices, counts.data, np.arange(90)[::-1]
 assert (found.data == taken.data).all() and (found.indices == taken.indices).all()
 check_rows(found.rows(3, 50), source="t")
 encode_block(open_codec("h5ad", "deflate", 1), block)
+whole = seeded_block(90, 1_500, density=0.05, dtype=np.int32)
+encoder = open_codec("h5", "deflate", 1).begin(whole.genes, "int16")
+check_rows(whole.counts.rows(3, 50), source="t")
+encoder.add(whole.counts)
+encoder.finish(whole.obs, whole.obs_names)
 
 kernels = {
     id(kernel): kernel

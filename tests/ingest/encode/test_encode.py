@@ -193,3 +193,15 @@ def test_a_chunk_that_leads_into_another_file_is_not_followed(detour, tmp_path):
             file.create_virtual_dataset("X/data", layout)
     with pytest.raises(CorruptError, match="X/data"):
         decode_chunk(path.read_bytes(), key="chunks/chunk_000000.h5ad")
+
+
+@pytest.mark.parametrize("path", ["X/data", "X/indptr", "var/feature_name", "obs/t/codes"])
+def test_what_is_declared_and_not_stored_is_not_allocated(path):
+    """A file of some kilobytes can declare petabytes."""
+    block = seeded_block(6, 5, {"t": dictionary(["a", "b", None, "a", "b", "a"])})
+    buffer = io.BytesIO(encode_block(open_codec("h5ad", "deflate", 1), block).data)
+    with h5py.File(buffer, "r+") as file:
+        del file[path]
+        file.create_dataset(path, (1 << 33,), "i4", chunks=(1 << 10,))
+    with pytest.raises(CorruptError, match="declare"):
+        decode_chunk(buffer.getvalue(), key="chunks/chunk_000000.h5ad")
