@@ -14,9 +14,9 @@ from ingest.errors import CorruptError
 from ingest.genes import Genes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["decode_chunk"]
+__all__ = ["decode_chunk", "decode_counts"]
 
 _PLUGIN_FILTERS = frozenset({32004, 32015})
 """lz4 and zstd, as registered with HDF5."""
@@ -38,6 +38,30 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
             return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+
+
+def decode_counts(data: bytes | memoryview, *, key: str, most_entries: int) -> Iterator[Counts]:
+    """Decode the counts of a chunk and nothing else, as pieces of consecutive rows, in order.
+
+    What is decoded at once stays near `most_entries` stored entries, whatever a CSR chunk holds; a row is never cut.
+    Other chunks are decoded whole.
+
+    Raises
+    ------
+    CorruptError
+        As `decode_chunk`, at the piece where it shows; nothing is said about the counts themselves.
+    """
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            _refuse_detours(file)
+            is_csr = isinstance(file["X"], h5py.Group)
+            if is_csr:
+                _load_filters(file["X"])
+                yield from _counts_by_rows(file["X"], most_entries)
+    except Exception as error:  # as in decode_chunk
+        raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+    if not is_csr:
+        yield decode_chunk(data, key=key).counts
 
 
 def _refuse_detours(file: h5py.File) -> None:
@@ -75,6 +99,26 @@ def _counts(group: h5py.Group) -> Counts:
     if counts.n_cells != n_cells or not counts.nnz == len(counts.indices) == len(counts.data):
         raise ValueError(f"X of shape ({n_cells}, {n_genes}) has arrays of other lengths")
     return counts
+
+
+def _counts_by_rows(group: h5py.Group, most_entries: int) -> Iterator[Counts]:
+    if group.attrs["encoding-type"] != "csr_matrix":
+        raise ValueError(f"X is {group.attrs['encoding-type']!r}, not csr_matrix")
+    n_cells, n_genes = (int(extent) for extent in group.attrs["shape"])
+    indptr, indices, values = group["indptr"][()].astype(np.int64), group["indices"], group["data"]
+    if len(indptr) != n_cells + 1 or not indptr[-1] == len(indices) == len(values):
+        raise ValueError(f"X of shape ({n_cells}, {n_genes}) has arrays of other lengths")
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError("indptr does not rise from 0")
+    start = 0
+    while start < n_cells:
+        reach = int(np.searchsorted(indptr, indptr[start] + most_entries, side="right")) - 1
+        stop = min(n_cells, max(reach, start + 1))
+        low, high = int(indptr[start]), int(indptr[stop])
+        yield Counts(
+            indptr[start : stop + 1] - low, indices[low:high].astype(np.int32, copy=False), values[low:high], n_genes
+        )
+        start = stop
 
 
 def _texts(values: h5py.Dataset) -> list[str]:
