@@ -120,6 +120,8 @@ def normalised_dispersion(mean: Float64, variance: Float64, flavour: str) -> Flo
     a bin gets 1. ``cell_ranger``: bins by ventiles of the mean, median and median absolute deviation; equal edges,
     which scanpy refuses, are one edge.
     """
+    if not len(mean):
+        return np.zeros(0)
     mean = np.where(mean == 0, _UNSEEN_MEAN, mean)
     dispersion = variance / mean
     if flavour == "seurat":

@@ -29,6 +29,8 @@ Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 _SPAN = 0.3
 _DEGREE = 2
+_LEAST_GENES = 10
+"""loess divides by the number of neighbours, a span of the genes: with fewer than four genes it ends the process."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,14 +73,17 @@ def fit_trend(moments: Moments, *, where: str = "the cells") -> Trend:
 
     varies = moments.variance > 0
     expected = np.zeros(len(varies))
+    x, y = np.log10(moments.mean[varies]), np.log10(moments.variance[varies])
     try:
-        model = loess(np.log10(moments.mean[varies]), np.log10(moments.variance[varies]), span=_SPAN, degree=_DEGREE)
+        if len(x) < _LEAST_GENES:
+            raise ValueError("too few genes")  # noqa: TRY301 # one sentence for all that is too little
+        model = loess(x, y, span=_SPAN, degree=_DEGREE)
         model.fit()
         expected[varies] = model.outputs.fitted_values
     except ValueError as error:
         raise ConfigError(
             f"seurat_v3 finds no trend of variance over mean in {where}: {moments.n_cells:,} cells with "
-            f"{np.count_nonzero(varies):,} genes that vary ({' '.join(str(error).split())})",
+            f"{np.count_nonzero(varies):,} genes that vary ({error})",
             kind="no-trend",
             hint="leave small batches out, or use --flavour dispersion",
         ) from error
