@@ -24,7 +24,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results.json"
 _ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "moto")
 _SCRIPTS = ("planner", "driver", "resume")
-_SECTIONS = (*_ON_RAY, "encoding", *_SCRIPTS)
+_SECTIONS = (*_ON_RAY, "encoding", "hvg", *_SCRIPTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +99,7 @@ def _warm_up(bench: Bench) -> None:
 
 
 def _runner(name: str) -> Callable[[Bench], list[Row]]:
-    from benchmarks import comparison, dense, encoding, sweeps
+    from benchmarks import comparison, dense, encoding, hvg, sweeps
     from benchmarks.scripts import run_script
 
     runners: dict[str, Callable[[Bench], list[Row]]] = {
@@ -112,6 +112,7 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "latency": sweeps.latency,
         "moto": comparison.run_on_moto,
         "encoding": encoding.run,
+        "hvg": hvg.run,
     }
     return runners.get(name, lambda bench: run_script(name, quick=bench.quick))
 

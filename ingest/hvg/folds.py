@@ -11,8 +11,9 @@ import numpy as np
 
 from ingest.errors import CorruptError
 from ingest.hvg.batches import ALL, batch_codes
-from ingest.hvg.kernels import add_clipped, add_counts, add_fractions, add_limbs, add_normalised
+from ingest.hvg.kernels import add_clipped, add_counts, add_fractions, add_normalised
 from ingest.hvg.sums import BatchSums, shift_for
+from ingest.warm import compile_hvg_kernels
 
 if TYPE_CHECKING:
     from ingest.fold_worker import ReadChunk
@@ -35,13 +36,6 @@ def _placed(state: BatchSums, chunk: ReadChunk, batch_key: str | None) -> Array:
     return places
 
 
-def _compiled(state: BatchSums) -> None:
-    """Have the merging compiled as well, for arrays that travelled: these are read-only."""
-    travelled = np.zeros_like(state.limbs[:1].reshape(-1, state.limbs.shape[2])[:0])
-    travelled.flags.writeable = False
-    add_limbs(np.zeros((0, state.limbs.shape[2]), np.uint64), travelled)
-
-
 @dataclass(frozen=True, slots=True)
 class CountSums:
     """Sums of counts and their squares, per batch and gene."""
@@ -53,7 +47,7 @@ class CountSums:
     def begin(self, opened: OpenPlan) -> BatchSums:
         """Return sums of nothing."""
         state = BatchSums(len(opened.genes), 0 if self.bound is None else shift_for(self.bound))
-        _compiled(state)
+        compile_hvg_kernels()
         return state
 
     def add(self, state: BatchSums, chunk: ReadChunk) -> None:
@@ -96,7 +90,7 @@ class NormalisedSums:
         """Return sums of nothing."""
         largest = self.target * _SLACK
         state = BatchSums(len(opened.genes), shift_for(math.log1p(largest) * _SLACK if self.logarithm else largest))
-        _compiled(state)
+        compile_hvg_kernels()
         return state
 
     def add(self, state: BatchSums, chunk: ReadChunk) -> None:
@@ -134,7 +128,7 @@ class ClippedSums:
         """Return sums of nothing, with every batch in its place."""
         state = BatchSums(len(opened.genes))
         state.places(self.labels, [0] * len(self.labels))
-        _compiled(state)
+        compile_hvg_kernels()
         return state
 
     def add(self, state: BatchSums, chunk: ReadChunk) -> None:

@@ -121,11 +121,12 @@ def test_real_files_give_scanpys_genes(name: str, real_data: Path, ingest: Calla
         out = tmp_path / flavour
         ran = ingest("hvg", dest, "--flavour", flavour, "--pool", "serial", "--output-dir", out, "--json")
         of = cells if flavour == "seurat_v3" else logged
-        try:
-            theirs = scanpy.pp.highly_variable_genes(of, n_top_genes=2_000, flavor=flavour, inplace=False)
-        except ValueError as error:
-            assert "Bin edges must be unique" in str(error)  # many genes without counts: scanpy has no answer
-            continue
+        unseen = (cells.X.sum(axis=0) == 0).mean()
+        if flavour == "cell_ranger" and unseen > 0.1:
+            with pytest.raises(ValueError, match="Bin edges must be unique"):
+                scanpy.pp.highly_variable_genes(of, n_top_genes=2_000, flavor=flavour, inplace=False)
+            continue  # scanpy has no answer, where every tenth gene has no counts
+        theirs = scanpy.pp.highly_variable_genes(of, n_top_genes=2_000, flavor=flavour, inplace=False)
         chosen = set(cells.var_names[theirs["highly_variable"].to_numpy()])
         ours = set(ran.json()["hvg_names"])
         score = theirs["variances_norm" if flavour == "seurat_v3" else "dispersions_norm"].to_numpy()

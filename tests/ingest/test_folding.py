@@ -186,7 +186,8 @@ def test_a_worker_that_reports_what_it_was_not_given_is_not_believed(dest):
 
             def wait_and_lie(timeout_s):
                 return [
-                    Ended(event.task, replace(event.outcome, done=(*event.outcome.done, 99))) for event in wait(timeout_s)
+                    Ended(event.task, replace(event.outcome, done=(*event.outcome.done, 99)))
+                    for event in wait(timeout_s)
                 ]
 
             pool.wait = wait_and_lie

@@ -134,7 +134,9 @@ def test_other_data_is_refused(hvg: Run, dest: Path):
     assert "computed from other data" in err
 
 
-@pytest.mark.parametrize("there", ["not JSON", "[]", '{"format_version": 99}', '{"format_version": 1, "parameters": 3}'])
+@pytest.mark.parametrize(
+    "there", ["not JSON", "[]", '{"format_version": 99}', '{"format_version": 1, "parameters": 3}']
+)
 def test_a_record_that_is_none_of_ours_is_not_overwritten(hvg: Run, dest: Path, there: str):
     (dest / "hvg_info.json").write_text(there)
     code, _, err = hvg("--n-hvgs", 40)
@@ -157,7 +159,7 @@ def test_a_lost_plot_is_drawn_again(hvg: Run, dest: Path):
 
 
 def test_without_matplotlib_the_record_is_written(hvg: Run, dest: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(plot, "find_spec", lambda _name: None)
     code, out, err = hvg("--n-hvgs", 40)
     assert code == 0
     assert "matplotlib is not installed: hvg_analysis.png is left out" in err

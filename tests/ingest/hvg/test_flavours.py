@@ -92,6 +92,8 @@ def test_standardised_variance_over_batches_goes_by_median_rank():
 
 def test_no_trend_is_an_error_that_says_where():
     few = Moments(2, np.array([1, 2]), np.array([1.0, 2.0]), np.array([1.0, 0.0]))
-    with pytest.raises(ConfigError, match="no trend of variance over mean in donor 'x': 2 cells with 1 genes") as caught:
+    with pytest.raises(
+        ConfigError, match="no trend of variance over mean in donor 'x': 2 cells with 1 genes"
+    ) as caught:
         fit_trend(few, where="donor 'x'")
     assert caught.value.kind == "no-trend"

@@ -39,7 +39,7 @@ class Nobody:
         pass
 
     def troubled(self, failure, retried):
-        raise AssertionError(failure)
+        raise AssertionError(failure, retried)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_case(folder, counts) -> Case:
     chunks = [anndata.read_h5ad(path) for path in sorted((folder / "dest" / "chunks").iterdir())]
     cells = anndata.concat(chunks)
     cells.obs["number"] = pd.Categorical(cells.obs["number"].astype(str))
-    assert (cells.X != counts).nnz == 0
+    assert (counts != cells.X).nnz == 0
     return Case(read, cells)
 
 
