@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from ingest.chunk_check import check_index
 from ingest.errors import ConfigError, EmptySelectionError, IncompleteError, NotFoundError
 from ingest.finish import read_chunks
 from ingest.folding import fold_chunks
@@ -142,6 +143,8 @@ def check_request(data: HvgData, parameters: HvgParameters, *, memory_bytes: int
         than sums fit into `memory_bytes` (``memory``), scikit-misc missing (``missing-package``).
     EmptySelectionError
         Fewer than two cells.
+    CorruptError
+        The plan's index, which names the batches, is damaged.
     """
     if parameters.flavour == "seurat_v3":
         require_loess()
@@ -149,6 +152,8 @@ def check_request(data: HvgData, parameters: HvgParameters, *, memory_bytes: int
         raise EmptySelectionError("one cell has no variable genes")
     key = parameters.batch_key
     chunks = {chunk.chunk for chunk in data.chunks}
+    if key is not None:
+        check_index(data.opened)  # batches are read from it, by ranges
     batches = {ALL: data.n_cells} if key is None else count_batches(data.opened, key, chunks)
     request = Request(data, parameters, batches)
     if len(batches) > 1 and request.state_bytes > memory_bytes:

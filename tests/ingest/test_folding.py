@@ -119,8 +119,10 @@ def removed(dest):
 )
 def test_a_damaged_or_missing_chunk_is_named(dest, damage, kind, said):
     damage(dest)
+    watching = Watching()
     with pytest.raises(CorruptError, match=said) as caught:
-        fold(dest)
+        fold(dest, watching=watching)
+    assert len(watching.troubles) == 1, "the worker has read it twice: nobody waits for it to mend"
     assert (caught.value.kind, caught.value.chunk) == (kind, 4)
     assert "chunk_000004.h5ad" in caught.value.message
     assert "repair" in caught.value.hint

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ingest.errors import ConfigError, EmptySelectionError, IncompleteError, SourceError
+from ingest.errors import ConfigError, CorruptError, EmptySelectionError, IncompleteError, SourceError
 from ingest.hvg import find
 from ingest.hvg.batches import ALL, batch_codes, count_batches
 from ingest.hvg.document import hvg_document, hvg_identity
@@ -21,7 +21,7 @@ from ingest.hvg.parameters import HvgParameters
 from ingest.settings import DataSettings, WorkSettings
 from ingest.store.local import LocalStore
 from ingest.testing.blocks import dictionary
-from ingest.testing.damage import DamageableDataset
+from ingest.testing.damage import DamageableDataset, flip_bit
 from ingest.testing.datasets import make_dataset, open_serial_pool, write_h5ad_index, write_sources
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 from ingest.testing.hvg_data import varied_counts
@@ -159,6 +159,14 @@ def test_a_batch_key_that_cannot_be_used(data, key, kind, said):
     assert caught.value.kind == kind
 
 
+def test_batches_of_a_damaged_index_are_not_believed(dest):
+    opened = dest.open()
+    flip_bit(dest.path / opened.plan.files["index"])
+    with pytest.raises(CorruptError) as caught:
+        check_request(read_data(opened), HvgParameters.of(batch_key="donor"), memory_bytes=1 << 30)
+    assert caught.value.kind == "plan-damaged"
+
+
 def test_more_batches_than_memory_holds(data):
     parameters = HvgParameters.of(batch_key="row")
     with pytest.raises(ConfigError, match="has 300 values") as caught:
@@ -220,6 +228,16 @@ def test_seurat_v3_refuses_fractional_values(fractional):
     with pytest.raises(SourceError, match=r"3") as caught:
         found(read_data(fractional.open()), "seurat_v3")
     assert caught.value.kind == "fractional"
+
+
+def test_a_value_above_what_all_receipts_say_is_not_wrapped(fractional, tmp_path):
+    shutil.copytree(fractional.path, tmp_path / "dest")
+    dest = DamageableDataset(tmp_path / "dest")
+    for chunk in range(3):
+        dest.reseal(chunk, maximum=0.5)
+    with pytest.raises(CorruptError, match="holds a value above 0.5") as caught:
+        found(read_data(dest.open()))
+    assert caught.value.kind == "totals"
 
 
 def test_the_document_has_the_seeds_entries_and_no_nan(data):
