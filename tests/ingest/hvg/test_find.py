@@ -235,7 +235,7 @@ def test_a_value_above_what_all_receipts_say_is_not_wrapped(fractional, tmp_path
     dest = DamageableDataset(tmp_path / "dest")
     for chunk in range(3):
         dest.reseal(chunk, maximum=0.5)
-    with pytest.raises(CorruptError, match="holds a value above 0.5") as caught:
+    with pytest.raises(CorruptError, match=r"holds a value above 0\.5") as caught:
         found(read_data(dest.open()))
     assert caught.value.kind == "totals"
 
