@@ -145,7 +145,8 @@ WAYS: dict[str, Callable[[Path, Clock], int]] = {
     "scanpy seurat_v3": _scanpy("seurat_v3"),
     "backed": _backed,
 }
-"""Name -> what is measured, in the first round: given the dataset (for ``backed`` the one file), it returns the non-zeros read."""
+"""Name -> what is measured, all in the first round: given the dataset (``backed``: the one file), it returns the
+non-zeros read."""
 
 
 _COMPARED = ("decode", "dispersion")
