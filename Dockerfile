@@ -6,7 +6,7 @@ COPY ingest ingest
 COPY index index
 COPY actors actors
 RUN python -m venv /opt/cell-ingest \
- && /opt/cell-ingest/bin/pip install --no-cache-dir --constraint constraints.txt .
+ && /opt/cell-ingest/bin/pip install --no-cache-dir --constraint constraints.txt '.[hvg]'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --create-home ingest

@@ -24,7 +24,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results.json"
 _ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "moto")
 _SCRIPTS = ("planner", "driver", "resume")
-_SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", *_SCRIPTS)
+_SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", "hvg", *_SCRIPTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +99,7 @@ def _warm_up(bench: Bench) -> None:
 
 
 def _runner(name: str) -> Callable[[Bench], list[Row]]:
-    from benchmarks import comparison, dense, encoding, encoding_h5, reading, sweeps
+    from benchmarks import comparison, dense, encoding, encoding_h5, hvg, reading, sweeps
     from benchmarks.scripts import run_script
 
     runners: dict[str, Callable[[Bench], list[Row]]] = {
@@ -114,6 +114,7 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "reading": reading.run,
         "encoding": encoding.run,
         "encoding_h5": encoding_h5.run,
+        "hvg": hvg.run,
     }
     return runners.get(name, lambda bench: run_script(name, quick=bench.quick))
 

@@ -112,6 +112,15 @@ def findings(results: Results) -> list[Finding]:
             least=10,
             wanted="at least 10",
         ),
+        *(
+            Finding(
+                f"`hvg`'s CPU-seconds over decoding the chunks, {size:,} cells a file",
+                _of(results, "hvg", "dispersion", "decode", size, _work_cpu),
+                most=1.3,
+                wanted="at most 1.3",
+            )
+            for size in (5_000, 25_000)
+        ),
         Finding("of its bytes, a file of 5,000 cells", smaller, most=1.0, wanted="at most 1"),
         Finding("kB a cell, 100 cells a file", kilobytes[100], most=11, wanted="at most 11"),
         Finding("kB a cell, 5,000 cells a file", kilobytes[5_000], most=4.5, wanted="at most 4.5"),
@@ -129,6 +138,10 @@ def _of(results: Results, section: str, way: str, other: str, size: int, value: 
 
 def _speed(row: Row) -> float:
     return float(row["cells_per_s"])
+
+
+def _work_cpu(row: Row) -> float:
+    return float(row["work_cpu_seconds"])
 
 
 def _cpu(row: Row) -> float:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from benchmarks.processes import Usage
     from benchmarks.store import BenchStore
-    from ingest.pool import Failure, Pool
+    from ingest.pool import Failure, Pool, SizedFactory
     from ingest.running import OpenPool, UnitsRun
 
 __all__ = ["OurRun", "measure_ours"]
@@ -120,7 +120,9 @@ class _Clock:
         open_ray = pool_for(self._run.work)
 
         @contextmanager
-        def opener(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+        def opener(factory: SizedFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+            if not isinstance(factory, ChunkWorkerFactory):
+                raise TypeError("what is measured here is a run")
             folder = Path(mkdtemp(prefix="bench-ready-"))
             with open_ray(_Announcing.of(factory, folder), size, memory_bytes=memory_bytes) as pool:
                 gauge = Gauge(_wait_for(pool, folder, size), self._run.store)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ingest.store.base import ObjectStat, Store
     from ingest.unit_rows import UnitRows
 
-__all__ = ["check_index", "check_object"]
+__all__ = ["check_index", "check_object", "read_object"]
 
 _TRIES = 2
 """Readings before bytes count as damaged: ranges carry no checksum, so the transfer may be at fault."""
@@ -61,11 +61,35 @@ def check_object(
 
 
 def _matching_bytes(store: Store, entry: ChunkReceipt) -> bytes | None:
+    return _read_matching(store, entry.key, entry.sha256)
+
+
+def _read_matching(store: Store, key: str, sha256: str) -> bytes | None:
     for _ in range(_TRIES):
-        data = store.get(entry.key)
-        if sha256_hex(data) == entry.sha256:
+        data = store.get(key)
+        if sha256_hex(data) == sha256:
             return data
     return None
+
+
+def read_object(store: Store, key: str, sha256: str, *, chunk: int) -> bytes:
+    """Return the bytes of a chunk, which have the sha256 of its receipt.
+
+    Raises
+    ------
+    CorruptError
+        It is gone (kind ``chunk-missing``) or damaged (kind ``chunk-sha256``).
+    """
+    try:
+        data = _read_matching(store, key, sha256)
+        said = "is damaged: it has another sha256 than its receipt says"
+    except NotFoundError:
+        data, said = None, "is gone; its receipt is there"
+    if data is None:
+        kind = "chunk-missing" if said.startswith("is gone") else "chunk-sha256"
+        hint = f"`python -m ingest repair {store.url}` makes it again"
+        raise CorruptError(f"{store.url}/{key} {said}", kind=kind, hint=hint, key=key, chunk=chunk)
+    return data
 
 
 def check_index(opened: OpenPlan) -> None:

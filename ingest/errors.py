@@ -5,7 +5,8 @@
     IngestError
     ├── ConfigError      stop: the request or the environment is wrong          exit 2
     │   ├── CredentialsError    a store or source wants other credentials
-    │   └── EmptySelectionError nothing would be ingested
+    │   ├── EmptySelectionError nothing would be ingested
+    │   └── IncompleteError     what is asked wants the whole dataset           exit 3
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
     │   ├── NotCountsError      values that are no counts (NaN, negative, fractional, …)
@@ -36,6 +37,7 @@ __all__ = [
     "EmptySelectionError",
     "ForeignPlanError",
     "HostileFileError",
+    "IncompleteError",
     "IngestError",
     "NotCountsError",
     "NotFoundError",
@@ -125,6 +127,13 @@ class EmptySelectionError(ConfigError):
     """The selection holds no cells."""
 
     default_kind = "empty-selection"
+
+
+class IncompleteError(ConfigError):
+    """Chunks are missing, and what was asked for wants all of them."""
+
+    default_kind = "incomplete"
+    exit_code = 3
 
 
 class SourceError(IngestError):

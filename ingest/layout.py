@@ -18,6 +18,8 @@ __all__ = [
     "FORMAT_VERSION",
     "GARBAGE",
     "GENE_LIST_KEY",
+    "HVG_KEY",
+    "HVG_PLOT_KEY",
     "PLAN_KEY",
     "PRESENCE_KEY",
     "PROCESSING_KEY",
@@ -58,6 +60,8 @@ CELLS_KEY: Final = "metadata/cells.feather"
 CELLS_JSON_KEY: Final = "metadata/cells.json"
 PRESENCE_KEY: Final = "metadata/presence.npz"
 SUCCESS_KEY: Final = "_SUCCESS.json"
+HVG_KEY: Final = "hvg_info.json"
+HVG_PLOT_KEY: Final = "hvg_analysis.png"
 
 _RECEIPT = re.compile(r"_ingest/receipts/(\d+)-(\d+)\.json\Z")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ingest.errors import mask_secrets
 
@@ -22,6 +22,7 @@ __all__ = [
     "Pool",
     "PoolEvent",
     "Progress",
+    "SizedFactory",
     "UnitOutcome",
     "UnitTask",
     "UnitWorker",
@@ -80,6 +81,8 @@ class UnitOutcome:
     retries: int = 0
     """Store and source operations that were tried again within this unit."""
     peak_rss_bytes: int = 0
+    result: Any = None
+    """What a unit that writes nothing has found in the chunks that are done (`ingest.folding`); small, it travels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,15 @@ class WorkerFactory(Protocol):
 
     def __call__(self) -> UnitWorker:
         """Make one worker; cheap, `UnitWorker.ready` does the work."""
+        ...
+
+
+class SizedFactory(WorkerFactory, Protocol):
+    """A factory that says how many CPUs its worker keeps busy."""
+
+    @property
+    def threads(self) -> int:
+        """CPUs of one worker."""
         ...
 
 

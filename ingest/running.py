@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ingest.chunks import Commit
     from ingest.opened import OpenPlan
-    from ingest.pool import Pool, UnitTask
+    from ingest.pool import Pool, SizedFactory, UnitTask
     from ingest.preparing import Work
     from ingest.profile import Profile
     from ingest.settings import WorkSettings
@@ -47,7 +47,7 @@ _SLOWEST_BYTES_PER_S = 1e6
 class OpenPool(Protocol):
     """Opens a pool of workers; the composition root knows which kind."""
 
-    def __call__(self, factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> AbstractContextManager[Pool]:
+    def __call__(self, factory: SizedFactory, size: int, *, memory_bytes: int) -> AbstractContextManager[Pool]:
         """Return a context whose exit ends all workers."""
         ...
 

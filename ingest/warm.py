@@ -26,7 +26,7 @@ from ingest.fetch.tiles.schema import XSchema
 from ingest.genes import Genes
 from ingest.validate import check_rows
 
-__all__ = ["compile_kernels"]
+__all__ = ["compile_hvg_kernels", "compile_kernels"]
 
 _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
@@ -53,6 +53,24 @@ def compile_kernels() -> None:
     whole = replace(counts, data=counts.data.astype(np.int32))  # as they are fetched for int16
     check_rows(whole, source="warm")
     _encode("h5", _thinned(whole))
+
+
+@cache
+def compile_hvg_kernels() -> None:
+    """Send a few cells through what `hvg` adds up with, for whole float32 counts: 5 CPU-seconds the first time."""
+    from ingest.hvg import kernels  # the workers of a run do without
+
+    counts, batches = _counts(), np.zeros(_N_CELLS, np.int32)
+    check_rows(counts, source="warm")
+    limbs = np.zeros((1, _N_GENES, kernels.WORDS), np.uint64)
+    arrays = counts.indptr, counts.indices, counts.data, batches
+    kernels.add_counts(*arrays, limbs)
+    kernels.add_normalised(*arrays, np.ones(_N_CELLS), True, 1.0, limbs)
+    kernels.add_clipped(*arrays, np.ones((1, _N_GENES)), limbs)
+    travelled = limbs[0].copy()
+    travelled.flags.writeable = False
+    for other in (travelled, limbs[0]):
+        kernels.add_limbs(limbs[0], other)
 
 
 def _counts() -> Counts:
@@ -113,3 +131,4 @@ def _encode(format_name: str, counts: Counts) -> None:
 
 if __name__ == "__main__":
     compile_kernels()
+    compile_hvg_kernels()

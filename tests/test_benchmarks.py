@@ -62,10 +62,16 @@ def results():
             dense.append(_measured(way, 25_000, noise * seconds).row(round=turn, size=25_000))
         stages = {"way": "stages", "round": turn, "size": 25_000, "cells": 1_000}
         dense.append({**stages, "cpu_seconds": {"read": 0.6 * noise, "encode": 0.4 * noise}})
+    hvg = [
+        {"way": way, "round": turn, "size": 5_000, "nnz": 10**9, "seconds": 1.0, "peak_rss_mib": 512}
+        | {"work_cpu_seconds": noise * seconds}
+        for turn, noise in enumerate((1.0, 2.0, 1.0))
+        for way, seconds in (("decode", 2.0), ("dispersion", 2.4))
+    ]
     found = Results(
         {"cpus": 2, "cpu_model": "X", "memory_gib": 8, "filesystem": "ext4", "system": "L", "python": "3"}, {}
     )
-    for name, rows in (("comparison", comparison), ("dense", dense), ("encoding", encoding)):
+    for name, rows in (("comparison", comparison), ("dense", dense), ("encoding", encoding), ("hvg", hvg)):
         found = found.with_section(name, rows, f"python -m benchmarks --only {name}", 1.0)
     return found
 
@@ -81,6 +87,8 @@ def test_findings_say_what_is_met_and_what_was_not_measured(results):
     assert found["CPU-seconds over the stages' sum, 25,000 cells a file"].values == pytest.approx([1.0] * 3)
     assert found["of the bare read's speed, 5,000 cells a file"].met is None
     assert found["kB a cell, 100 cells a file"].met is True
+    hvg = found["`hvg`'s CPU-seconds over decoding the chunks, 5,000 cells a file"]
+    assert (hvg.values, hvg.met) == (pytest.approx([1.2] * 3), True)
     assert Finding("", [3.0, 4.0, 9.0], least=5).met is False
     assert Finding("", [3.0, 4.0, 9.0], most=5).met is True
 
@@ -101,6 +109,7 @@ def test_the_report_goes_between_the_markers_and_leaves_the_prose(results):
     assert renewed.partition(END)[2] == page.partition(END)[2]
     assert "| times the seed's way, 100 cells a file | 12 (12 to 12) | at least 10, aim 20 | yes |" in renewed
     assert "| 100, the seed's way | 10 | 417 | 0.6667 |" in renewed
+    assert "| 5,000, `hvg` | 1.00 | 2.40 | 2.4 | 0.50 |" in renewed
     assert with_report(renewed, report_text(results)) == renewed
     with pytest.raises(ValueError, match="holds no"):
         with_report("no markers", "")

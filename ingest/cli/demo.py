@@ -158,6 +158,7 @@ def _next_steps(dest: Path) -> None:
         f"""
 Next     {python} -m ingest index show {dest}/index.feather
          {python} -m ingest status {dest}/dataset
+         {python} -m ingest hvg {dest}/dataset
          {python} -c "import anndata; print(anndata.read_h5ad('{dest}/dataset/chunks/chunk_000000.h5ad'))"
          {python} -m ingest index census --value-filter "tissue == 'lung'" -o lung.feather    (public; needs a network)
          {python} -m ingest run s3://BUCKET/lung --index lung.feather -c 25000"""

@@ -12,6 +12,7 @@ import click
 from ingest import __version__
 from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.demo import demo
+from ingest.cli.hvg import hvg
 from ingest.cli.index import index
 from ingest.cli.run import run
 from ingest.cli.style import Group
@@ -40,7 +41,7 @@ def cli(*, debug: bool) -> None:
     del debug  # looked at by main(), which sees the error
 
 
-for _command in (demo, index, run, status, verify, repair, gc):
+for _command in (demo, index, run, status, verify, repair, gc, hvg):
     cli.add_command(_command)
 
 

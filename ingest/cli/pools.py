@@ -12,12 +12,11 @@ from ingest.cli.words import count_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ingest.pool import Pool
+    from ingest.pool import Pool, SizedFactory
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
-    from ingest.worker import ChunkWorkerFactory
 
-__all__ = ["announce_pool", "pool_for"]
+__all__ = ["announce_pool", "pool_for", "shared_cluster"]
 
 
 def announce_pool(settings: WorkSettings, n_workers: int) -> None:
@@ -31,7 +30,7 @@ def pool_for(settings: WorkSettings) -> OpenPool:
     """Return how to open the pool that the settings ask for."""
 
     @contextmanager
-    def open_serial(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+    def open_serial(factory: SizedFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
         del size, memory_bytes  # one worker, in this process
         from ingest.serial_pool import SerialPool
 
@@ -42,7 +41,7 @@ def pool_for(settings: WorkSettings) -> OpenPool:
             pool.close()
 
     @contextmanager
-    def open_ray(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
+    def open_ray(factory: SizedFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
         from actors.cluster import connect
         from actors.pool import RayPool
 
@@ -54,3 +53,15 @@ def pool_for(settings: WorkSettings) -> OpenPool:
                 pool.close()
 
     return open_serial if settings.pool == "serial" else open_ray
+
+
+@contextmanager
+def shared_cluster(settings: WorkSettings, n_workers: int) -> Iterator[None]:
+    """Be connected to one Ray for all pools that are opened meanwhile, one after another."""
+    if settings.pool == "serial":
+        yield
+        return
+    from actors.cluster import connect
+
+    with connect(workers=n_workers, cpus_per_worker=settings.cpus or 1, dashboard=settings.dashboard):
+        yield

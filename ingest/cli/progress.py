@@ -14,6 +14,7 @@ from ingest.cli.words import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
     from rich.progress import Task
 
@@ -164,7 +165,7 @@ class CountDisplay:
         )
         self._task = self._progress.add_task(word, total=total)
 
-    def __enter__(self) -> CountDisplay:
+    def __enter__(self) -> Self:
         if self._live:
             self._progress.start()
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -16,9 +17,9 @@ from ingest.errors import CorruptError
 from ingest.genes import Genes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["decode_chunk"]
+__all__ = ["decode_chunk", "decode_counts"]
 
 
 def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
@@ -40,6 +41,45 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
 
 
+def decode_counts(data: bytes | memoryview, *, key: str, most_entries: int) -> Iterator[Counts]:
+    """Decode the counts of a chunk and nothing else, as pieces of consecutive rows, in order.
+
+    A piece has about `most_entries` entries; a row is never cut. No more is decoded at once of an h5ad, whatever it
+    holds; a dense chunk is decoded whole. Of 16-bit integers 32-bit ones are made.
+
+    Raises
+    ------
+    CorruptError
+        As `decode_chunk`, at the piece where it shows; nothing is said about the counts themselves.
+    """
+    if key.endswith(".h5"):
+        yield from _widened_pieces(decode_chunk(data, key=key).counts, most_entries)
+        return
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            refuse_detours(file)
+            load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
+            yield from _counts_by_rows(file["X"], most_entries)
+    except Exception as error:  # as in decode_chunk
+        raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+
+
+def _widened_pieces(counts: Counts, most_entries: int) -> Iterator[Counts]:
+    for start, stop in _row_ranges(counts.indptr, most_entries):
+        piece = counts.rows(start, stop)
+        narrow = piece.data.dtype.itemsize < 4
+        yield replace(piece, data=piece.data.astype(np.int32)) if narrow else piece
+
+
+def _row_ranges(indptr: np.ndarray[Any, np.dtype[np.int64]], most_entries: int) -> Iterator[tuple[int, int]]:
+    start, n_cells = 0, len(indptr) - 1
+    while start < n_cells:
+        reach = int(np.searchsorted(indptr, indptr[start] + most_entries, side="right")) - 1
+        stop = min(n_cells, max(reach, start + 1))
+        yield start, stop
+        start = stop
+
+
 def _decode_h5ad(file: h5py.File, most: int) -> Block:
     refuse_bombs(file, most)
     load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
@@ -57,6 +97,22 @@ def _counts(group: h5py.Group) -> Counts:
     if counts.n_cells != n_cells or not counts.nnz == len(counts.indices) == len(counts.data):
         raise ValueError(f"X of shape ({n_cells}, {n_genes}) has arrays of other lengths")
     return counts
+
+
+def _counts_by_rows(group: h5py.Group, most_entries: int) -> Iterator[Counts]:
+    if group.attrs["encoding-type"] != "csr_matrix":
+        raise ValueError(f"X is {group.attrs['encoding-type']!r}, not csr_matrix")
+    n_cells, n_genes = (int(extent) for extent in group.attrs["shape"])
+    indptr, indices, values = group["indptr"][()].astype(np.int64), group["indices"], group["data"]
+    if len(indptr) != n_cells + 1 or not indptr[-1] == len(indices) == len(values):
+        raise ValueError(f"X of shape ({n_cells}, {n_genes}) has arrays of other lengths")
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError("indptr does not rise from 0")
+    for start, stop in _row_ranges(indptr, most_entries):
+        low, high = int(indptr[start]), int(indptr[stop])
+        yield Counts(
+            indptr[start : stop + 1] - low, indices[low:high].astype(np.int32, copy=False), values[low:high], n_genes
+        )
 
 
 def _index(group: h5py.Group) -> list[str]:

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
     from ingest.driver import Observer
     from ingest.opened import OpenPlan
-    from ingest.pool import Failure, Pool
+    from ingest.pool import Failure, Pool, SizedFactory
     from ingest.running import RunReport
     from ingest.testing.census import BuiltCensus
-    from ingest.worker import ChunkWorkerFactory
 
 __all__ = [
     "MadeDataset",
@@ -64,7 +63,7 @@ class SilentObserver:
 
 
 @contextmanager
-def open_serial_pool(factory: ChunkWorkerFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:  # noqa: ARG001 # the Protocol's
+def open_serial_pool(factory: SizedFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:  # noqa: ARG001 # the Protocol's
     """Run units in this process, whatever the size asked for."""
     pool = SerialPool(factory)
     try:

@@ -14,6 +14,7 @@ KINDS = {
     "ConfigError": "config",
     "CredentialsError": "credentials",
     "EmptySelectionError": "empty-selection",
+    "IncompleteError": "incomplete",
     "SourceError": "source",
     "SourceChangedError": "source-changed",
     "NotCountsError": "not-counts",
