@@ -113,7 +113,7 @@ def presence_npz(opened: OpenPlan, experiments: Container[str]) -> bytes:
     for number, survey in enumerate(opened.surveys):
         # An index without dataset_id does not say which datasets of a Census its cells come from: all, then.
         wanted = [name for name in survey.presence if _sample(opened, number, name) in experiments]
-        for name in wanted or survey.presence:
+        for name in wanted or (survey.presence if survey.layout == "soma" else ()):
             sample, row = _sample(opened, number, name), _onto(survey, name, opened.genes)
             rows[sample] = rows[sample] | row if sample in rows else row
     names = sorted(rows)

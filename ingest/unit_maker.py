@@ -27,6 +27,7 @@ from ingest.errors import (
 )
 from ingest.naming import cell_names
 from ingest.pool import Failure
+from ingest.sample_check import check_cells
 from ingest.unit_reader import Trouble, UnitReader
 from ingest.uploads import Uploads
 from ingest.wanted import Wanted
@@ -171,6 +172,11 @@ class UnitMaker:
             low, high = self._wanted.rows(chunk)
             first, last = max(low, piece.start) - piece.start, min(high, piece.stop) - piece.start
             try:
+                check_cells(
+                    self._opened.surveys[number],
+                    self._rows.obs(piece.start + first, piece.start + last),
+                    None if piece.fetched.names is None else piece.fetched.names.slice(first, last - first),
+                )
                 with self.tally.timed("encode"):
                     maker = self._maker(chunk)
                     maker.add(piece.fetched.counts.rows(first, last), names.slice(first, last - first))

@@ -100,8 +100,11 @@ class UnitReader:
         before = time.perf_counter()
         try:
             return self._sources.read(number, self._rows.coordinates(start, stop))
-        except (TransientError, SourceChangedError) as error:
-            self._lost[number] = error
+        except (TransientError, SourceError) as error:
+            # Whatever label it was raised with: by this name the source is known to plan and ledger.
+            error.source = self._rows.source_name(number)
+            if isinstance(error, TransientError | SourceChangedError):
+                self._lost[number] = error
             raise
         finally:
             self.seconds += time.perf_counter() - before
