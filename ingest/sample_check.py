@@ -137,4 +137,6 @@ def check_cells(survey: SourceSurvey, obs: pa.Table, names: pa.StringArray | Non
 
 def _texts(column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
-    return whole.dictionary_decode().cast(pa.string()) if pa.types.is_dictionary(whole.type) else whole.cast(pa.string())
+    return (
+        whole.dictionary_decode().cast(pa.string()) if pa.types.is_dictionary(whole.type) else whole.cast(pa.string())
+    )

@@ -113,7 +113,8 @@ class UnitMaker:
         self._opened, self._codec, self._rows, self._stop = opened, codec, rows, stop
         self._wanted = Wanted({chunk: opened.plan.rows(chunk) for chunk in task.chunks})
         value_bytes = np.dtype(fetch_dtype(opened.plan.identity.dtype)).itemsize
-        self._reader = UnitReader(sources, rows, self._wanted, rows.slabs(slab_bytes, value_bytes), stop)
+        slabs = rows.slabs(slab_bytes, value_bytes)
+        self._reader = UnitReader(sources, rows, self._wanted, slabs, stop, opened.amendments)
         self._commit = partial(commit, opened, attempt=task.attempt)
         self._upload_bytes = upload_bytes
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
@@ -136,6 +137,7 @@ class UnitMaker:
         uploads = Uploads(self._commit, threads=_UPLOADS, most_bytes=self._upload_bytes)
         pieces = Ahead(self._reader.pieces())
         try:
+            self._finish_empty(uploads)
             for piece in pieces:
                 if self._ends_early():
                     break
@@ -188,6 +190,12 @@ class UnitMaker:
                 self._fail(error, [chunk])
             if self._ends_early():
                 return
+
+    def _finish_empty(self, uploads: Uploads) -> None:
+        """Make the chunks of which amendments leave nothing: no piece will come for them."""
+        for chunk in self._wanted.chunks if self._opened.amendments else ():
+            if len(self._opened.amendments.rules(chunk)) and (maker := self._maker(chunk)).is_whole:
+                self._finish(maker, uploads)
 
     def _maker(self, chunk: int) -> ChunkMaker:
         if chunk not in self._makers:

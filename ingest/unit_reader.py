@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ingest.amendments import Amendments
 from ingest.errors import CorruptError, NotFoundError, SourceChangedError, SourceError, TransientError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class UnitReader:
         Ranges of plan rows that are read in one go.
     stop
         Set from another thread: read nothing further.
+    amendments
+        What chunks are made without.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class UnitReader:
         wanted: Wanted,
         slabs: Sequence[tuple[int, int]],
         stop: threading.Event,
+        amendments: Amendments | None = None,
     ) -> None:
+        self._amendments = Amendments() if amendments is None else amendments
         self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
         self._lost: dict[int, TransientError | SourceChangedError] = {}
         self.seconds = 0.0
@@ -74,7 +79,8 @@ class UnitReader:
             yield from self._read(start, stop)
 
     def _read(self, start: int, stop: int) -> Generator[Piece | Trouble, None, None]:
-        for low, high, chunks in self._wanted.parts(start, stop):
+        without = self._amendments.without(self._rows.source(start)) if self._amendments else frozenset[int]()
+        for low, high, chunks in self._wanted.parts(start, stop, without):
             if self._stop.is_set():
                 return
             try:

@@ -135,7 +135,7 @@ def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, in
     divided = divide_work(draft.profile, opened, opened.ledger.done(), work)
     if divided.missing:
         describe_work(plan_facts(opened, divided, work))
-    report = execute(opened, divided, work)
+    opened, report = execute(opened, divided, work)
     facts = say_end(opened, report)
     if report.finished is not None:
         click.echo(speed_line(facts))

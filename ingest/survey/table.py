@@ -111,9 +111,7 @@ def _survey(
         key = len(genes).to_bytes(8, "little") + line.tobytes()
         if key not in shared:
             shared[key] = np.unpackbits(line, count=len(genes)).astype(bool)
-    presence = {
-        name: shared[len(genes).to_bytes(8, "little") + packed[at].tobytes()] for at, name in enumerate(ids)
-    }
+    presence = {name: shared[len(genes).to_bytes(8, "little") + packed[at].tobytes()] for at, name in enumerate(ids)}
     fault = row.get("fault")  # not there in plans of older versions
     return SourceSurvey(
         source=Source.parse(row["source"]),
