@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from index.dedupe import Deduped
 from index.draw import SampleDraw
 from index.filtered import Filtered
+from index.joined import Joined
 from index.read import IndexFile
 from index.sample import Sample, Sampling
 from index.stream import Projected, silent
@@ -17,9 +18,11 @@ from ingest.scbasecount import PUBLIC_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from index.stream import CellStream, Progress
     from index.write import IndexReport
+    from ingest.source import Source
 
 __all__ = [
     "CensusOptions",
@@ -93,6 +96,10 @@ class SelectOptions:
     index: Path
     output: Path
     """May be the index itself: it is replaced when all is written."""
+    more: tuple[Path, ...] = ()
+    """Indexes whose cells come after those of `index`."""
+    dedupe: bool = False
+    """Take out the cells of a scBaseCount whose collection the Census cells are of."""
     value_filter: str | None = None
     sampling: Sampling | None = None
 
@@ -179,19 +186,30 @@ def index_scbasecount(options: ScBaseCountOptions, *, progress: Progress = silen
 
 
 def select_cells(options: SelectOptions, *, progress: Progress = silent) -> IndexReport:
-    """Write the cells of an index that match as another index.
+    """Write the cells of one or several indexes that match as another index.
 
     Raises
     ------
     ConfigError
-        Not an index; unknown column; a bad filter; an unwritable output.
+        Not an index; unknown column; a bad filter; an unwritable output; nothing tells what stands twice.
     EmptySelectionError
         Nothing matched.
     """
-    cells: CellStream = IndexFile(options.index)
+    joined = Joined([IndexFile(path) for path in (options.index, *options.more)])
+    cells: CellStream = joined
     if options.value_filter is not None:
-        cells = Filtered(cells, parse_filter(options.value_filter), str(options.index))
-    return _finish(cells, options.sampling, options.output, progress, _origin("select", options))
+        cells = Filtered(cells, parse_filter(options.value_filter), joined.where)
+    if options.dedupe:
+        cells = Deduped(cells, _collections_of)
+    return _finish(
+        cells, options.sampling, options.output, progress, _origin("select", options) | {"of": joined.origins}
+    )
+
+
+def _collections_of(source: Source) -> Mapping[str, str]:
+    from index.catalog.census import collections_of  # tiledbsoma takes seconds to import
+
+    return collections_of(source)
 
 
 def _strata(sampling: Sampling | None) -> tuple[str, ...]:
@@ -208,5 +226,4 @@ def _finish(
 def _origin(command: str, options: Any) -> dict[str, Any]:
     """Return the options by which an index was made, for its file: the same ones make it again."""
     said = {name: value for name, value in asdict(options).items() if name != "output" and value is not None}
-    spelled = {name: str(value) if isinstance(value, Path) else value for name, value in said.items()}
-    return {"command": f"index {command}", **spelled}
+    return {"command": f"index {command}", **said}

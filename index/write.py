@@ -91,7 +91,7 @@ def _write(
     path: Path, stream: CellStream, plain: frozenset[str], origin: Mapping[str, Any] | None, progress: Progress
 ) -> int:
     encoder = _Encoder(stream.schema, plain)
-    about = {} if origin is None else {ORIGIN_KEY: json.dumps(origin, ensure_ascii=False).encode()}
+    about = {} if origin is None else {ORIGIN_KEY: json.dumps(origin, ensure_ascii=False, default=str).encode()}
     # Deltas let dictionaries grow while batches are already on disk; the file format allows no replacement.
     options = pa.ipc.IpcWriteOptions(compression="lz4", emit_dictionary_deltas=True)
     with (

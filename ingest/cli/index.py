@@ -318,16 +318,18 @@ _existing_index = click.argument("file", type=click.Path(path_type=Path), metava
     cls=Command,
     examples=(
         "python -m ingest index select lung.feather --value-filter \"cell_type == 'T cell'\" -o t.feather",
-        "python -m ingest index select lung.feather --cells 5000 --stratify cell_type:equal -o even.feather",
+        "python -m ingest index select census.feather scbasecount.feather --dedupe -o both.feather",
     ),
 )
-@_existing_index
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE…")
+@click.option("--dedupe", is_flag=True, help="Leave out cells of a scBaseCount whose CELLxGENE collection is there.")
 @click.option("--value-filter", metavar="FILTER", help=_FILTER_HELP)
 @_sampling_options
 @_output
 def select(
     *,
-    file: Path,
+    files: tuple[Path, ...],
+    dedupe: bool,
     value_filter: str | None,
     cells: int | None,
     by: str,
@@ -336,11 +338,19 @@ def select(
     seed: int,
     output: Path,
 ) -> None:
-    """Make a smaller index from an index, with the same filters and samples."""
+    """Make an index from one or several, with the same filters and samples.
+
+    Several are joined: a column that one lacks is empty there.
+    """
     from index.build import SelectOptions, select_cells
 
     options = SelectOptions(
-        index=file, output=output, value_filter=value_filter, sampling=_sampling(cells, by, stratify, seed, last_sample)
+        index=files[0],
+        output=output,
+        more=files[1:],
+        dedupe=dedupe,
+        value_filter=value_filter,
+        sampling=_sampling(cells, by, stratify, seed, last_sample),
     )
     report_index(select_cells(options))
 
@@ -376,4 +386,15 @@ def show(*, file: Path, columns: str | None, top: int, as_json: bool) -> None:
     for row in description.rows():
         table.add_row(*(Text(cell) for cell in row))
     click.echo(f"{description.path}: {description.cells:,} cells, {bytes_text(description.bytes)}")
+    if description.origin:
+        click.echo(f"made by {_spelled(description.origin)}")
     Console().print(table)
+
+
+def _spelled(origin: dict[str, Any]) -> str:
+    """Return how an index was made, in a line; --json has all of it."""
+    settled = {name: value for name, value in origin.items() if name not in ("command", "of") and value}
+    said = ", ".join(f"{name} {value}" for name, value in settled.items() if not isinstance(value, dict | list))
+    draw = origin.get("sampling")
+    drawn = f"; {draw['cells']:,} cells drawn, seed {draw['seed']}" if isinstance(draw, dict) else ""
+    return f"`{origin.get('command', 'index')}`: {said}{drawn}"

@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 """Raise it whenever the same spec gives other bytes."""
 
 _BARCODES = 4_000
+"""At least; more where samples are larger."""
 _TISSUES = ("lung", "blood", "brain", "heart", "")
 _CELL_TYPES = ("T cell", "B cell", "monocyte", "fibroblast", "")
 _PROFILES = 6
@@ -104,7 +105,7 @@ def draw_folder(spec: ScBaseCountSpec, release: str, feature: str, organism: str
     ids, names, mean = _genes(spec, organism, rng)
     profiles = mean * rng.lognormal(0, 1.0, (_PROFILES, len(mean)))
     profiles = (profiles / profiles.sum(axis=1, keepdims=True)).astype(np.float32)
-    barcodes = np.unique(["".join(word) for word in rng.choice(list("ACGT"), (_BARCODES, 16))])
+    barcodes = np.unique(["".join(word) for word in rng.choice(list("ACGT"), (_n_barcodes(spec), 16))])
     n_samples = spec.n_samples if organism == spec.organisms[0] else max(6, spec.n_samples // 2)
     sampler = Sampler(profiles, spec.seed * 101 + spec.features.index(feature))
     ordered = release == min(spec.releases)
@@ -133,7 +134,11 @@ def _genes(spec: ScBaseCountSpec, organism: str, rng: np.random.Generator) -> tu
 def _sizes(spec: ScBaseCountSpec, n_samples: int, rng: np.random.Generator) -> list[int]:
     sizes = np.maximum(3, (spec.mean_cells * rng.lognormal(-0.3, 0.8, n_samples)).astype(int))
     sizes[0], sizes[1] = 3, 4 * spec.mean_cells
-    return [int(size) for size in np.minimum(sizes, _BARCODES // 2)]
+    return [int(size) for size in np.minimum(sizes, _n_barcodes(spec) // 2)]
+
+
+def _n_barcodes(spec: ScBaseCountSpec) -> int:
+    return max(_BARCODES, 10 * spec.mean_cells)
 
 
 def _accession(organism: str, number: int) -> str:
