@@ -175,11 +175,14 @@ class RemoteBytes(SourceBytes):
 
         Raises
         ------
-        SourceError, CredentialsError, TransientError
-            See `remote_error`.
+        CorruptError, SourceError, CredentialsError, TransientError
+            As `hold` does, by which a file of a few blocks is fetched.
         """
         tail = max(0, self.size - _TAIL_BYTES) // _BLOCK_BYTES * _BLOCK_BYTES
-        parts = [(0, self.size)] if tail <= _HEAD_BYTES else [(0, _HEAD_BYTES), (tail, self.size)]
+        if tail <= _HEAD_BYTES:
+            self.hold()
+            return
+        parts = [(0, _HEAD_BYTES), (tail, self.size)]
         for (start, _), data in zip(parts, self._at_once(parts), strict=True):
             for offset in range(0, len(data), _BLOCK_BYTES):
                 self._blocks[(start + offset) // _BLOCK_BYTES] = data[offset : offset + _BLOCK_BYTES]
@@ -199,14 +202,24 @@ class RemoteBytes(SourceBytes):
         step = _REQUEST_BLOCKS * _BLOCK_BYTES
         parts = [(start, min(start + step, self.size)) for start in range(0, self.size, step)]
         held = bytearray(self.size)
-        for first in range(0, len(parts), _IN_FLIGHT):
-            some = parts[first : first + _IN_FLIGHT]
-            for (start, stop), data in zip(some, self._at_once(some), strict=True):
-                held[start:stop] = data
+        try:
+            for first in range(0, len(parts), _IN_FLIGHT):
+                some = parts[first : first + _IN_FLIGHT]
+                for (start, stop), data in zip(some, self._at_once(some), strict=True):
+                    held[start:stop] = data
+        except TransientError as error:
+            self._refuse_changed(error)
+            raise
         if self._stat.crc32c is not None and _crc32c(held) != self._stat.crc32c:
+            self._refuse_changed(None)
             raise CorruptError(f"{self.url}: its bytes do not fit their checksum", kind="checksum", source=self.url)
         self._held = held
         self._blocks.clear()
+
+    def _refuse_changed(self, cause: TransientError | None) -> None:
+        """Say that the file is another now, if that is why it did not come as it should."""
+        if (cause is None or cause.kind == "short-read") and self.current_version() != self.version:
+            raise SourceChangedError(f"{self.url}: the file changed while it was read", source=self.url) from cause
 
     def _at_once(self, parts: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return several ranges, fetched side by side."""

@@ -93,7 +93,7 @@ def test_cells_of_a_collection_that_the_census_holds_are_taken_out(tmp_path):
 
 
 @given(
-    st.lists(st.sampled_from("d1 d2 d3".split())), st.lists(st.sampled_from(["c1", "c2", "c3", "", None]), min_size=1)
+    st.lists(st.sampled_from(["d1", "d2", "d3"])), st.lists(st.sampled_from(["c1", "c2", "c3", "", None]), min_size=1)
 )
 def test_only_and_all_double_cells_go(tmp_path_factory, datasets, collections):
     folder = tmp_path_factory.mktemp("dedupe")

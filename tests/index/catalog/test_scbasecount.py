@@ -188,7 +188,7 @@ def test_collections_that_a_census_has_are_left_out(tmp_path, built):
 # -- what is read ------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_columns_and_row_groups_needed_are_read(tmp_path, built):
+def test_only_the_columns_and_row_groups_needed_are_read(built):
     catalog = ScBaseCountCatalog.open(root=str(built.path))
     wanted = Wanted(parse_filter("srx_accession == 'SRX1009491'"), columns=("tissue",))
     cells = catalog.cells(wanted)
@@ -217,7 +217,7 @@ def test_of_a_row_group_the_columns_asked_for_are_read_and_no_other_byte(tmp_pat
     assert table.groups_read == 2
 
 
-def test_a_filter_of_samples_reads_no_cells_of_others(tmp_path, built):
+def test_a_filter_of_samples_reads_no_cells_of_others(built):
     catalog = ScBaseCountCatalog.open(root=str(built.path))
     cells = catalog.cells(Wanted(parse_filter("tissue == 'lung' and umi_count > 0"), draw=SampleDraw(5)))
     counted = catalog.obs.groups_read
@@ -234,7 +234,7 @@ def test_groups_without_extremes_may_hold_anything(tmp_path):
     assert table.groups_with("SRX_accession", ["B"]) == [0, 1]
 
 
-# -- what is not there ---------------------------------------------------------------------------------------------------
+# -- what is not there -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_an_obs_count_that_disagrees_is_named(tmp_path, damaged):
     assert any("another obs_count" in note and "SRX1009491" in note for note in report.notes)
 
 
-# -- a bucket ------------------------------------------------------------------------------------------------------------
+# -- a bucket ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def bucket(gcs_server, built, monkeypatch):
     for name, value in gcs_server.environment.items():
         monkeypatch.setenv(name, value)
     url = gcs_server.create_bucket("scb-index")
-    filesystem = gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs_server.endpoint_url)
+    filesystem = gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs_server.endpoint_url)  # noqa: S106  # none
     return put_scbasecount(built, f"{url}/scbasecount", filesystem)
 
 
@@ -387,7 +387,7 @@ def test_the_public_bucket_is_read_without_credentials(monkeypatch):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setattr("fsspec.filesystem", lambda _, **options: asked.update(options))
     h5ad_remote.remote_filesystem("gs://arc-institute-virtual-cell-atlas/scbasecount/x.h5ad")
-    assert asked["token"] == "anon"
+    assert asked["token"] == "anon"  # noqa: S105  # gcsfs's word for none
     asked.clear()
     monkeypatch.setenv("CELL_INGEST_BILLING_PROJECT", "mine")
     h5ad_remote.remote_filesystem("gs://arc-institute-virtual-cell-atlas/scbasecount/x.h5ad")
