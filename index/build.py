@@ -96,12 +96,12 @@ class SelectOptions:
     index: Path
     output: Path
     """May be the index itself: it is replaced when all is written."""
+    value_filter: str | None = None
+    sampling: Sampling | None = None
     more: tuple[Path, ...] = ()
     """Indexes whose cells come after those of `index`."""
     dedupe: bool = False
     """Take out the cells of a scBaseCount whose collection the Census cells are of."""
-    value_filter: str | None = None
-    sampling: Sampling | None = None
 
 
 def index_census(options: CensusOptions, *, progress: Progress = silent) -> IndexReport:

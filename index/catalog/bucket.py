@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from ingest.errors import ConfigError, IngestError, SourceError
 from ingest.fetch.h5ad_open import file_version
 from ingest.fetch.h5ad_remote import remote_error, remote_filesystem, retried, stat_of_info
+from ingest.retry import Budget
 from ingest.source import address_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bucket", "Entry", "no_such"]
 
+_ONCE = Budget(attempts=1)
+"""Of a listing: somebody waits to hear that the network is down, and gcsfs has tried six times by then."""
 _AT_ONCE = 16
 """Requests side by side for versions."""
 _LISTING_SHARE = 10
@@ -75,7 +78,7 @@ class Bucket:
         """
         url = self.url(*parts)
         try:
-            found = retried(url, lambda: self._filesystem.ls(self.place(url), detail=True))
+            found = retried(url, lambda: self._filesystem.ls(self.place(url), detail=True), _ONCE)
         except SourceError as error:
             if error.kind == "no-such-file":
                 return []

@@ -316,8 +316,13 @@ def _crc32c(data: bytearray) -> str:
     return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
-def retried(url: str, call: Callable[[], Result]) -> Result:
+def retried(url: str, call: Callable[[], Result], budget: Budget | None = None) -> Result:
     """Return ``call()``, tried again within the budget of one request.
+
+    Parameters
+    ----------
+    budget
+        Another one.
 
     Raises
     ------
@@ -333,7 +338,7 @@ def retried(url: str, call: Callable[[], Result]) -> Result:
         except Exception as error:  # every client has its own tree; remote_error sorts them
             raise remote_error(url, error) from error
 
-    return Retrier(_BUDGET).call(attempt)
+    return Retrier(budget or _BUDGET).call(attempt)
 
 
 def remote_error(url: str, error: BaseException) -> IngestError:

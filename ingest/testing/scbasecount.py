@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from ingest.testing.scbasecount_model import Folder, SampleModel, ScBaseCountSpec, draw_folder
+from ingest.testing.scbasecount_model import Folder, SampleModel, ScBaseCountSpec, draw_folder, is_older
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def build_scbasecount(
 
 def _write_folder(path: Path, spec: ScBaseCountSpec, release: str, feature: str, organism: str) -> None:
     folder = draw_folder(spec, release, feature, organism)
-    with_types = release != min(spec.releases)
+    with_types = not is_older(release)
     files = path / release / "h5ad" / feature / organism
     tables = path / release / "metadata" / feature / organism
     files.mkdir(parents=True)

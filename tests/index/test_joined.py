@@ -163,5 +163,7 @@ def test_without_the_collections_datasets_nothing_is_double(both, tmp_path):
 def report(both, dataset, tmp_path):
     census = pd.read_feather(both / "census.feather")
     census[census["dataset_id"] == dataset].reset_index(drop=True).to_feather(tmp_path / "one.feather")
-    options = SelectOptions(tmp_path / "one.feather", tmp_path / "out.feather", (both / "scb.feather",), dedupe=True)
+    options = SelectOptions(
+        tmp_path / "one.feather", tmp_path / "out.feather", more=(both / "scb.feather",), dedupe=True
+    )
     return "taken out" in select_cells(options).notes[-1]
