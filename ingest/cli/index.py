@@ -273,8 +273,7 @@ def scbasecount(
 ) -> None:
     """Index cells of Arc's scBaseCount: random samples until there are a million cells, unless said otherwise.
 
-    The bucket is read anonymously. A run compares every cell's barcode with its file; --billing-project is wanted
-    there too (CELL_INGEST_BILLING_PROJECT).
+    The bucket is read anonymously. Where it bills its readers, CELL_INGEST_BILLING_PROJECT tells `run`, too, who pays.
     """
     from index.build import ScBaseCountOptions, index_scbasecount
     from ingest.scbasecount import PUBLIC_ROOT

@@ -137,8 +137,9 @@ def test_rows_may_not_lack_without_an_amendment():
     codes = [0] * 4 + [1] * 6
     made = rows_to_make(*world(codes, [amendment(1, 0)]), 0)
     opened, rows = world(codes, [])
-    with pytest.raises(CorruptError, match="nothing allows"):
-        committed_rows(opened, rows, entry(0, made))
+    for dropped in (dict(made.dropped), {"": 6}):
+        with pytest.raises(CorruptError, match="nothing allows"):
+            committed_rows(opened, rows, entry(0, made, dropped=dropped))
 
 
 def test_a_receipt_does_not_lie_about_what_it_dropped():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import anndata
 import h5py
@@ -16,6 +17,7 @@ from scipy import sparse
 from index.build import ScBaseCountOptions, index_scbasecount
 from ingest.errors import ConfigError
 from ingest.opened import open_plan
+from ingest.pool import Failure
 from ingest.preparing import divide_work, profile_of_plan
 from ingest.repairing import repair_dataset
 from ingest.running import run_plan
@@ -27,7 +29,7 @@ from ingest.testing.datasets import SilentObserver, make_dataset, open_serial_po
 from ingest.testing.scbasecount import ScBaseCountSpec, build_scbasecount
 from ingest.testing.scbasecount_damage import DAMAGES, damage_sample
 from ingest.verifying import verify_dataset
-from ingest.without_bad import run_without_bad
+from ingest.without_bad import find_culprits, run_without_bad
 
 SPEC = ScBaseCountSpec(
     mean_cells=15,
@@ -287,6 +289,20 @@ def _no_patience():
     from ingest.retry import Budget
 
     return Budget(attempts=1)
+
+
+@pytest.mark.parametrize("handling", ["transient", "internal", "conflict", "corrupt", "config"])
+def test_only_a_source_at_fault_is_a_culprit(copy, tmp_path, handling):
+    index = index_of(copy, tmp_path / "index.feather")
+    made = make_dataset(str(tmp_path / "dest"), index, data=DATA, work=WORK)
+    source = made.opened.plan.identity.sources[3]
+
+    def ended(handling):
+        failure = Failure((1,), handling, "no-such-file", "it is said", source=source)
+        return replace(made.report, driven=replace(made.report.driven, quarantined={1: failure}))
+
+    assert find_culprits(made.opened, ended(handling)) == []
+    assert [culprit.source for culprit in find_culprits(made.opened, ended("source"))] == [3]
 
 
 def test_one_file_of_its_own_that_is_gone_is_no_proof(tmp_path):
