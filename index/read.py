@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.dictionaries import is_text
+from index.write import ORIGIN_KEY
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.grammar import unknown_column
 
@@ -51,6 +53,15 @@ class IndexFile:
     def schema(self) -> pa.Schema:
         """Columns as they are delivered."""
         return self._schema
+
+    @property
+    def origin(self) -> Any:
+        """How the cells were chosen, as `index.write` wrote it down; None where the file does not say."""
+        about = (self._file.schema.metadata or {}).get(ORIGIN_KEY)
+        try:
+            return None if about is None else json.loads(about)
+        except ValueError:
+            return None
 
     @property
     def notes(self) -> Sequence[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from index.draw import SampleDraw, choose_samples
 from index.shares import equal_shares, proportional_shares
 from index.stream import silent
 from ingest.errors import ConfigError, EmptySelectionError, SourceChangedError
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 
     from index.stream import CellStream, Progress
 
-__all__ = ["BAND_CELLS", "Sample", "Sampling"]
+__all__ = ["BAND_CELLS", "Sample", "Sampling", "draw_places", "split_strata"]
 
 BAND_CELLS: Final = 2048
 """Cells of one row of Census tiles: they are read together or not at all."""
 _BLOCK: Final = 2**20
 _MOST_STRATA: Final = 10_000
 MISSING: Final = "(missing)"
+_SAMPLES: Final = ("SRX_accession", "dataset_id", "source")
+"""Columns that say which sample a cell is of; the first that there is."""
 
 _Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -51,32 +54,46 @@ class Sampling:
     cells: int
     """Exactly so many, or all when there are fewer."""
     seed: int = 0
-    by: Literal["cell", "band"] = "cell"
-    """``band`` draws whole runs of 2048 neighbours, which are much cheaper to read than scattered cells."""
+    by: Literal["cell", "band", "sample"] = "cell"
+    """``band`` draws whole runs of 2048 neighbours, which are much cheaper to read than scattered cells; ``sample``
+    whole samples: the cells of one SRX_accession, dataset_id or source."""
     stratify: str | None = None
     """Column whose values share the sample."""
     shares: Literal["equal", "proportional"] = "proportional"
     """How they share it."""
+    last: Literal["cut", "whole"] = "cut"
+    """Of the sample that passes the target; see `index.draw.SampleDraw`."""
 
     def __post_init__(self) -> None:
         if self.cells <= 0:
             raise EmptySelectionError(f"--cells {self.cells} draws nothing", hint="say how many cells are wanted")
-        if self.by == "band" and self.stratify is not None:
+        if self.by != "cell" and self.stratify is not None:
             raise ConfigError(
-                "--by band and --stratify exclude each other: a band is taken whole",
+                f"--by {self.by} and --stratify exclude each other: a {self.by} is taken whole",
                 kind="bad-sampling",
                 hint="leave one of them out",
             )
 
     @classmethod
     def of(
-        cls, cells: int, *, seed: int = 0, by: Literal["cell", "band"] = "cell", stratify: str | None = None
+        cls,
+        cells: int,
+        *,
+        seed: int = 0,
+        by: Literal["cell", "band", "sample"] = "cell",
+        stratify: str | None = None,
+        last: Literal["cut", "whole"] = "cut",
     ) -> Sampling:
         """Read the command line's spelling: `stratify` is ``COLUMN``, ``COLUMN:equal`` or ``COLUMN:proportional``."""
-        column, _, shares = (stratify or "").rpartition(":")
-        if column and shares == "equal":
-            return cls(cells, seed, by, column, "equal")
-        return cls(cells, seed, by, column if column and shares == "proportional" else stratify)
+        return cls(cells, seed, by, *split_strata(stratify), last)
+
+
+def split_strata(stratify: str | None) -> tuple[str | None, Literal["equal", "proportional"]]:
+    """Return column and shares of ``COLUMN``, ``COLUMN:equal`` or ``COLUMN:proportional``."""
+    column, _, shares = (stratify or "").rpartition(":")
+    if column and shares == "equal":
+        return column, "equal"
+    return (column if column and shares == "proportional" else stratify), "proportional"
 
 
 class Sample:
@@ -166,6 +183,8 @@ class Sample:
             if self._sampling.stratify not in names:
                 raise unknown_column(self._sampling.stratify, names, "the index, to stratify by")
             return [self._sampling.stratify]
+        if self._sampling.by == "sample":
+            return [next(name for name in _SAMPLES if name in (*names, _SAMPLES[-1]))]
         return [name for name in ("source", "soma_joinid", "row") if name in names]
 
     def _groups(self, batch: pa.RecordBatch, seen: Counter[str]) -> Iterator[tuple[str, _Int64]]:
@@ -183,6 +202,9 @@ class Sample:
             return _strata(batch.column(self._sampling.stratify), self._sampling.stratify)
         if self._sampling.by == "band":
             return _bands(batch)
+        if self._sampling.by == "sample":
+            (name,) = self._group_columns()
+            return _strata(batch.column(name), name)
         return np.zeros(len(batch), np.int64), [""]
 
     def _allot(self) -> dict[str, int]:
@@ -192,7 +214,13 @@ class Sample:
             self._notes.append(f"all {total:,} cells are taken: fewer than the {self._sampling.cells:,} asked for")
         if self._sampling.stratify is not None:
             return self._allot_strata(cells)
+        if self._sampling.by == "sample":
+            return self._allot_samples()
         return self._allot_bands(cells) if self._sampling.by == "band" else {"": cells}
+
+    def _allot_samples(self) -> dict[str, int]:
+        asked = self._sampling
+        return choose_samples(self._sizes, SampleDraw(asked.cells, asked.seed, asked.last))
 
     def _allot_strata(self, cells: int) -> dict[str, int]:
         equal = self._sampling.shares == "equal"
@@ -229,8 +257,16 @@ class Sample:
         return _places(self._random(name), size, quota)
 
     def _random(self, name: str) -> np.random.Generator:
-        digest = hashlib.sha256(f"{self._sampling.seed}\n{name}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest))
+        return _random(self._sampling.seed, name)
+
+
+def _random(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}\n{name}".encode()).digest()))
+
+
+def draw_places(seed: int, name: str, size: int, count: int) -> _Int64:
+    """Draw `count` of ``range(size)`` uniformly without replacement, ascending: the ones of `seed` and `name`."""
+    return _places(_random(seed, name), size, count)
 
 
 def _kept(rows: _Int64, before: int, places: _Int64 | None) -> _Int64:

@@ -49,6 +49,8 @@ class IndexDescription:
     cells: int
     bytes: int
     columns: tuple[ColumnCounts, ...]
+    origin: Any = None
+    """How its cells were chosen; None where the file does not say."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for ``--json``."""
@@ -112,7 +114,8 @@ def describe(path: Path, columns: Sequence[str] | None = None, *, top: int = 10)
             tally.add(batch.column(name))
     if tallies is None:
         tallies = {name: _tally(file.schema.field(name)) for name in names}
-    return IndexDescription(str(path), cells, path.stat().st_size, tuple(t.result(top) for t in tallies.values()))
+    columns_found = tuple(t.result(top) for t in tallies.values())
+    return IndexDescription(str(path), cells, path.stat().st_size, columns_found, file.origin)
 
 
 def _tally(column: pa.Field) -> _Tally:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -16,13 +17,15 @@ from index.stream import silent
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from index.stream import CellStream, Progress
 
-__all__ = ["IndexReport", "write_index"]
+__all__ = ["ORIGIN_KEY", "IndexReport", "write_index"]
 
+ORIGIN_KEY: Final = b"cell-ingest"
+"""Of the file's schema metadata: JSON, by which options its cells were chosen. A help for people: pandas drops it."""
 _BATCH_ROWS: Final = 65_536
 
 
@@ -50,11 +53,18 @@ class _TooManyValues(Exception):  # noqa: N818  # a signal inside this module, n
         self.column = column
 
 
-def write_index(path: Path, stream: CellStream, *, progress: Progress = silent) -> IndexReport:
+def write_index(
+    path: Path, stream: CellStream, *, origin: Mapping[str, Any] | None = None, progress: Progress = silent
+) -> IndexReport:
     """Write `stream` to `path`, replacing it only when all is written.
 
     Text columns are dictionary-encoded; one with more than a million distinct values (barcodes, say) is written
     as plain text instead, since its dictionary would grow with the cells.
+
+    Parameters
+    ----------
+    origin
+        How the cells were chosen, to be written into the file under `ORIGIN_KEY`.
 
     Raises
     ------
@@ -67,7 +77,7 @@ def write_index(path: Path, stream: CellStream, *, progress: Progress = silent) 
     plain: set[str] = set()
     while True:
         try:
-            cells = _write(path, stream, frozenset(plain), progress)
+            cells = _write(path, stream, frozenset(plain), origin, progress)
         except _TooManyValues as found:
             plain.add(found.column)
         else:
@@ -77,11 +87,17 @@ def write_index(path: Path, stream: CellStream, *, progress: Progress = silent) 
     return IndexReport(path, cells, stream.total, path.stat().st_size, seconds, names, tuple(stream.notes))
 
 
-def _write(path: Path, stream: CellStream, plain: frozenset[str], progress: Progress) -> int:
+def _write(
+    path: Path, stream: CellStream, plain: frozenset[str], origin: Mapping[str, Any] | None, progress: Progress
+) -> int:
     encoder = _Encoder(stream.schema, plain)
+    about = {} if origin is None else {ORIGIN_KEY: json.dumps(origin, ensure_ascii=False, default=str).encode()}
     # Deltas let dictionaries grow while batches are already on disk; the file format allows no replacement.
     options = pa.ipc.IpcWriteOptions(compression="lz4", emit_dictionary_deltas=True)
-    with _replacing(path) as sink, pa.ipc.new_file(sink, encoder.schema, options=options) as writer:
+    with (
+        _replacing(path) as sink,
+        pa.ipc.new_file(sink, encoder.schema.with_metadata(about), options=options) as writer,
+    ):
         cells = 0
         for batch in encoder.encode(stream.batches()):
             with _blaming(path):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.chunk_rows import rows_to_make
 from ingest.digest import content_digest, rows_digest, sums_digest
 from ingest.documents import sha256_hex
 from ingest.encode.decode import decode_chunk
@@ -84,8 +85,8 @@ class ChunkMaker:
         self, opened: OpenPlan, codec: Codec, chunk: int, rows: UnitRows, whole: np.ndarray[Any, np.dtype[np.bool_]]
     ) -> None:
         self.chunk = chunk
-        self._opened, self._rows, self._whole = opened, rows, whole
-        self._low, self._high = opened.plan.rows(chunk)
+        self._opened, self._whole = opened, whole
+        self._rows = rows_to_make(opened, rows, chunk)
         self._encoder = codec.begin(opened.genes, opened.plan.identity.dtype)
         self._names: list[pa.StringArray] = []
         self._sums: list[np.ndarray[Any, Any]] = []
@@ -98,7 +99,7 @@ class ChunkMaker:
     @property
     def is_whole(self) -> bool:
         """Whether all its cells have come."""
-        return self._n_cells == self._high - self._low
+        return self._n_cells == len(self._rows)
 
     @property
     def nbytes(self) -> int:
@@ -140,10 +141,11 @@ class ChunkMaker:
         SourceError
             The counts are not those that the index promises.
         """
-        identity, low, high = self._opened.plan.identity, self._low, self._high
-        codes, coordinates = self._rows.codes(low, high), self._rows.coordinates(low, high)
-        obs, names = self._rows.obs(low, high), pa.concat_arrays(self._names)
-        sums, n_genes = np.concatenate(self._sums), np.concatenate(self._n_genes)
+        identity, obs = self._opened.plan.identity, self._rows.obs
+        codes, coordinates = self._rows.codes, self._rows.coordinates
+        names = pa.concat_arrays([pa.array([], pa.string()), *self._names])
+        sums = np.concatenate([np.empty(0), *self._sums])
+        n_genes = np.concatenate([np.empty(0, np.int32), *self._n_genes])
         _check_names(names, f"chunk {self.chunk}")
         _check_promise(self._opened, obs, codes, coordinates, sums, n_genes, self._whole, self.chunk)
         encoded = self._encoder.finish(obs, names)
@@ -157,7 +159,7 @@ class ChunkMaker:
             sha256=sha256_hex(encoded.data),
             rows=rows_digest(codes, coordinates),
             content=encoded.content,
-            n_cells=high - low,
+            n_cells=len(self._rows),
             nnz=self._nnz,
             # Fractions add up to the same float only in one and the same way, however the cells came.
             sum=self._total if self._integer else math.fsum(sums),
@@ -165,6 +167,7 @@ class ChunkMaker:
             dtype=encoded.dtype,
             sources=tuple((int(numbers[at]), int(lengths[at])) for at in np.argsort(first)),
             cell_sums=sums_digest(sums, n_genes),
+            dropped=self._rows.dropped,
             notes=tuple(sorted(notes)),
             offsets=encoded.offsets,
         )

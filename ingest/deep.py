@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.cells import COORDINATES
+from ingest.chunk_rows import committed_rows
 from ingest.digest import content_digest, levels_of, sums_digest
 from ingest.encode.decode import decode_chunk
 from ingest.errors import IngestError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ingest.block import Block, Counts
+    from ingest.chunk_rows import ChunkRows
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
     from ingest.unit_rows import UnitRows
@@ -60,19 +62,19 @@ class DeepCheck:
             check_counts(block.counts, source=entry.key, allow_noninteger=self._opened.plan.identity.allow_noninteger)
         except IngestError as error:
             return [Finding(error.kind, error.message, entry.chunk, entry.key)]
-        found = [*self._annotations(entry, block, rows), *self._counts(entry, block.counts, rows)]
+        mine = committed_rows(self._opened, rows, entry)
+        found = [*self._annotations(entry, block, mine), *self._counts(entry, block.counts, mine)]
         if content_digest(block) != entry.content:
             found.append(_finding(entry, "content", "holds other content than its receipt records"))
         return found
 
-    def _annotations(self, entry: ChunkReceipt, block: Block, rows: UnitRows) -> Iterator[Finding]:
-        start, stop = self._opened.plan.rows(entry.chunk)
+    def _annotations(self, entry: ChunkReceipt, block: Block, rows: ChunkRows) -> Iterator[Finding]:
         if block.genes != self._opened.genes:
             yield _finding(entry, "genes", "has other genes in var than the dataset")
-        if block.counts.n_cells != stop - start:
-            yield _finding(entry, "n-cells", f"has {block.counts.n_cells:,} cells, {stop - start:,} are planned")
+        if block.counts.n_cells != len(rows):
+            yield _finding(entry, "n-cells", f"has {block.counts.n_cells:,} cells, {len(rows):,} are planned")
             return
-        wanted = rows.obs(start, stop)
+        wanted = rows.obs
         if block.obs.column_names != wanted.column_names:
             yield _finding(entry, "obs", f"has obs columns {', '.join(block.obs.column_names)}, not the index's")
             return
@@ -80,20 +82,21 @@ class DeepCheck:
             n_wrong, at = _differing(wanted[name], block.obs[name])
             if n_wrong:
                 kind = "row-ids" if name in COORDINATES else "obs"
-                said = f"differs from the index in obs[{name!r}] of {n_wrong:,} cells, first in cell {start + at:,}"
+                said = (
+                    f"differs from the index in obs[{name!r}] of {n_wrong:,} cells, first in cell {rows.places[at]:,}"
+                )
                 yield _finding(entry, kind, said)
         yield from self._names(entry, block.obs_names, rows)
 
-    def _names(self, entry: ChunkReceipt, names: pa.StringArray, rows: UnitRows) -> Iterator[Finding]:
-        start, stop = self._opened.plan.rows(entry.chunk)
-        codes, coordinates = rows.codes(start, stop), rows.coordinates(start, stop)
+    def _names(self, entry: ChunkReceipt, names: pa.StringArray, rows: ChunkRows) -> Iterator[Finding]:
+        codes, coordinates = rows.codes, rows.coordinates
         right = np.zeros(len(names), bool)
         for number in np.unique(codes):
             mine = codes == number
             right[mine] = self._named_well(int(number), names.filter(pa.array(mine)), coordinates[mine])
         if not right.all():
             at = int(np.flatnonzero(~right)[0])
-            said = f"names cell {start + at:,} {names[at].as_py()!r}, which is not the name of that cell"
+            said = f"names cell {rows.places[at]:,} {names[at].as_py()!r}, which is not the name of that cell"
             yield _finding(entry, "obs-names", said)
         elif len(pc.unique(names)) < len(names):
             yield _finding(entry, "obs-names", "has the same name for several cells")
@@ -110,7 +113,7 @@ class DeepCheck:
             well &= np.array([name.endswith(end) for name, end in zip(names.to_pylist(), ends, strict=True)], bool)
         return well
 
-    def _counts(self, entry: ChunkReceipt, counts: Counts, rows: UnitRows) -> Iterator[Finding]:
+    def _counts(self, entry: ChunkReceipt, counts: Counts, rows: ChunkRows) -> Iterator[Finding]:
         sums, n_genes = _row_sums(counts)
         maximum = counts.data.max(initial=0)
         found = (counts.nnz, float(sums.sum()), float(maximum), counts.data.dtype.name)
@@ -119,14 +122,12 @@ class DeepCheck:
             yield _finding(entry, "totals", f"{said}; its receipt says otherwise")
         if sums_digest(sums, n_genes) != entry.cell_sums:
             yield _finding(entry, "cell-sums", "has other sums of counts per cell than its receipt records")
-        start, stop = self._opened.plan.rows(entry.chunk)
-        if counts.n_cells == stop - start:
+        if counts.n_cells == len(rows):
             yield from self._promise(entry, rows, sums, n_genes)
 
-    def _promise(self, entry: ChunkReceipt, rows: UnitRows, sums: Array, n_genes: Array) -> Iterator[Finding]:
+    def _promise(self, entry: ChunkReceipt, rows: ChunkRows, sums: Array, n_genes: Array) -> Iterator[Finding]:
         """Compare with what the Census says of each cell, where all its genes are kept."""
-        start, stop = self._opened.plan.rows(entry.chunk)
-        obs, whole = rows.obs(start, stop), self._whole[rows.codes(start, stop)]
+        obs, whole = rows.obs, self._whole[rows.codes]
         for name, found in (("raw_sum", sums), ("nnz", n_genes)):
             if name not in obs.column_names or obs[name].null_count:
                 continue
@@ -134,7 +135,7 @@ class DeepCheck:
             wrong = np.flatnonzero(whole & (promised != found))
             if len(wrong):
                 at = int(wrong[0])
-                cell = rows.coordinates(start, stop)[at]
+                cell = rows.coordinates[at]
                 said = f"has {name} {found[at]:g} for cell {cell}, the index {promised[at]:g} ({len(wrong):,} such)"
                 yield _finding(entry, f"index-{name.replace('_', '-')}", said)
 

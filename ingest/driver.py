@@ -56,6 +56,14 @@ class Totals:
         for stage, seconds in outcome.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
+    def join(self, other: Totals) -> None:
+        """Count what another run has done."""
+        for name in ("n_cells", "nnz", "n_chunks", "bytes_read", "bytes_written", "retries", "adopted"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.peak_rss_bytes = max(self.peak_rss_bytes, other.peak_rss_bytes)
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
 
 class Observer(Protocol):
     """Whoever shows the run to a person."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ingest.cells_digest import CellsDigest
 from ingest.cells_json import keeps_cells_json, write_cells_json
+from ingest.chunk_rows import committed_rows
 from ingest.digest import rows_digest
 from ingest.errors import AlreadyExistsError, CorruptError, PreconditionError
 from ingest.plan_rows import plan_batches, plan_rows
@@ -62,7 +63,7 @@ def check_plan(opened: OpenPlan, receipt: Receipt) -> None:
 
 
 def check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkReceipt:
-    """Return `chunk` after holding it against the plan: its key, its number of cells, which cells.
+    """Return `chunk` after holding it against the plan and its amendments: its key, how many cells, which cells.
 
     Parameters
     ----------
@@ -75,12 +76,12 @@ def check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkR
         It commits something else (kind ``receipt-disagrees``).
     """
     plan = opened.plan
-    start, stop = plan.rows(chunk.chunk) if chunk.chunk < plan.n_chunks else (0, 0)
+    mine = committed_rows(opened, rows, chunk) if chunk.chunk < plan.n_chunks else None
     if (
-        stop == start
+        mine is None
         or chunk.key != plan.key(chunk.chunk)
-        or chunk.n_cells != stop - start
-        or chunk.rows != rows_digest(rows.codes(start, stop), rows.coordinates(start, stop))
+        or chunk.n_cells != len(mine)
+        or chunk.rows != rows_digest(mine.codes, mine.coordinates)
     ):
         raise CorruptError(
             f"the receipt of chunk {chunk.chunk} commits other cells than the plan asks for",
@@ -197,8 +198,7 @@ def _checked(opened: OpenPlan, batch: PlanBatch, left: deque[ChunkReceipt]) -> n
     stop, rows = batch.first + len(batch.table), [np.empty(0, np.int64)]
     while left and left[0].chunk * opened.plan.identity.cells_per_chunk < stop:
         chunk = check_chunk(opened, batch.rows, left.popleft())
-        start, end = opened.plan.rows(chunk.chunk)
-        rows.append(np.arange(start - batch.first, end - batch.first))
+        rows.append(committed_rows(opened, batch.rows, chunk).places - batch.first)
     return np.concatenate(rows)
 
 

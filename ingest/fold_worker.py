@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from ingest.ahead import Ahead
 from ingest.chunk_check import read_object
@@ -24,9 +25,7 @@ from ingest.unit_rows import rows_of_chunks
 from ingest.validate import check_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
-    import pyarrow as pa
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from ingest.block import Counts
     from ingest.folding import ChunkFold
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from ingest.pool import Failure, UnitTask
     from ingest.validate import RowsSummary
 
-__all__ = ["PIECE_ENTRIES", "ChunkDigests", "FoldFactory", "FoldWorker", "Piece", "ReadChunk"]
+__all__ = ["PIECE_ENTRIES", "ChunkFacts", "FoldFactory", "FoldWorker", "Piece", "ReadChunk"]
 
 S = TypeVar("S")
 
@@ -43,24 +42,36 @@ PIECE_ENTRIES = 1 << 21
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ChunkDigests:
-    """The sha256 of every chunk of a dataset, in 40 bytes each: it travels to every worker."""
+class ChunkFacts:
+    """What receipts say of every chunk, in 48 bytes each: it travels to every worker."""
 
     chunks: np.ndarray[Any, np.dtype[np.int64]]
     """int64 ``(n_chunks,)``, ascending."""
     sha256: np.ndarray[Any, np.dtype[np.uint8]]
     """uint8 ``(n_chunks, 32)``."""
+    n_cells: np.ndarray[Any, np.dtype[np.int64]]
+    """int64 ``(n_chunks,)``."""
+    sources: Mapping[int, tuple[int, ...]]
+    """Chunk -> sources it has cells of, of the chunks that lack cells which the plan gives them."""
 
     @classmethod
-    def of(cls, entries: Sequence[ChunkReceipt]) -> ChunkDigests:
+    def of(cls, entries: Sequence[ChunkReceipt]) -> ChunkFacts:
         """Take them from receipts, which are in order."""
         digests = np.frombuffer(b"".join(bytes.fromhex(entry.sha256) for entry in entries), np.uint8)
-        return cls(np.array([entry.chunk for entry in entries], np.int64), digests.reshape(-1, 32))
+        chunks, n_cells = np.array([(entry.chunk, entry.n_cells) for entry in entries], np.int64).reshape(-1, 2).T
+        lacking = {entry.chunk: tuple(number for number, _ in entry.sources) for entry in entries if entry.dropped}
+        return cls(chunks, digests.reshape(-1, 32), n_cells, lacking)
 
     def of_chunk(self, chunk: int) -> str:
         """Return the sha256 of one chunk as 64 hex digits."""
-        at = int(np.searchsorted(self.chunks, chunk))
-        return bytes(self.sha256[at]).hex()
+        return bytes(self.sha256[self._at(chunk)]).hex()
+
+    def cells_of(self, chunk: int) -> int:
+        """Return the number of cells of one chunk."""
+        return int(self.n_cells[self._at(chunk)])
+
+    def _at(self, chunk: int) -> int:
+        return int(np.searchsorted(self.chunks, chunk))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,17 +97,20 @@ class ReadChunk:
     opened: OpenPlan
     number: int
     data: bytes
-
-    @property
-    def n_cells(self) -> int:
-        """Cells that the plan gives it."""
-        start, stop = self.opened.plan.rows(self.number)
-        return stop - start
+    n_cells: int
+    """Cells that its receipt gives it."""
+    sources: tuple[int, ...] | None = None
+    """Those it has cells of, where it lacks cells of others; None: it has all that the plan gives it."""
 
     @cached_property
     def obs(self) -> pa.Table:
         """The plan's rows of its cells, all columns of the index."""
-        return rows_of_chunks(self.opened, (self.number,)).obs(*self.opened.plan.rows(self.number))
+        rows = rows_of_chunks(self.opened, (self.number,))
+        start, stop = self.opened.plan.rows(self.number)
+        whole = rows.obs(start, stop)
+        if self.sources is None:
+            return whole
+        return whole.filter(pa.array(np.isin(rows.codes(start, stop), self.sources)))
 
     def pieces(self, *, allow_noninteger: bool = False) -> Iterator[Piece]:
         """Decode and check the counts, some rows at a time.
@@ -117,7 +131,7 @@ class ReadChunk:
             yield Piece(first, counts, summary)
             first += counts.n_cells
         if first != self.n_cells:
-            said = f"{key} has {first:,} cells, {self.n_cells:,} are planned"
+            said = f"{key} has {first:,} cells, its receipt says {self.n_cells:,}"
             raise CorruptError(said, kind="n-cells", key=key, chunk=self.number)
 
 
@@ -128,7 +142,7 @@ class FoldFactory(Generic[S]):
     dest: str
     endpoint_url: str | None
     fold: ChunkFold[S]
-    digests: ChunkDigests
+    facts: ChunkFacts
     threads: int = 1
 
     def __call__(self) -> FoldWorker[S]:
@@ -175,7 +189,8 @@ class FoldWorker(Generic[S]):
                 if not isinstance(data, bytes):
                     failures.append(data)
                     continue
-                read = ReadChunk(opened, chunk, data)
+                facts = self._factory.facts
+                read = ReadChunk(opened, chunk, data, facts.cells_of(chunk), facts.sources.get(chunk))
                 if failure := self._add(state, read):
                     # What was added of it cannot be taken out again: the unit's other chunks are folded anew.
                     failures, done, n_cells = [failure], [], 0
@@ -203,7 +218,7 @@ class FoldWorker(Generic[S]):
             if self._stop.is_set():
                 return
             try:
-                sha256 = self._factory.digests.of_chunk(chunk)
+                sha256 = self._factory.facts.of_chunk(chunk)
                 data = read_object(opened.store, opened.plan.key(chunk), sha256, chunk=chunk)
             except IngestError as error:
                 yield chunk, failure_of(error, (chunk,))

@@ -17,7 +17,7 @@ import psutil
 
 from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, ConflictError, CorruptError, IngestError, SourceError, TransientError
-from ingest.fold_worker import PIECE_ENTRIES, ChunkDigests, FoldFactory
+from ingest.fold_worker import PIECE_ENTRIES, ChunkFacts, FoldFactory
 from ingest.memory import MIB
 from ingest.pool import Ended
 from ingest.schedule import Scheduler
@@ -156,7 +156,7 @@ def fold_chunks(
     """
     projected = _projected_bytes(entries, state_bytes)
     workers = planned_workers(entries, settings, state_bytes)
-    factory = FoldFactory(opened.store.url, settings.endpoint_url, fold, ChunkDigests.of(entries), settings.cpus or 1)
+    factory = FoldFactory(opened.store.url, settings.endpoint_url, fold, ChunkFacts.of(entries), settings.cpus or 1)
     units = cut_even_units([(entry.chunk, entry.n_cells) for entry in entries], workers=workers)
     scheduler = Scheduler(units, run_id=f"fold-{secrets.token_hex(4)}", draw=random.random)
     sizes = {entry.chunk: entry.size for entry in entries}

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 __all__ = [
+    "AMENDMENTS",
     "CELLS_JSON_KEY",
     "CELLS_KEY",
     "CHUNKS",
@@ -26,6 +27,7 @@ __all__ = [
     "RECEIPTS",
     "RUNS",
     "SUCCESS_KEY",
+    "amendment_key",
     "chunk_key",
     "claim_key",
     "failure_key",
@@ -45,6 +47,7 @@ FORMAT_VERSION: Final = 1
 
 PLAN_KEY: Final = "_ingest/plan.json"
 RECEIPTS: Final = "_ingest/receipts/"
+AMENDMENTS: Final = "_ingest/amendments/"
 FAILURES: Final = "_ingest/failures/"
 RUNS: Final = "_ingest/runs/"
 GARBAGE: Final = "_ingest/gc/"
@@ -105,6 +108,11 @@ def receipts_from(block: int, zeros: int) -> str:
 def failure_key(attempt: str, ordinal: int) -> str:
     """Return the key of the `ordinal`-th failure of one attempt."""
     return f"{FAILURES}{attempt}-{ordinal:03d}.json"
+
+
+def amendment_key(number: int) -> str:
+    """Return the key of the amendment with this number."""
+    return f"{AMENDMENTS}{number:06d}.json"
 
 
 def claim_key(run_id: str, unit_id: int) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.base import Fetched, Fetcher, FetchLimits, FetchOptions
     from ingest.opened import OpenPlan
+    from ingest.survey.model import SourceSurvey
 
 __all__ = ["OpenSources"]
 
@@ -25,7 +26,8 @@ _MOST = 8
 class OpenSources:
     """Least recently used sources are closed first; a source that failed is opened afresh.
 
-    Of CSC files one is open: each holds a transposition, in memory as much as a worker may hold beside a chunk.
+    Of CSC files and of remote ones one is open: each holds a transposition, or itself, in memory, as much as a worker
+    may hold beside a chunk.
     """
 
     def __init__(self, opened: OpenPlan, options: FetchOptions, limits: FetchLimits) -> None:
@@ -79,8 +81,8 @@ class OpenSources:
             self._fetchers.move_to_end(number)
             return self._fetchers[number]
         survey = self._opened.surveys[number]
-        if survey.layout == "csc":
-            for other in [one for one in self._fetchers if self._opened.surveys[one].layout == "csc"]:
+        if _is_heavy(survey):
+            for other in [one for one in self._fetchers if _is_heavy(self._opened.surveys[one])]:
                 self._close(other)
         while len(self._fetchers) >= _MOST:
             self._close(next(iter(self._fetchers)))
@@ -96,3 +98,7 @@ class OpenSources:
         """Close all sources."""
         for number in list(self._fetchers):
             self._close(number)
+
+
+def _is_heavy(survey: SourceSurvey) -> bool:
+    return survey.layout == "csc" or (survey.layout != "soma" and survey.source.path is None)

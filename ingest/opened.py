@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ingest.amendments import Amendments
 from ingest.errors import ConfigError, CorruptError
 from ingest.genes import Genes
 from ingest.ledger.ledger import Ledger
@@ -33,6 +34,8 @@ class OpenPlan:
     labels: tuple[str, ...]
     """Short unique names of the sources."""
     index: PlanIndex
+    amendments: Amendments
+    """What chunks may lack of the plan."""
 
     @property
     def store(self) -> Store:
@@ -48,7 +51,7 @@ def open_plan(store: Store) -> OpenPlan:
     ConfigError
         DEST holds no plan.
     CorruptError
-        The plan, or a file that it names, is damaged.
+        The plan, a file that it names, or an amendment is damaged.
     """
     ledger = Ledger(store)
     plan = ledger.plan()
@@ -64,6 +67,7 @@ def open_plan(store: Store) -> OpenPlan:
         surveys,
         source_labels([survey.source for survey in surveys]),
         PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk),
+        Amendments(ledger.amendments(plan)),
     )
 
 

@@ -88,7 +88,7 @@ def draft_plan(
     _check_rows(cells, surveys)
     _check_distinct(surveys)
     pinned = cells.with_sources(tuple(survey.source for survey in surveys))
-    genes = dataset_genes([survey.genes for survey in surveys], settings.genes)
+    genes = dataset_genes([survey.genes for survey in surveys if survey.fault is None], settings.genes)
     _check_genes(genes)
     scratch = Scratch(work.scratch)
     digest = CellsDigest()
@@ -161,7 +161,7 @@ def _check_distinct(surveys: Sequence[SourceSurvey]) -> None:
 
 def _check_rows(cells: Cells, surveys: Sequence[SourceSurvey]) -> None:
     for survey, largest in zip(surveys, cells.largest.tolist(), strict=True):
-        if largest >= survey.n_obs:
+        if survey.fault is None and largest >= survey.n_obs:
             raise ConfigError(
                 f"{survey.source} has {survey.n_obs:,} cells; the index asks for number {largest:,}",
                 kind="row-out-of-range",

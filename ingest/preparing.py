@@ -19,6 +19,7 @@ from ingest.fetch.base import FetchLimits
 from ingest.memory import MIB, plan_memory
 from ingest.plan_rows import plan_batches
 from ingest.planning import Draft, draft_plan, profile_builder
+from ingest.sample_check import judge_samples
 from ingest.survey.run import SurveyOptions, survey_sources
 from ingest.units import cut_units, read_bytes
 
@@ -95,6 +96,7 @@ def draft_dataset(
     limits = _limits(work)
     options = SurveyOptions(data.layer, data.strip_version, data.allow_noninteger)
     surveys = survey_sources(cells.sources, cells.datasets, options, limits, cache=cache, on_done=on_survey)
+    surveys = judge_samples(surveys, cells.largest)
     return draft_plan(
         _with_promises(cells, surveys, limits),
         surveys,

@@ -153,7 +153,7 @@ def presence_npz(opened: OpenPlan, experiments: Mapping[str, Mapping[str, Any]])
         # An index without dataset_id does not say which datasets of a Census its cells come from: all, then.
         wanted = [name for name in survey.presence if _sample(opened, number, name) in experiments]
         of_file = [sample for sample, entry in experiments.items() if opened.labels[number] in entry.get("files", ())]
-        for name in wanted or survey.presence:
+        for name in wanted or (survey.presence if survey.layout == "soma" or of_file else ()):
             row = _onto(survey, name, opened.genes)
             mine = [_sample(opened, number, name)] if wanted or not of_file else []
             for sample in dict.fromkeys([*mine, *of_file]):

@@ -93,6 +93,8 @@ class Status:
     """Damaged records of runs and failures; they decide nothing."""
     lost: tuple[int, ...] = ()
     """Of those done, chunks whose object is not listed any more."""
+    left_out: tuple[str, ...] = ()
+    """What `run --without-bad` leaves out: source, cells and why, one line each."""
 
     @property
     def retry(self) -> str | None:
@@ -139,7 +141,7 @@ def dataset_status(opened: OpenPlan) -> Status:
         n_chunks=plan.n_chunks,
         n_done=len(done),
         n_cells=plan.n_cells,
-        cells_done=sum(stop - start for start, stop in map(plan.rows, done)),
+        cells_done=sum(stop - start for start, stop in map(plan.rows, done)) - _lacking(opened, done),
         bytes_done=sum(sizes.get(plan.key(chunk), 0) for chunk in done),
         in_hand=tuple(in_hand),
         quarantined=tuple(failed[chunk] for chunk in sorted(failed)),
@@ -148,7 +150,16 @@ def dataset_status(opened: OpenPlan) -> Status:
         runs=tuple(runs),
         unreadable=tuple(records.unreadable),
         lost=lost,
+        left_out=tuple(
+            f"{opened.labels[entry.source]}: {entry.n_cells:,} cells ({entry.kind}): {entry.message}"
+            for entry in opened.amendments.left_out
+        ),
     )
+
+
+def _lacking(opened: OpenPlan, done: Collection[int]) -> int:
+    """Return the cells that finished chunks were made without."""
+    return sum(cells for entry in opened.amendments.left_out for chunk, cells in entry.chunks if chunk in done)
 
 
 def failed_chunks(opened: OpenPlan, chunks: Collection[int]) -> Mapping[int, Quarantined]:

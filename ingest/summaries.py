@@ -153,18 +153,26 @@ def _gene_list(genes: Genes) -> dict[str, Any]:
 def _chunk_index(dataset: Dataset) -> bytes:
     """Return a JSON document with a line a chunk: 100,000 of them are encoded in seconds, and can be cut by line."""
     head = readable({"complete": dataset.complete, "n_chunks": dataset.plan.n_chunks}).decode().rstrip("\n }")
-    lines = (json.dumps(_chunk_entry(dataset, chunk), ensure_ascii=False, allow_nan=False) for chunk in dataset.chunks)
+    lines = (json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in _chunk_entries(dataset))
     body = ",\n  ".join(lines)
     return f'{head},\n "chunks": [\n  {body}\n ]\n}}\n'.encode()
 
 
-def _chunk_entry(dataset: Dataset, chunk: ChunkReceipt) -> dict[str, Any]:
-    start, stop = dataset.plan.rows(chunk.chunk)
+def _chunk_entries(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    dropped = 0
+    for chunk in dataset.chunks:
+        # Rows left out before it move a chunk up: a dataset's cells are numbered without gaps.
+        first = dataset.plan.rows(chunk.chunk)[0] - dropped
+        yield _chunk_entry(dataset, chunk, first) | ({"dropped": dict(chunk.dropped)} if chunk.dropped else {})
+        dropped += sum(chunk.dropped.values())
+
+
+def _chunk_entry(dataset: Dataset, chunk: ChunkReceipt, first: int) -> dict[str, Any]:
     return {
         "chunk": chunk.chunk,
         "key": chunk.key,
-        "first_cell": start,
-        "end_cell": stop,
+        "first_cell": first,
+        "end_cell": first + chunk.n_cells,
         "n_cells": chunk.n_cells,
         "nnz": chunk.nnz,
         "sum": _whole(chunk.sum),
@@ -225,7 +233,24 @@ def _processing(dataset: Dataset) -> dict[str, Any]:
         "created": document["provenance"]["created"],
         "dropped_cells": dict(sorted(dropped.items())),
         "chunks_with_note": dict(sorted(notes.items())),
+        **_left_out(dataset),
     }
+
+
+def _left_out(dataset: Dataset) -> dict[str, Any]:
+    """Return what `run --without-bad` left out, and why; nothing of a dataset that has all its cells."""
+    sources = dataset.plan.identity.sources
+    entries = [
+        {
+            "source": sources[entry.source],
+            "kind": entry.kind,
+            "message": entry.message,
+            "n_cells": entry.n_cells,
+            "chunks": [chunk for chunk, _ in entry.chunks],
+        }
+        for entry in dataset.opened.amendments.left_out
+    ]
+    return {"left_out": entries} if entries else {}
 
 
 def _config(dataset: Dataset) -> dict[str, Any]:
@@ -260,6 +285,7 @@ def _success(dataset: Dataset) -> dict[str, Any]:
         "n_chunks": len(dataset.chunks),
         "nnz": dataset.nnz,
         "bytes": dataset.bytes,
+        **({"left_out_cells": dropped} if (dropped := dataset.plan.n_cells - dataset.n_cells) else {}),
     }
 
 

@@ -27,6 +27,7 @@ from ingest.errors import (
 )
 from ingest.naming import cell_names
 from ingest.pool import Failure
+from ingest.sample_check import check_cells
 from ingest.unit_reader import Trouble, UnitReader
 from ingest.uploads import Uploads
 from ingest.wanted import Wanted
@@ -112,7 +113,8 @@ class UnitMaker:
         self._opened, self._codec, self._rows, self._stop = opened, codec, rows, stop
         self._wanted = Wanted({chunk: opened.plan.rows(chunk) for chunk in task.chunks})
         value_bytes = np.dtype(fetch_dtype(opened.plan.identity.dtype)).itemsize
-        self._reader = UnitReader(sources, rows, self._wanted, rows.slabs(slab_bytes, value_bytes), stop)
+        slabs = rows.slabs(slab_bytes, value_bytes)
+        self._reader = UnitReader(sources, rows, self._wanted, slabs, stop, opened.amendments)
         self._commit = partial(commit, opened, attempt=task.attempt)
         self._upload_bytes = upload_bytes
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
@@ -135,6 +137,7 @@ class UnitMaker:
         uploads = Uploads(self._commit, threads=_UPLOADS, most_bytes=self._upload_bytes)
         pieces = Ahead(self._reader.pieces())
         try:
+            self._finish_empty(uploads)
             for piece in pieces:
                 if self._ends_early():
                     break
@@ -171,6 +174,11 @@ class UnitMaker:
             low, high = self._wanted.rows(chunk)
             first, last = max(low, piece.start) - piece.start, min(high, piece.stop) - piece.start
             try:
+                check_cells(
+                    self._opened.surveys[number],
+                    self._rows.obs(piece.start + first, piece.start + last),
+                    None if piece.fetched.names is None else piece.fetched.names.slice(first, last - first),
+                )
                 with self.tally.timed("encode"):
                     maker = self._maker(chunk)
                     maker.add(piece.fetched.counts.rows(first, last), names.slice(first, last - first))
@@ -182,6 +190,12 @@ class UnitMaker:
                 self._fail(error, [chunk])
             if self._ends_early():
                 return
+
+    def _finish_empty(self, uploads: Uploads) -> None:
+        """Make the chunks of which amendments leave nothing: no piece will come for them."""
+        for chunk in self._wanted.chunks if self._opened.amendments else ():
+            if len(self._opened.amendments.rules(chunk)) and (maker := self._maker(chunk)).is_whole:
+                self._finish(maker, uploads)
 
     def _maker(self, chunk: int) -> ChunkMaker:
         if chunk not in self._makers:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from ingest.amendments import Amendments
 from ingest.errors import CorruptError, NotFoundError, SourceChangedError, SourceError, TransientError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class UnitReader:
         Ranges of plan rows that are read in one go.
     stop
         Set from another thread: read nothing further.
+    amendments
+        What chunks are made without.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class UnitReader:
         wanted: Wanted,
         slabs: Sequence[tuple[int, int]],
         stop: threading.Event,
+        amendments: Amendments | None = None,
     ) -> None:
+        self._amendments = Amendments() if amendments is None else amendments
         self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
         self._lost: dict[int, TransientError | SourceChangedError] = {}
         self._following: tuple[int, int] | None = None
@@ -78,7 +83,8 @@ class UnitReader:
             yield from self._read(start, stop)
 
     def _read(self, start: int, stop: int) -> Generator[Piece | Trouble, None, None]:
-        for low, high, chunks in self._wanted.parts(start, stop):
+        without = self._amendments.without(self._rows.source(start)) if self._amendments else frozenset[int]()
+        for low, high, chunks in self._wanted.parts(start, stop, without):
             if self._stop.is_set():
                 return
             try:
@@ -107,8 +113,11 @@ class UnitReader:
                 # While this slab is decoded, the next one's bytes may be on their way.
                 self._sources.expect(self._rows.source(self._following[0]), self._rows.coordinates(*self._following))
             return self._sources.read(number, self._rows.coordinates(start, stop))
-        except (TransientError, SourceChangedError) as error:
-            self._lost[number] = error
+        except (TransientError, SourceError) as error:
+            # Whatever label it was raised with: by this name the source is known to plan and ledger.
+            error.source = self._rows.source_name(number)
+            if isinstance(error, TransientError | SourceChangedError):
+                self._lost[number] = error
             raise
         finally:
             self.seconds += time.perf_counter() - before

@@ -44,6 +44,10 @@ class UnitRows:
         """Return the source number of one plan row."""
         return int(self._codes[row - self.first])
 
+    def source_name(self, number: int) -> str:
+        """Return what plan and ledger call source `number`."""
+        return str(self._surveys[number].source)
+
     def codes(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int32]]:
         """Return the source numbers of plan rows ``[start, stop)``."""
         return self._codes[start - self.first : stop - self.first]

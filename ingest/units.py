@@ -91,7 +91,8 @@ def _goals(n_bands: int, share: float, workers: int) -> Iterator[np.ndarray[Any,
         sizes: list[float] = []
         left = float(n_bands)
         while left >= 2 * _LEAST_BANDS:
-            size = min(max(left / (2 * workers * share), _LEAST_BANDS), _MOST_BANDS)
+            # A run with less than half a worker's share is still handed out: no part is larger than what is left.
+            size = min(max(left / (2 * max(workers * share, 0.5)), _LEAST_BANDS), _MOST_BANDS)
             # A round gives every worker one; this run has its share of the rounds.
             sizes += [size] * min(max(1, round(workers * share)), int(left // size))
             left = n_bands - sum(sizes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
 __all__ = ["Wanted"]
 
@@ -28,6 +28,11 @@ class Wanted:
         self._highs = np.array([high for _, high in self._boundaries.values()], np.int64)
         self._dropped: set[int] = set()
 
+    @property
+    def chunks(self) -> list[int]:
+        """All chunks, dropped ones too, ascending."""
+        return self._chunks
+
     def rows(self, chunk: int) -> tuple[int, int]:
         """Return the plan rows of `chunk`."""
         return self._boundaries[chunk]
@@ -46,10 +51,20 @@ class Wanted:
         last = int(np.searchsorted(self._lows, stop, side="left"))
         return [chunk for chunk in self._chunks[first:last] if chunk not in self._dropped]
 
-    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int, list[int]]]:
-        """Yield the parts of ``[start, stop)`` that are wanted, as long as can be, each with its chunks."""
+    def parts(
+        self, start: int, stop: int, without: Container[int] = frozenset()
+    ) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield the parts of ``[start, stop)`` that are wanted, as long as can be, each with its chunks.
+
+        Parameters
+        ----------
+        without
+            Chunks that do not want these rows.
+        """
         part: tuple[int, int, list[int]] | None = None
         for chunk in self.touching(start, stop):
+            if chunk in without:
+                continue
             low, high = max(start, self._boundaries[chunk][0]), min(stop, self._boundaries[chunk][1])
             if part is not None and part[1] == low:
                 part = (part[0], high, [*part[2], chunk])

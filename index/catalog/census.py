@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.soma_open import OpenExperiment
 
-__all__ = ["ALWAYS_COLUMNS", "DEFAULT_COLUMNS", "CensusCatalog", "CensusCells"]
+__all__ = ["ALWAYS_COLUMNS", "DEFAULT_COLUMNS", "CensusCatalog", "CensusCells", "collections_of"]
 
 DEFAULT_COLUMNS: Final = ("assay", "cell_type", "tissue", "tissue_general", "suspension_type", "disease")
 ALWAYS_COLUMNS: Final = ("dataset_id", "nnz", "raw_sum")
@@ -249,6 +249,23 @@ class CensusCells:
         if name == "row":
             return pa.array(np.full(len(batch), -1, np.int64))
         return batch.column(self._stored.get(name, name))
+
+
+def collections_of(source: Source) -> dict[str, str]:
+    """Return dataset_id -> collection id of every dataset that a Census knows; a few kilobytes are read.
+
+    Raises
+    ------
+    ConfigError
+        ``no-census``: it is not there any more; ``cpu-no-avx2``.
+    TransientError
+        The network.
+    """
+    require_avx2()
+    with _open(source, "--dedupe asks the Census that the index names") as opened, soma_errors(source):
+        info = opened.census["census_info"]["datasets"]
+        table = info.read(column_names=["dataset_id", "collection_id"]).concat()
+    return dict(zip(table["dataset_id"].to_pylist(), table["collection_id"].to_pylist(), strict=True))
 
 
 def _open(source: Source, hint: str) -> OpenExperiment:

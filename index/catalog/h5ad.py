@@ -10,10 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from index.agree import TEXT, as_type, plain_type, wider_type
 from index.catalog.columns import placed_names
-from index.dictionaries import is_text
 from index.stream import silent
 from ingest.errors import ConfigError, EmptySelectionError, IngestError
 from ingest.fetch.h5ad_obs import iter_obs, obs_columns
@@ -31,7 +30,6 @@ __all__ = ["H5adCells", "find_files"]
 
 _BATCH_ROWS: Final = 65_536
 _WILD: Final = frozenset("*?[")
-_TEXT: Final = pa.dictionary(pa.int32(), pa.string())
 
 
 def find_files(patterns: Sequence[str]) -> tuple[Source, ...]:
@@ -124,7 +122,7 @@ class H5adCells:
         self._note_gaps(kinds)
         self._stored = placed_names(list(kinds), self._notes)
         obs = [(name, kinds[column]) for name, column in self._stored.items()]
-        self._schema = pa.schema([("source", _TEXT), ("soma_joinid", pa.int64()), ("row", pa.int64()), *obs])
+        self._schema = pa.schema([("source", TEXT), ("soma_joinid", pa.int64()), ("row", pa.int64()), *obs])
 
     @property
     def schema(self) -> pa.Schema:
@@ -173,21 +171,23 @@ class H5adCells:
             for batch in iter_obs(opened, [self._stored[name] for name in here], _BATCH_ROWS):
                 known = dict(zip(here, batch.columns, strict=True)) | _coordinates(file.source, start, batch.num_rows)
                 columns = [
-                    _as(known[field.name], field.type) if field.name in known else pa.nulls(batch.num_rows, field.type)
+                    as_type(known[field.name], field.type)
+                    if field.name in known
+                    else pa.nulls(batch.num_rows, field.type)
                     for field in schema
                 ]
                 start += batch.num_rows
                 yield pa.record_batch(columns, schema=schema)
 
     def _agree(self, column: str) -> pa.DataType:
-        kinds = {_plain(file.columns[column]) for file in self._files if column in file.columns}
+        kinds = {plain_type(file.columns[column]) for file in self._files if column in file.columns}
         if len(kinds) == 1:
             return kinds.pop()
-        agreed = _wider(kinds - {pa.null()})
+        agreed = wider_type(kinds - {pa.null()})
         if agreed is None and self._is_noted(column):
-            names = ", ".join(sorted("text" if kind == _TEXT else str(kind) for kind in kinds))
+            names = ", ".join(sorted("text" if kind == TEXT else str(kind) for kind in kinds))
             self._notes.append(f"column {column!r} is {names} in different files: written as text")
-        return agreed or _TEXT
+        return agreed or TEXT
 
     def _note_gaps(self, kinds: Mapping[str, pa.DataType]) -> None:
         gaps = [
@@ -207,21 +207,6 @@ def _look_at(source: Source) -> _File:
         return _File(opened.source, open_table(opened, "obs").n_rows, obs_columns(opened))
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if is_text(kind) or pa.types.is_temporal(kind):
-        return _TEXT
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _wider(kinds: Collection[pa.DataType]) -> pa.DataType | None:
-    """Return the number type that holds all of `kinds` without rounding integers, if there is one."""
-    if not kinds or not all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
-        return next(iter(kinds)) if len(kinds) == 1 else None
-    wide = np.result_type(*(kind.to_pandas_dtype() for kind in kinds))
-    integers = all(pa.types.is_integer(kind) for kind in kinds)
-    return None if integers and wide.kind == "f" else pa.from_numpy_dtype(wide)
-
-
 def _coordinates(source: Source, start: int, n_rows: int) -> dict[str, pa.Array]:
     codes = pa.array(np.zeros(n_rows, np.int32))
     return {
@@ -229,20 +214,3 @@ def _coordinates(source: Source, start: int, n_rows: int) -> dict[str, pa.Array]
         "soma_joinid": pa.array(np.full(n_rows, -1, np.int64)),
         "row": pa.array(np.arange(start, start + n_rows)),
     }
-
-
-def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    if column.type == kind:
-        return column
-    if kind != _TEXT:
-        return (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(kind)
-    if isinstance(column, pa.DictionaryArray):
-        # Also drops an order of the categories, which an index does not keep.
-        return pa.DictionaryArray.from_arrays(column.indices.cast(pa.int32()), _text(column.dictionary))
-    return _text(column).dictionary_encode()
-
-
-def _text(column: pa.Array) -> pa.StringArray:
-    if pa.types.is_boolean(column.type):
-        return pc.if_else(column, "True", "False")
-    return column.cast(pa.string())

@@ -101,6 +101,9 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
         f"{report.checked_chunks:,} of {report.n_chunks:,} chunks, {bytes_text(report.checked_bytes)}: "
         f"{', '.join(checked)}: {verdict}",
     )
+    if opened.amendments:
+        cells = sum(entry.n_cells for entry in opened.amendments.left_out)
+        note(f"{'':8} {count_text(cells, 'cell')} of the plan left out by `run --without-bad`")
     if report.missing:
         note(f"{'':8} {count_text(len(report.missing), 'chunk')} missing: `python -m ingest run {opened.store.url}`")
     elif report.missing_summaries and not report.findings:
@@ -150,6 +153,10 @@ def _say_status(found: Status) -> None:
         rest = f", {duration_text(left)} for what is left" if not found.complete and left else ""
         click.echo(f"  speed        {found.cells_per_s:,.0f} cells/s so far{rest}")
     _say_quarantined(found)
+    for line in found.left_out[:_SCREEN]:
+        click.echo(f"  left out     {line}")
+    if len(found.left_out) > _SCREEN:
+        click.echo(f"  left out     and {len(found.left_out) - _SCREEN:,} sources more; --json names them all")
     for run in found.runs[-_SCREEN:]:
         speed = f", {run.cells_per_s:,.0f} cells/s" if run.cells_per_s else ""
         who = f"{run.user}@{run.host}" if run.user or run.host else "unknown"

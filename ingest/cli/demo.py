@@ -1,4 +1,4 @@
-"""``demo``: the whole way on a Census built here; no network, no account."""
+"""``demo``: the whole way on a Census or a scBaseCount built here; no network, no account."""
 
 from __future__ import annotations
 
@@ -18,42 +18,47 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
     from ingest.settings import WorkSettings
     from ingest.testing.census import BuiltCensus
+    from ingest.testing.scbasecount import BuiltScBaseCount
 
 __all__ = ["demo"]
 
 _FILTER = "disease == 'normal'"
 _CELLS_PER_CHUNK = 2_000
+_SAMPLES = 12
 
 
 @click.command(
     cls=Command,
-    examples=("python -m ingest demo", "python -m ingest demo /tmp/try --cells 50000 -d 1"),
+    examples=("python -m ingest demo", "python -m ingest demo /tmp/try --source scbasecount --cells 50000 -d 1"),
 )
 @click.argument("dest", default="demo", metavar="[DEST]")
-@click.option("--cells", type=click.IntRange(2_000), default=30_000, show_default=True, help="Cells of the Census.")
-@click.option("--genes", type=click.IntRange(5_000), default=20_000, show_default=True, help="Genes of the Census.")
+@click.option("--source", type=click.Choice(["census", "scbasecount"]), default="census", show_default=True)
+@click.option("--cells", type=click.IntRange(2_000), default=30_000, show_default=True, help="Cells of the source.")
+@click.option("--genes", type=click.IntRange(5_000), default=20_000, show_default=True, help="Genes of the source.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-c", "--cells-per-chunk", type=int, default=_CELLS_PER_CHUNK, show_default=True, metavar="N")
 @click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs unless said.")
 @click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
 def demo(**options: Any) -> int:
-    """Go the whole way on a Census built here: index, run on a local Ray, verify.
+    """Go the whole way on a Census or a scBaseCount built here: index, run on a local Ray, verify.
 
-    The Census is made of counts drawn from a seeded model with cell types, marker genes and library sizes, and is kept
-    in a cache folder for the next time. DEST (default: demo) gets the index and the dataset.
+    The source is made of counts drawn from a seeded model, and is kept in a cache folder for the next time. DEST
+    (default: demo) gets the index and the dataset.
     """
-    from ingest.cpu import require_avx2
-
-    require_avx2()
     dest = _folder(options["dest"])
-    census = _census(options)
     index = dest / "index.feather"
-    _index(census, index)
+    if options["source"] == "census":
+        from ingest.cpu import require_avx2
+
+        require_avx2()
+        _index(_census(options), index)
+    else:
+        _index_samples(_scbasecount(options), index, options)
     opened, code = _run(dest / "dataset", index, options)
     if code:
         return code
     code = _verify(opened)
-    _next_steps(dest)
+    _next_steps(dest, options["source"])
     return code
 
 
@@ -108,6 +113,41 @@ def _index(census: BuiltCensus, path: Path) -> None:
     note(f"{'':8} value filter: {_FILTER}")
 
 
+def _scbasecount(options: dict[str, Any]) -> BuiltScBaseCount:
+    from platformdirs import user_cache_path
+
+    from ingest.testing.scbasecount import ScBaseCountSpec, cached_scbasecount
+
+    spec = ScBaseCountSpec(
+        n_samples=_SAMPLES,
+        mean_cells=options["cells"] // _SAMPLES,
+        n_genes=options["genes"],
+        mean_molecules=options["genes"] // 5,
+        releases=("2026-01-12",),
+        features=("GeneFull_Ex50pAS",),
+        organisms=("Homo_sapiens",),
+        row_group=5_000,
+        seed=options["seed"],
+    )
+    start = time.perf_counter()
+    note(f"looking for a scBaseCount of {spec.n_samples} samples x {spec.n_genes:,} genes, or building it")
+    built = cached_scbasecount(user_cache_path("cell-ingest") / "scbasecount", spec)
+    notice(
+        "Samples",
+        f"{spec.n_samples} h5ad files, {spec.n_genes:,} genes; {time.perf_counter() - start:.1f} s    {built.path}",
+    )
+    return built
+
+
+def _index_samples(built: BuiltScBaseCount, path: Path, options: dict[str, Any]) -> None:
+    from index.build import ScBaseCountOptions, index_scbasecount
+    from index.draw import SampleDraw
+    from ingest.cli.index import report_index
+
+    draw = SampleDraw(options["cells"] // 2, options["seed"])
+    report_index(index_scbasecount(ScBaseCountOptions(output=path, root=str(built.path), sampling=draw)))
+
+
 def _settings(options: dict[str, Any]) -> WorkSettings:
     from ingest.settings import WorkSettings
 
@@ -135,7 +175,7 @@ def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, in
     divided = divide_work(draft.profile, opened, opened.ledger.done(), work)
     if divided.missing:
         describe_work(plan_facts(opened, divided, work))
-    report = execute(opened, divided, work)
+    opened, report = execute(opened, divided, work)
     facts = say_end(opened, report)
     if report.finished is not None:
         click.echo(speed_line(facts))
@@ -148,7 +188,7 @@ def _verify(opened: OpenPlan) -> int:
     return report_verification(opened, run_verification(opened, deep=True, source=False))
 
 
-def _next_steps(dest: Path) -> None:
+def _next_steps(dest: Path, source: str) -> None:
     # The interpreter that runs this has the packages; whether plain `python` does, nobody knows.
     python = Path(sys.executable)
     with contextlib.suppress(ValueError):
@@ -160,6 +200,6 @@ Next     {python} -m ingest index show {dest}/index.feather
          {python} -m ingest status {dest}/dataset
          {python} -m ingest hvg {dest}/dataset
          {python} -c "import anndata; print(anndata.read_h5ad('{dest}/dataset/chunks/chunk_000000.h5ad'))"
-         {python} -m ingest index census --value-filter "tissue == 'lung'" -o lung.feather    (public; needs a network)
+         {python} -m ingest index {source} --value-filter "tissue == 'lung'" -o lung.feather   (needs a network)
          {python} -m ingest run s3://BUCKET/lung --index lung.feather -c 25000"""
     )

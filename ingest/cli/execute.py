@@ -13,6 +13,7 @@ from ingest.preparing import file_kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ingest.amendments import LeftOut
     from ingest.genes import Genes
     from ingest.opened import OpenPlan
     from ingest.planning import Draft
@@ -35,7 +36,10 @@ _START_SECONDS = {"ray": 8.0, "serial": 2.0}
 """Until the first worker works."""
 
 _SAID = 5
-"""Quarantined chunks spelled out at the end."""
+"""Names spelled out in a line."""
+
+_MOST_CAUSES = 20
+"""Causes of quarantined chunks spelled out at the end."""
 
 Facts = dict[str, Any]
 
@@ -74,13 +78,19 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) ->
 
 def describe_sources(surveys: Sequence[SourceSurvey], genes: Genes) -> None:
     """Say what several sources have in common, and where their counts are: a union is silent about strangers."""
-    vocabularies = {survey.genes.digest: survey.genes for survey in surveys}
+    vocabularies = {survey.genes.digest: survey.genes for survey in surveys if survey.fault is None}
     if len(vocabularies) > 1:
         common = set.intersection(*(set(vocabulary.ids) for vocabulary in vocabularies.values()))
         notice(
             "Genes", f"{len(genes):,} from {count_text(len(surveys), 'source')}, {len(common):,} of them in every one"
         )
-    files = [survey for survey in surveys if survey.layout != "soma"]
+    bad = [survey for survey in surveys if survey.fault is not None]
+    if bad:
+        some = ", ".join(f"{survey.source.label} ({survey.fault.kind})" for survey in bad[:_SAID] if survey.fault)
+        more = f" and {len(bad) - _SAID:,} more" if len(bad) > _SAID else ""
+        notice("Samples", f"{len(bad):,} of {len(surveys):,} cannot be used: {some}{more}")
+        note(f"{'':8} the chunks with their cells are held back; --without-bad leaves these cells out")
+    files = [survey for survey in surveys if survey.layout != "soma" and survey.fault is None]
     places: dict[str, list[str]] = {}
     for survey in files:
         places.setdefault(survey.matrix, []).append(survey.source.label)
@@ -108,8 +118,31 @@ def describe_work(facts: Facts) -> None:
     note(f"{'':8} {reading}, {writing}")
 
 
-def execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
-    """Run the plan with a progress display and orderly interruption."""
+def execute(
+    opened: OpenPlan, work: Work, settings: WorkSettings, *, without_bad: bool = False
+) -> tuple[OpenPlan, RunReport]:
+    """Run the plan with a progress display and orderly interruption; return it with what it leaves out."""
+    from ingest.without_bad import run_without_bad
+
+    def run_once(opened: OpenPlan, work: Work) -> RunReport:
+        return _execute(opened, work, settings)
+
+    if without_bad:
+        return run_without_bad(opened, work, settings, run_once, _say_left_out)
+    return opened, run_once(opened, work)
+
+
+def _say_left_out(opened: OpenPlan, left_out: Sequence[LeftOut]) -> None:
+    cells = sum(entry.n_cells for entry in left_out)
+    notice("Left out", f"{count_text(cells, 'cell')} of {count_text(len(left_out), 'source')} proven bad:")
+    for entry in left_out[:_SAID]:
+        label = opened.labels[entry.source]
+        note(f"{'':8} {count_text(entry.n_cells, 'cell')} of {label} ({entry.kind}): {entry.message}")
+    if len(left_out) > _SAID:
+        note(f"{'':8} and {len(left_out) - _SAID:,} more; processing_config.json names them all")
+
+
+def _execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
     from ingest.running import run_plan
 
     plan = opened.plan
@@ -146,6 +179,11 @@ def report_facts(opened: OpenPlan, report: RunReport) -> Facts:
             "bytes": finished.bytes,
             "digest": finished.digest,
         }
+    if opened.amendments:
+        facts["left_out"] = [
+            {"source": opened.plan.identity.sources[entry.source], "kind": entry.kind, "cells": entry.n_cells}
+            for entry in opened.amendments.left_out
+        ]
     return facts
 
 
@@ -179,6 +217,12 @@ def say_end(opened: OpenPlan, report: RunReport) -> Facts:
     facts = report_facts(opened, report)
     url = opened.store.url
     _say_failures(facts["quarantined"], "quarantined", f"python -m ingest repair {url}")
+    if _held_back_by_sources(report):
+        note(f"  `python -m ingest run {url} --without-bad` finishes without the cells of what is bad")
+    if report.finished is not None and report.finished.complete and "left_out" in facts:
+        cells = sum(entry["cells"] for entry in facts["left_out"])
+        n_sources = len({entry["source"] for entry in facts["left_out"]})
+        note(f"complete without {count_text(cells, 'cell')} of {count_text(n_sources, 'source')} proven bad")
     _say_failures(facts["gave_up"], "not made, for trouble that may pass", f"python -m ingest run {url}")
     driven = report.driven
     if driven is not None and driven.fatal is not None:
@@ -195,8 +239,25 @@ def _say_failures(failures: Sequence[Facts], word: str, command: str) -> None:
     if not failures:
         return
     note(f"{count_text(len(failures), 'chunk')} {word}:")
-    for failure in failures[:_SAID]:
-        note(f"  chunk {failure['chunk']}: {failure['message']}")
-    if len(failures) > _SAID:
-        note(f"  and {len(failures) - _SAID:,} more; `status` names them all")
+    chunks: dict[str, list[int]] = {}
+    for failure in failures:
+        chunks.setdefault(failure["message"], []).append(failure["chunk"])
+    for message, its in list(chunks.items())[:_MOST_CAUSES]:
+        note(f"  {_spans(its)}: {message}")
+    if len(chunks) > _MOST_CAUSES:
+        note(f"  and {len(chunks) - _MOST_CAUSES:,} causes more; `status` names all chunks")
     note(f"  `{command}` tries them again")
+
+
+def _spans(chunks: Sequence[int]) -> str:
+    from ingest.status import spans
+
+    found = [f"{first}" if first == last else f"{first} to {last}" for first, last in spans(chunks)]
+    word = "chunk" if len(chunks) == 1 else "chunks"
+    return f"{word} {', '.join(found[:_SAID])}{', …' if len(found) > _SAID else ''}"
+
+
+def _held_back_by_sources(report: RunReport) -> bool:
+    """Say whether a source's own data hold a chunk back."""
+    driven = report.driven
+    return driven is not None and any(failure.handling == "source" for failure in driven.quarantined.values())

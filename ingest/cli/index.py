@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ingest.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from index.draw import SampleDraw
     from index.sample import Sampling
     from index.write import IndexReport
 
@@ -48,6 +50,15 @@ def _output(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+_last_option = click.option(
+    "--last-sample",
+    type=click.Choice(["cut", "whole"]),
+    default="cut",
+    show_default=True,
+    help="With --by sample: the one that passes N gives what is missing, or all.",
+)
+
+
 def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same cells."),
@@ -58,25 +69,26 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--by",
-            type=click.Choice(["cell", "band"]),
+            type=click.Choice(["cell", "band", "sample"]),
             default="cell",
             show_default=True,
-            help="band draws runs of 2048 neighbours, which are far cheaper to read.",
+            help="band draws runs of 2048 neighbours, which are far cheaper to read; sample whole samples or datasets.",
         ),
+        _last_option,
         click.option("--cells", type=int, metavar="N", help="Draw N cells at random."),
     ):
         command = option(command)
     return command
 
 
-def _sampling(cells: int | None, by: Any, stratify: str | None, seed: int) -> Sampling | None:
+def _sampling(cells: int | None, by: Any, stratify: str | None, seed: int, last: Any) -> Sampling | None:
     if cells is None:
         if stratify is not None or by != "cell":
             raise ConfigError("--by and --stratify say how to draw: --cells N says how many", kind="bad-sampling")
         return None
     from index.sample import Sampling
 
-    return Sampling.of(cells, seed=seed, by=by, stratify=stratify)
+    return Sampling.of(cells, seed=seed, by=by, stratify=stratify, last=last)
 
 
 def _columns(text: str | None) -> tuple[str, ...] | None:
@@ -122,6 +134,7 @@ def census(
     all_cells: bool,
     cells: int | None,
     by: str,
+    last_sample: str,
     stratify: str | None,
     seed: int,
     output: Path,
@@ -142,7 +155,7 @@ def census(
         value_filter=value_filter,
         columns=_columns(columns),
         all_cells=all_cells,
-        sampling=_sampling(cells, by, stratify, seed),
+        sampling=_sampling(cells, by, stratify, seed, last_sample),
     )
     report_index(index_census(options))
 
@@ -167,6 +180,7 @@ def h5ad(
     columns: str | None,
     cells: int | None,
     by: str,
+    last_sample: str,
     stratify: str | None,
     seed: int,
     output: Path,
@@ -179,9 +193,120 @@ def h5ad(
         paths=paths,
         value_filter=value_filter,
         columns=_columns(columns),
-        sampling=_sampling(cells, by, stratify, seed),
+        sampling=_sampling(cells, by, stratify, seed, last_sample),
     )
     report_index(index_h5ad(options))
+
+
+class _Cells(click.ParamType):  # type: ignore[type-arg]  # generic in some releases of click only
+    """A number, or ``all``."""
+
+    name = "cells"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number, 0 for all."""
+        if value == "all":
+            return 0
+        try:
+            number = int(str(value).replace("_", "").replace(",", ""))
+        except ValueError:
+            self.fail(f"{value!r} is no number of cells, nor 'all'", param, ctx)
+        if number < 1:
+            self.fail(f"{value} draws nothing; say how many cells are wanted, or 'all'", param, ctx)
+        return number
+
+
+@index.command(
+    "scbasecount",
+    cls=Command,
+    examples=(
+        "python -m ingest index scbasecount --value-filter \"tissue == 'lung' and umi_count > 999\" -o lung.feather",
+        "python -m ingest index scbasecount --organism Mus_musculus --cells 50000 --stratify tissue -o mouse.feather",
+    ),
+)
+@click.option("--release", default="latest", show_default=True, help="Its date.")
+@click.option("--feature", default="GeneFull_Ex50pAS", show_default=True, help="What STARsolo counted.")
+@click.option("--organism", default="Homo_sapiens", show_default=True)
+@click.option(
+    "--value-filter", metavar="FILTER", help="Over samples (tissue, disease, …) and cells (gene_count, …) alike."
+)
+@click.option("--columns", metavar="NAME,NAME", help="Instead of all columns of cells and the usual ones of samples.")
+@click.option("--exclude-czi", is_flag=True, help="Leave out CELLxGENE collections processed again: a Census has them.")
+@click.option(
+    "--cells", type=_Cells(), default="1000000", show_default=True, metavar="N|all", help="Draw N cells at random."
+)
+@click.option(
+    "--by",
+    type=click.Choice(["sample", "cell"]),
+    default="sample",
+    show_default=True,
+    help="Whole samples until there are N cells, or cells of all samples: then every file is read.",
+)
+@_last_option
+@click.option(
+    "--stratify",
+    metavar="COLUMN[:equal|:proportional]",
+    help="Share the draw among the column's values; proportional unless said.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same cells.")
+@click.option("--root", metavar="URL", help="A mirror, an emulator or a folder; the public bucket unless said.")
+@click.option("--billing-project", metavar="PROJECT", help="Of Google Cloud; pays where a bucket bills its readers.")
+@click.option("--trust-order", is_flag=True, help="Look into no file: cells lie in them as obs_metadata lists them.")
+@_output
+def scbasecount(
+    *,
+    release: str,
+    feature: str,
+    organism: str,
+    value_filter: str | None,
+    columns: str | None,
+    exclude_czi: bool,
+    cells: int,
+    by: str,
+    last_sample: str,
+    stratify: str | None,
+    seed: int,
+    root: str | None,
+    billing_project: str | None,
+    trust_order: bool,
+    output: Path,
+) -> None:
+    """Index cells of Arc's scBaseCount: random samples until there are a million cells, unless said otherwise.
+
+    The bucket is read anonymously. Where it bills its readers, CELL_INGEST_BILLING_PROJECT tells `run`, too, who pays.
+    """
+    from index.build import ScBaseCountOptions, index_scbasecount
+    from ingest.scbasecount import PUBLIC_ROOT
+
+    if billing_project is not None:
+        os.environ["CELL_INGEST_BILLING_PROJECT"] = billing_project
+    options = ScBaseCountOptions(
+        output=output,
+        root=root or PUBLIC_ROOT,
+        release=release,
+        feature=feature,
+        organism=organism,
+        value_filter=value_filter,
+        columns=_columns(columns),
+        exclude_czi=exclude_czi,
+        trust_order=trust_order,
+        sampling=_sample_draw(cells, by, stratify, seed, last_sample),
+    )
+    report_index(index_scbasecount(options))
+
+
+def _sample_draw(cells: int, by: Any, stratify: str | None, seed: int, last: Any) -> SampleDraw | Sampling | None:
+    if not cells:
+        if stratify is not None:
+            raise ConfigError("--stratify says how to draw: --cells N says how many", kind="bad-sampling")
+        return None
+    if by == "cell":
+        return _sampling(cells, by, stratify, seed, last)
+    from index.draw import SampleDraw
+    from index.sample import split_strata
+
+    column, shares = split_strata(stratify)
+    return SampleDraw(cells, seed, last, column, shares)
 
 
 _existing_index = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
@@ -192,28 +317,39 @@ _existing_index = click.argument("file", type=click.Path(path_type=Path), metava
     cls=Command,
     examples=(
         "python -m ingest index select lung.feather --value-filter \"cell_type == 'T cell'\" -o t.feather",
-        "python -m ingest index select lung.feather --cells 5000 --stratify cell_type:equal -o even.feather",
+        "python -m ingest index select census.feather scbasecount.feather --dedupe -o both.feather",
     ),
 )
-@_existing_index
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE…")
+@click.option("--dedupe", is_flag=True, help="Leave out cells of a scBaseCount whose CELLxGENE collection is there.")
 @click.option("--value-filter", metavar="FILTER", help=_FILTER_HELP)
 @_sampling_options
 @_output
 def select(
     *,
-    file: Path,
+    files: tuple[Path, ...],
+    dedupe: bool,
     value_filter: str | None,
     cells: int | None,
     by: str,
+    last_sample: str,
     stratify: str | None,
     seed: int,
     output: Path,
 ) -> None:
-    """Make a smaller index from an index, with the same filters and samples."""
+    """Make an index from one or several, with the same filters and samples.
+
+    Several are joined: a column that one lacks is empty there.
+    """
     from index.build import SelectOptions, select_cells
 
     options = SelectOptions(
-        index=file, output=output, value_filter=value_filter, sampling=_sampling(cells, by, stratify, seed)
+        index=files[0],
+        output=output,
+        more=files[1:],
+        dedupe=dedupe,
+        value_filter=value_filter,
+        sampling=_sampling(cells, by, stratify, seed, last_sample),
     )
     report_index(select_cells(options))
 
@@ -249,4 +385,15 @@ def show(*, file: Path, columns: str | None, top: int, as_json: bool) -> None:
     for row in description.rows():
         table.add_row(*(Text(cell) for cell in row))
     click.echo(f"{description.path}: {description.cells:,} cells, {bytes_text(description.bytes)}")
+    if description.origin:
+        click.echo(f"made by {_spelled(description.origin)}")
     Console().print(table)
+
+
+def _spelled(origin: dict[str, Any]) -> str:
+    """Return how an index was made, in a line; --json has all of it."""
+    settled = {name: value for name, value in origin.items() if name not in ("command", "of") and value}
+    said = ", ".join(f"{name} {value}" for name, value in settled.items() if not isinstance(value, dict | list))
+    draw = origin.get("sampling")
+    drawn = f"; {draw['cells']:,} cells drawn, seed {draw['seed']}" if isinstance(draw, dict) else ""
+    return f"`{origin.get('command', 'index')}`: {said}{drawn}"

@@ -34,7 +34,7 @@ __all__ = ["cli", "main"]
 @click.version_option(__version__, prog_name="cell-ingest")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(*, debug: bool) -> None:
-    """Carry single-cell counts from the CELLxGENE Census and h5ad files to chunks that are ready to train from.
+    """Carry single-cell counts from the Census, scBaseCount and h5ad files to chunks that are ready to train from.
 
     An index says which cells, `run` brings them into a folder, s3:// or gs:// prefix, and goes on where it stopped.
     """

@@ -113,6 +113,11 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 )
 @click.option("--endpoint-url", metavar="URL", help="Of an S3 or GCS look-alike.")
 @click.option("--max-failed-pct", type=click.FloatRange(0, 100), metavar="P", help="Stop early beyond this share.")
+@click.option(
+    "--without-bad",
+    is_flag=True,
+    help="Leave out the cells of sources proven bad, for good, and finish without them.",
+)
 @click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard with a local Ray.")
 @click.option("--single-driver", is_flag=True, help="Accept a store that ignores preconditions.")
@@ -295,7 +300,7 @@ def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str,
         describe_work(plan_facts(opened, work, settings))
     else:
         notice("Resume", f"all {count_text(opened.plan.n_chunks, 'chunk')} are there")
-    report = execute(opened, work, settings)
+    opened, report = execute(opened, work, settings, without_bad=options["without_bad"])
     facts = say_end(opened, report)
     if options["as_json"]:
         click.echo(json.dumps(facts, indent=1))

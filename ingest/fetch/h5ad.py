@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,8 @@ Array = np.ndarray[Any, Any]
 
 _LEAST_SLAB_BYTES = 1 << 16
 _MOST_SLAB_BYTES = 64 << 20
+_HELD_SHARE = 4
+"""A remote file is fetched whole when it takes this part of the memory at most, and this part of its rows is wanted."""
 
 
 class H5adFetcher:
@@ -68,9 +71,9 @@ class H5adFetcher:
         self._survey, self._genes, self._options, self._limits = survey, genes, options, limits
         self._delivered = delivered_dtype(survey.dtype, options, integer=survey.integer)
         chunk_bytes = min(OpenBudget().chunk_bytes, max(limits.memory_bytes, OpenBudget().spare_chunk_bytes))
-        self._file = open_h5ad(survey.source, budget=OpenBudget(chunk_bytes=chunk_bytes))
+        self._file = open_h5ad(survey.source, budget=OpenBudget(chunk_bytes=chunk_bytes), warm=True)
         self._reader: RowReader | None = None
-        self._bytes_seen = 0
+        self._bytes_seen = self._held_bytes = 0
         try:
             self._matrix = describe_matrix(self._file, survey.matrix)
             self._check_survey()
@@ -100,6 +103,8 @@ class H5adFetcher:
         self._check_rows(ascending)
         with self._named():
             if self._reader is None:
+                if self._is_held_whole(len(rows)):
+                    self._held_bytes = self._file.hold()
                 self._reader = self._open_reader()
             parts = []
             was_unsorted = False
@@ -137,8 +142,15 @@ class H5adFetcher:
             message = f"{self._file.name}: row {ascending[double[0]]} is asked for twice"
             raise SourceError(message, kind="duplicate-row", source=source)
 
+    def _is_held_whole(self, n_rows: int) -> bool:
+        """Say whether to fetch all of a remote file: it is small, and most of it is wanted, or of every column some."""
+        if not self._file.is_remote or self._file.size_bytes * _HELD_SHARE > self._limits.memory_bytes:
+            return False
+        return self._matrix.layout == "csc" or n_rows * _HELD_SHARE >= self._survey.n_obs
+
     def _open_reader(self) -> RowReader:
-        file, matrix, limits = self._file, self._matrix, self._limits
+        file, matrix = self._file, self._matrix
+        limits = replace(self._limits, memory_bytes=self._limits.memory_bytes - self._held_bytes)
         genes = GeneMap.between(self._survey.genes, self._genes)
         slab_bytes = max(min(limits.memory_bytes // 4, _MOST_SLAB_BYTES), _LEAST_SLAB_BYTES)
         if matrix.layout == "dense":

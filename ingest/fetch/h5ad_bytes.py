@@ -14,6 +14,9 @@ import struct
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numba import njit
+
 from ingest.errors import HostileFileError, IngestError
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ __all__ = ["LocalBytes", "SourceBytes"]
 _HEAP = re.compile(rb"GCOL\x01\0\0\0")
 _HEAP_SIZE = struct.Struct("<Q")
 _HEAP_HEADER_BYTES = 16
-_HEAP_OBJECT = struct.Struct("<HHIQ")
+_HEAP_OBJECT_BYTES = 16
+"""Of an object's header: its number (2), reference count (2), reserved (4), size (8), all little-endian."""
 _LEAST_HEAP_BYTES = 4096
 _MOST_HEAP_BYTES = 256 << 20
 
@@ -102,7 +106,7 @@ class SourceBytes(io.RawIOBase):
             return  # HDF5 refuses such a heap by itself
         if length > _MOST_HEAP_BYTES:
             raise self._heap_error(position, "decoded-size", f"is {length:,} bytes long")
-        if not _ends(self._peek(position, length)):
+        if not _ends(np.frombuffer(self._peek(position, length), np.uint8)):
             raise self._heap_error(position, "damaged-heap", "is damaged")
         self._sound_heaps.add(position)
 
@@ -116,14 +120,22 @@ class SourceBytes(io.RawIOBase):
         return HostileFileError(f"{name}: the heap of texts at byte {position:,} {what}", kind=kind, source=self.url)
 
 
-def _ends(heap: bytearray) -> bool:
+# Compiled: every text of a gene table passes through here, some 70,000 in a file.
+@njit("boolean(u1[::1])", cache=True, nogil=True)
+def _ends(heap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # typed by its signature
     """Tell whether a walk by the objects' sizes moves on at each step and stays inside."""
-    at, end = _HEAP_HEADER_BYTES, len(heap)
-    while end - at >= _HEAP_OBJECT.size:
-        number, _, _, size = _HEAP_OBJECT.unpack_from(heap, at)
+    at, end = np.int64(_HEAP_HEADER_BYTES), len(heap)
+    while end - at >= _HEAP_OBJECT_BYTES:
+        size = np.uint64(0)
+        for byte in range(8):
+            size |= np.uint64(heap[at + 8 + byte]) << np.uint64(8 * byte)
+        if size > np.uint64(end):
+            return False
         # Number 0 is the free space: its size counts its own header.
-        step = size if number == 0 else _HEAP_OBJECT.size + (size + 7) // 8 * 8
-        if not _HEAP_OBJECT.size <= step <= end - at:
+        is_free = heap[at] == 0 and heap[at + 1] == 0
+        length = np.int64(size)
+        step = length if is_free else np.int64(_HEAP_OBJECT_BYTES) + (length + 7) // 8 * 8
+        if not _HEAP_OBJECT_BYTES <= step <= end - at:
             return False
         at += step
     return True

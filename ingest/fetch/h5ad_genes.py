@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import xxhash
 
 from ingest.errors import SourceError
 from ingest.fetch.h5ad_table import Table, open_table
@@ -55,6 +58,39 @@ def read_genes(file: OpenH5ad, var_path: str, *, strip_version: bool = False) ->
     table = open_table(file, var_path)
     if table.n_rows > _MOST_GENES:
         raise file.error(var_path, f"{table.n_rows:,} genes", "decoded-size")
+    key = _fingerprint(table, strip_version=strip_version)
+    found = _KNOWN.get(key)
+    if found is None:
+        found = _KNOWN[key] = _genes(file, table, var_path, strip_version=strip_version)
+        with suppress(KeyError):  # another thread may empty it meanwhile
+            while len(_KNOWN) > _MOST_KNOWN:
+                _KNOWN.popitem(last=False)
+    return found
+
+
+_KNOWN: OrderedDict[bytes, Genes] = OrderedDict()
+_MOST_KNOWN = 8
+"""Vocabularies remembered: thousands of files of one catalogue have one, and parsing it is most of a survey."""
+
+
+def _fingerprint(table: Table, *, strip_version: bool) -> bytes:
+    """Return a digest of all that the genes of `table` follow from."""
+    wanted = {*_ID_COLUMNS, *_NAME_COLUMNS, "feature_length"}
+    digest = xxhash.xxh3_128(f"{strip_version} {table.n_rows}".encode())
+    columns = {name: column for name, column in table.columns.items() if name.lower() in wanted}
+    for name, column in [("", table.index), *columns.items()]:
+        for start in range(0, table.n_rows, _ROWS):
+            part = column.read(start, min(start + _ROWS, table.n_rows))
+            digest.update(f"{len(name)}{name}{part.type}".encode())
+            for values in (part.indices, part.dictionary) if isinstance(part, pa.DictionaryArray) else (part,):
+                for buffer in values.buffers():
+                    digest.update(b"-" if buffer is None else len(buffer).to_bytes(8, "little"))
+                    digest.update(b"" if buffer is None else buffer)
+    found: bytes = digest.digest()
+    return found
+
+
+def _genes(file: OpenH5ad, table: Table, var_path: str, *, strip_version: bool) -> Genes:
     index = _read(table, None)
     column = None if _mostly_ensembl(index) else _id_column(table)
     ids = index if column is None else _read(table, column)

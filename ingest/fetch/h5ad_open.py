@@ -91,6 +91,21 @@ class OpenH5ad:
         """Length of the file."""
         return self._stream.size
 
+    def hold(self) -> int:
+        """Fetch a remote file whole and read from memory henceforth; return its bytes, 0 for a local file.
+
+        Raises
+        ------
+        CorruptError
+            ``checksum``: what came is not what the store says it sent.
+        SourceError, TransientError
+            As reading does.
+        """
+        if not isinstance(self._stream, RemoteBytes):
+            return 0
+        self._stream.hold()
+        return self._stream.size
+
     def error(self, dataset: str, message: str, kind: str) -> HostileFileError:
         """Make the error of a rule that `dataset` breaks."""
         return HostileFileError(f"{self.name}: {dataset}: {message}", kind=kind, source=str(self.source))
@@ -175,7 +190,7 @@ class OpenH5ad:
             raise self.error(what, f"cannot be read ({error})", "unreadable") from error
 
 
-def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None) -> OpenH5ad:
+def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None, warm: bool = False) -> OpenH5ad:
     """Open an h5ad file for reading after examining every link and header in it.
 
     Parameters
@@ -184,6 +199,8 @@ def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None) -> Open
         Where it is; a version in it is compared with the one found.
     budget
         What headers may declare.
+    warm
+        Fetch a remote file's beginning and end first: for looking at many files at once.
 
     Raises
     ------
@@ -201,6 +218,8 @@ def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None) -> Open
         raise _gone(source) if error.kind == "no-such-file" and source.version else error from error
     try:
         _expect(source, stream.version)
+        if warm and isinstance(stream, RemoteBytes):
+            stream.warm()
         return _examined(source, stream, budget or OpenBudget())
     except BaseException:
         stream.close()

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ingest.errors import ConfigError, CredentialsError, IngestError, SourceChangedError, SourceError, TransientError
+import google_crc32c
+
+from ingest.errors import (
+    ConfigError,
+    CorruptError,
+    CredentialsError,
+    IngestError,
+    SourceChangedError,
+    SourceError,
+    TransientError,
+)
 from ingest.fetch.h5ad_bytes import SourceBytes
 from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
 from ingest.retry import Budget, Retrier, retry_after_s
+from ingest.scbasecount import PUBLIC_BUCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["RemoteBytes", "RemoteStat", "remote_error", "remote_filesystem", "stat_remote"]
+__all__ = ["RemoteBytes", "RemoteStat", "remote_error", "remote_filesystem", "retried", "stat_of_info", "stat_remote"]
 
 Result = TypeVar("Result")
 
@@ -27,6 +40,11 @@ _BUDGET = Budget(attempts=4, total_s=120.0, first_s=0.5)
 _BLOCK_BYTES = 1 << 20
 _CACHE_BLOCKS = 32
 _REQUEST_BLOCKS = 8
+_IN_FLIGHT = 4
+"""Requests at once for a file that is fetched whole, each of `_REQUEST_BLOCKS`."""
+_HEAD_BYTES = 1 << 20
+_TAIL_BYTES = 2 << 20
+"""What anndata writes after the matrix: obs and var."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +55,8 @@ class RemoteStat:
     """Bytes."""
     version: str
     """ETag, generation, or modification time and length; never empty."""
+    crc32c: str | None = None
+    """CRC-32C of all bytes, big-endian in base64, where the store states it (GCS does)."""
 
 
 def remote_filesystem(url: str) -> Any:
@@ -65,6 +85,9 @@ def remote_filesystem(url: str) -> Any:
             options["token"] = "anon"  # noqa: S105  # gcsfs's word for no credentials
         if project := os.environ.get("CELL_INGEST_BILLING_PROJECT"):
             options["requester_pays"] = project
+        elif url.split("://", 1)[1].split("/", 1)[0] == PUBLIC_BUCKET:
+            # A person's own credentials are neither needed there nor necessarily in order.
+            options["token"] = "anon"  # noqa: S105  # as above
     elif scheme not in ("http", "https"):
         raise ConfigError(
             f"{url}: no reader for {scheme}://",
@@ -86,11 +109,23 @@ def stat_remote(url: str, filesystem: Any | None = None) -> RemoteStat:
     """
     fs = remote_filesystem(url) if filesystem is None else filesystem
     with _collector_pause:
-        info = _retried(url, lambda: fs.info(url))
+        info = retried(url, lambda: fs.info(url))
+    return stat_of_info(url, info)
+
+
+def stat_of_info(url: str, info: dict[str, Any]) -> RemoteStat:
+    """Return size and version as an fsspec file system's `info`, or an entry of its listing, has them.
+
+    Raises
+    ------
+    SourceError
+        ``no-ranges``: it is a folder, or of unknown length.
+    """
     size = info.get("size")
     if info.get("type") == "directory" or size is None:
         raise SourceError(f"{url}: no file of known length", kind="no-ranges", source=url)
-    return RemoteStat(int(size), _version_of(info, int(size)))
+    crc32c = info.get("crc32c")
+    return RemoteStat(int(size), _version_of(info, int(size)), str(crc32c) if crc32c else None)
 
 
 def _version_of(info: dict[str, Any], size: int) -> str:
@@ -105,7 +140,8 @@ class RemoteBytes(SourceBytes):
     """A remote file over range requests, with a cache of recent blocks.
 
     HDF5 reads piece by piece, mostly of a few kilobytes: all go through blocks of 1 MiB, neighbours being fetched in
-    one request, and the more of them the longer blocks are wanted one after the other.
+    one request, and the more of them the longer blocks are wanted one after the other. A file of which most is wanted
+    is better fetched whole (`hold`): in few requests at once, and against a checksum where the store states one.
     """
 
     def __init__(self, url: str) -> None:
@@ -116,6 +152,7 @@ class RemoteBytes(SourceBytes):
         self._next = -1
         self._ahead = 1
         self._handle: Any = None
+        self._held: bytearray | None = None
 
     @property
     def size(self) -> int:
@@ -131,9 +168,81 @@ class RemoteBytes(SourceBytes):
         """Ask the server for the version that the URL has now."""
         return stat_remote(self.url, self._filesystem).version
 
+    def warm(self) -> None:
+        """Fetch where an h5ad has its structure, obs and var: the file's beginning and end, at once.
+
+        h5py holds its lock while it waits for bytes; what is here already lets many files be opened side by side.
+
+        Raises
+        ------
+        CorruptError, SourceError, CredentialsError, TransientError
+            As `hold` does, by which a file of a few blocks is fetched.
+        """
+        tail = max(0, self.size - _TAIL_BYTES) // _BLOCK_BYTES * _BLOCK_BYTES
+        if tail <= _HEAD_BYTES:
+            self.hold()
+            return
+        parts = [(0, _HEAD_BYTES), (tail, self.size)]
+        for (start, _), data in zip(parts, self._at_once(parts), strict=True):
+            for offset in range(0, len(data), _BLOCK_BYTES):
+                self._blocks[(start + offset) // _BLOCK_BYTES] = data[offset : offset + _BLOCK_BYTES]
+
+    def hold(self) -> None:
+        """Fetch all bytes, four requests of 8 MiB at a time, check them, and read from memory henceforth.
+
+        Raises
+        ------
+        CorruptError
+            ``checksum``: they are not those that the store's checksum is of.
+        SourceError, SourceChangedError, CredentialsError, TransientError
+            See `remote_error`.
+        """
+        if self._held is not None:
+            return
+        step = _REQUEST_BLOCKS * _BLOCK_BYTES
+        parts = [(start, min(start + step, self.size)) for start in range(0, self.size, step)]
+        held = bytearray(self.size)
+        try:
+            for first in range(0, len(parts), _IN_FLIGHT):
+                some = parts[first : first + _IN_FLIGHT]
+                for (start, stop), data in zip(some, self._at_once(some), strict=True):
+                    held[start:stop] = data
+        except TransientError as error:
+            self._refuse_changed(error)
+            raise
+        if self._stat.crc32c is not None and _crc32c(held) != self._stat.crc32c:
+            self._refuse_changed(None)
+            raise CorruptError(f"{self.url}: its bytes do not fit their checksum", kind="checksum", source=self.url)
+        self._held = held
+        self._blocks.clear()
+
+    def _refuse_changed(self, cause: TransientError | None) -> None:
+        """Say that the file is another now, if that is why it did not come as it should."""
+        if (cause is None or cause.kind == "short-read") and self.current_version() != self.version:
+            raise SourceChangedError(f"{self.url}: the file changed while it was read", source=self.url) from cause
+
+    def _at_once(self, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several ranges, fetched side by side."""
+        with ThreadPoolExecutor(max(1, len(parts))) as pool:
+            found = list(pool.map(lambda part: self._fetch_apart(*part), parts))
+        self.bytes_read += sum(map(len, found))
+        return found
+
+    def _fetch_apart(self, start: int, stop: int) -> bytes:
+        """Fetch a range without the handle, of which there is one; the version is for the caller to check."""
+
+        def get() -> bytes:
+            data = bytes(self._filesystem.cat_file(self.url, start=start, end=stop))
+            if len(data) != stop - start:
+                raise _short(self.url, len(data), stop - start)
+            return data
+
+        return retried(self.url, get)
+
     def close(self) -> None:
         """Forget blocks and release the connection's file."""
         self._blocks.clear()
+        self._held = None
         if self._handle is not None:
             self._handle.close()
             self._handle = None
@@ -147,6 +256,9 @@ class RemoteBytes(SourceBytes):
         SourceError, SourceChangedError, CredentialsError, TransientError
             See `remote_error`.
         """
+        if self._held is not None:
+            view[:] = self._held[position : position + len(view)]
+            return
         done = 0
         last = (position + len(view) - 1) // _BLOCK_BYTES
         while done < len(view):
@@ -176,7 +288,7 @@ class RemoteBytes(SourceBytes):
 
     def _fetch(self, start: int, stop: int) -> bytes:
         with _collector_pause:
-            data = _retried(self.url, lambda: self._read_range(start, stop))
+            data = retried(self.url, lambda: self._read_range(start, stop))
         self.bytes_read += len(data)
         return data
 
@@ -189,15 +301,35 @@ class RemoteBytes(SourceBytes):
         self._handle.seek(start)
         data = bytes(self._handle.read(stop - start))
         if len(data) != stop - start:
-            raise TransientError(
-                f"{self.url}: {len(data)} bytes came where {stop - start} were asked",
-                kind="short-read",
-                source=self.url,
-            )
+            raise _short(self.url, len(data), stop - start)
         return data
 
 
-def _retried(url: str, call: Callable[[], Result]) -> Result:
+def _short(url: str, n_came: int, n_asked: int) -> TransientError:
+    return TransientError(f"{url}: {n_came} bytes came where {n_asked} were asked", kind="short-read", source=url)
+
+
+def _crc32c(data: bytearray) -> str:
+    value = 0
+    for start in range(0, len(data), _BLOCK_BYTES):
+        value = google_crc32c.extend(value, bytes(data[start : start + _BLOCK_BYTES]))
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def retried(url: str, call: Callable[[], Result], budget: Budget | None = None) -> Result:
+    """Return ``call()``, tried again within the budget of one request.
+
+    Parameters
+    ----------
+    budget
+        Another one.
+
+    Raises
+    ------
+    IngestError
+        See `remote_error`.
+    """
+
     def attempt(_: int) -> Result:
         try:
             return call()
@@ -206,7 +338,7 @@ def _retried(url: str, call: Callable[[], Result]) -> Result:
         except Exception as error:  # every client has its own tree; remote_error sorts them
             raise remote_error(url, error) from error
 
-    return Retrier(_BUDGET).call(attempt)
+    return Retrier(budget or _BUDGET).call(attempt)
 
 
 def remote_error(url: str, error: BaseException) -> IngestError:
@@ -221,7 +353,7 @@ def remote_error(url: str, error: BaseException) -> IngestError:
         return CredentialsError(
             f"{url}: the bucket bills its readers",
             kind="requester-pays",
-            hint="name the project that pays in CELL_INGEST_BILLING_PROJECT",
+            hint="name the project that pays: --billing-project, or CELL_INGEST_BILLING_PROJECT for all commands",
             source=url,
         )
     if isinstance(error, PermissionError) or status in (401, 403, "401", "403"):

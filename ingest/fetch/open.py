@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ingest.errors import SourceError
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -39,8 +41,11 @@ def open_fetcher(survey: SourceSurvey, genes: Genes, options: FetchOptions, limi
     Raises
     ------
     SourceError, TransientError, ConfigError
-        As the source's own opening does.
+        As the source's own opening does; the fault that its survey found.
     """
+    if survey.fault is not None:
+        fault = survey.fault
+        raise SourceError(fault.message, kind=fault.kind, hint=fault.hint, source=str(survey.source))
     if survey.layout == "soma":
         from ingest.fetch.soma import SomaFetcher
 

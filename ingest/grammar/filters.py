@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from ingest.grammar.bind import Binder
 from ingest.grammar.evaluate import matches
 from ingest.grammar.parse import parse
 from ingest.grammar.suggest import unknown_column
-from ingest.grammar.tree import AllOf, Comparison, Membership, Node, is_plain, leaves, rebuild, write
+from ingest.grammar.tree import AllOf, Comparison, Membership, Node, implied, is_plain, leaves, rebuild, write
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -35,6 +35,15 @@ class Filter:
     def columns(self) -> tuple[str, ...]:
         """The columns it looks at, in order of appearance."""
         return tuple(dict.fromkeys(leaf.column for leaf in leaves(self.node)))
+
+    def implied(self, columns: Collection[str]) -> Filter | None:
+        """Return the part that concerns `columns` alone: every row that matches this filter matches that one too."""
+        node = implied(self.node, columns)
+        return None if node is None else Filter(node)
+
+    def renamed(self, names: Mapping[str, str]) -> Filter:
+        """Return the filter over columns of other names."""
+        return Filter(rebuild(self.node, lambda leaf: replace(leaf, column=names.get(leaf.column, leaf.column))))
 
     def bind(
         self, schema: pa.Schema, where: str = "the index", categories: Mapping[str, Sequence[str]] | None = None

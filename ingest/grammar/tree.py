@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 __all__ = [
     "MIRRORED",
@@ -19,6 +19,7 @@ __all__ = [
     "Node",
     "Op",
     "Value",
+    "implied",
     "is_plain",
     "leaves",
     "negate",
@@ -91,6 +92,23 @@ def leaves(node: Node) -> Iterator[Leaf]:
             yield from leaves(term)
     else:
         yield node
+
+
+def implied(node: Node, columns: Collection[str]) -> Node | None:
+    """Return what `node` demands of `columns` alone: it holds wherever `node` does. None: nothing.
+
+    Sound because comparisons alone negate: a tree of `AllOf` and `AnyOf` can only gain rows when a leaf is let go.
+    """
+    match node:
+        case AllOf(terms):
+            kept = tuple(term for term in (implied(term, columns) for term in terms) if term is not None)
+            return (kept[0] if len(kept) == 1 else AllOf(kept)) if kept else None
+        case AnyOf(terms):
+            demands = [implied(term, columns) for term in terms]
+            found = tuple(term for term in demands if term is not None)
+            return AnyOf(found) if len(found) == len(demands) else None
+        case _:
+            return node if node.column in columns else None
 
 
 def rebuild(node: Node, change: Callable[[Leaf], Node]) -> Node:

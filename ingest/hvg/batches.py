@@ -14,8 +14,9 @@ from ingest.grammar.suggest import unknown_column
 from ingest.index_scan import COORDINATES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping, Sequence
 
+    from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
 
 __all__ = ["ALL", "batch_codes", "count_batches"]
@@ -46,8 +47,8 @@ def batch_codes(column: pa.Array | pa.ChunkedArray) -> tuple[list[str], np.ndarr
     return [texts[at] for at in found], codes.astype(np.int32).reshape(-1)
 
 
-def count_batches(opened: OpenPlan, key: str, chunks: Collection[int]) -> Mapping[str, int]:
-    """Return batch -> cells of `chunks`, in order of the batches' names.
+def count_batches(opened: OpenPlan, key: str, chunks: Sequence[ChunkReceipt]) -> Mapping[str, int]:
+    """Return batch -> cells that `chunks` hold, in order of the batches' names.
 
     Raises
     ------
@@ -57,7 +58,8 @@ def count_batches(opened: OpenPlan, key: str, chunks: Collection[int]) -> Mappin
         The plan's index is damaged.
     """
     found: Counter[str] = Counter()
-    wanted = set(chunks)
+    wanted = {chunk.chunk: chunk for chunk in chunks}
+    whole = len(wanted) == opened.plan.n_chunks and not any(chunk.dropped for chunk in chunks)
     plan, first = opened.plan, 0
     for batch in opened.index.batches(plan.n_cells, (_SOURCE, *COORDINATES, key)):
         if key not in batch.schema.names:
@@ -67,8 +69,8 @@ def count_batches(opened: OpenPlan, key: str, chunks: Collection[int]) -> Mappin
         numbers = np.arange(first, first + len(batch)) // size
         first += len(batch)
         column = batch.column(key)
-        if len(wanted) < plan.n_chunks:
-            column = column.filter(pa.array(np.isin(numbers, list(wanted))))
+        if not whole:
+            column = column.filter(pa.array(_held(plan.identity.sources, wanted, numbers, batch.column(_SOURCE))))
         try:
             texts, codes = batch_codes(column)
         except ConfigError as error:
@@ -79,3 +81,18 @@ def count_batches(opened: OpenPlan, key: str, chunks: Collection[int]) -> Mappin
             ) from error
         found.update(dict(zip(texts, np.bincount(codes, minlength=len(texts)).tolist(), strict=True)))
     return dict(sorted(found.items()))
+
+
+def _held(
+    sources: Sequence[str],
+    chunks: Mapping[int, ChunkReceipt],
+    numbers: np.ndarray[Any, np.dtype[np.int64]],
+    column: pa.Array,
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which planned cells, of chunk `numbers` and source `column`, the chunks really hold, bool ``(n,)``."""
+    held = np.isin(numbers, list(chunks))
+    for number in np.unique(numbers[held]).tolist():
+        if chunks[number].dropped:
+            has = pa.array([sources[source] for source, _ in chunks[number].sources], pa.string())
+            held &= (numbers != number) | pc.is_in(column.cast(pa.string()), has).to_numpy(zero_copy_only=False)
+    return held

@@ -151,10 +151,9 @@ def check_request(data: HvgData, parameters: HvgParameters, *, memory_bytes: int
     if data.n_cells < 2:
         raise EmptySelectionError("one cell has no variable genes")
     key = parameters.batch_key
-    chunks = {chunk.chunk for chunk in data.chunks}
     if key is not None:
         check_index(data.opened)  # batches are read from it, by ranges
-    batches = {ALL: data.n_cells} if key is None else count_batches(data.opened, key, chunks)
+    batches = {ALL: data.n_cells} if key is None else count_batches(data.opened, key, data.chunks)
     request = Request(data, parameters, batches)
     if len(batches) > 1 and request.state_bytes > memory_bytes:
         raise ConfigError(

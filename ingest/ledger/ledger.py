@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ingest.amendments import parse_amendment
 from ingest.documents import parse, readable, sha256_hex
 from ingest.errors import AlreadyExistsError, ConflictError, CorruptError, NotFoundError
 from ingest.layout import (
+    AMENDMENTS,
     FAILURES,
     PLAN_KEY,
     RECEIPTS,
     RUNS,
+    amendment_key,
     claim_key,
     failure_key,
     receipt_chunks,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from ingest.amendments import Amendment
     from ingest.pool import Failure
     from ingest.store.base import ObjectStat, Store
 
@@ -113,6 +117,39 @@ class Ledger:
         if sha256_hex(data) != plan.sha256[role]:
             raise CorruptError(f"{self.store.url}/{key} is not what plan.json names: sha256 differs", key=key)
         return data
+
+    # -- amendments ----------------------------------------------------------------------------------------------
+
+    def amendments(self, plan: Plan) -> list[Amendment]:
+        """Return what the dataset leaves out, in the order of their making.
+
+        Raises
+        ------
+        CorruptError
+            One is damaged, or of another plan.
+        """
+        found = []
+        for stat in self.store.list(AMENDMENTS):
+            amendment = parse_amendment(self.store.get(stat.key), key=stat.key)
+            if amendment.plan != plan.identity.digest:
+                raise CorruptError(f"{stat.key} belongs to another plan ({amendment.plan})", key=stat.key)
+            found.append(amendment)
+        return found
+
+    def amend(self, amendment: Amendment) -> str:
+        """Record an amendment under the first number that is free; return its key."""
+        number, data = sum(1 for _ in self.store.list(AMENDMENTS)), amendment.seal()
+        while True:
+            key = amendment_key(number)
+            try:
+                self.store.put_new(key, data)
+            except AlreadyExistsError:
+                # Our own, if a reply was lost; else another driver's, which permits what it permits.
+                if self.store.get(key) == data:
+                    return key
+                number += 1
+            else:
+                return key
 
     # -- receipts ------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from ingest.fetch.h5ad_genes import read_genes
 from ingest.fetch.h5ad_matrix import find_counts
 from ingest.fetch.h5ad_obs import names_unique
 from ingest.fetch.h5ad_open import OpenH5ad, open_h5ad
+from ingest.scbasecount import place_of
 from ingest.survey.model import SourceSurvey
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def survey_h5ad(
     SourceChangedError, SourceError, ConfigError, TransientError
         As `ingest.fetch.h5ad_open.open_h5ad` and `ingest.fetch.h5ad_genes.read_genes`.
     """
-    with open_h5ad(source) as file:
+    with open_h5ad(source, warm=True) as file:
         matrix = find_counts(file, layer, allow_noninteger=allow_noninteger)
         genes = read_genes(file, matrix.var_path, strip_version=strip_version)
         label = file.source.label
@@ -70,10 +71,16 @@ def survey_h5ad(
             genes=genes,
             presence={label: np.ones(len(genes), np.bool_)},
             integer=matrix.integer,
-            datasets={label: _facts(file)},
+            datasets={label: _placed(file.source) | _facts(file)},
         )
         file.check_unchanged()
     return survey
+
+
+def _placed(source: Source) -> dict[str, str]:
+    """Return what the place of a scBaseCount's file says of it."""
+    place = place_of(source)
+    return {} if place is None else {"organism": place.organism.replace("_", " ")}
 
 
 def _facts(file: OpenH5ad) -> dict[str, str]:

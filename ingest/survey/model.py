@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from ingest.genes import Genes
     from ingest.source import Source
 
-__all__ = ["Layout", "SourceSurvey"]
+__all__ = ["Fault", "Layout", "SourceSurvey"]
 
 Layout = Literal["soma", "csr", "csc", "dense"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a source cannot be used, though others of its kind can."""
+
+    kind: str
+    message: str
+    hint: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +57,5 @@ class SourceSurvey:
     """Whether the sampled values are whole numbers."""
     datasets: Mapping[str, Mapping[str, str]]
     """dataset_id -> what is known of it (title, collection, citation, doi, licence, organism), for experiments.json."""
+    fault: Fault | None = None
+    """What keeps its cells from being read; all that could not be found out is 0 or empty then."""

@@ -9,15 +9,20 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ingest.errors import CorruptError, IngestError
+from ingest.errors import CorruptError, IngestError, SourceError
+from ingest.sample_check import faulty_survey
+from ingest.scbasecount import place_of
 from ingest.survey.table import surveys_from_bytes, surveys_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    import numpy as np
 
     from ingest.fetch.base import FetchLimits
+    from ingest.genes import Genes
     from ingest.source import Source
     from ingest.survey.model import SourceSurvey
 
@@ -26,7 +31,7 @@ __all__ = ["SurveyOptions", "default_cache", "survey_sources"]
 _FORMAT = 1
 """Raised when a survey's content changes, so that old cache entries are not read."""
 
-_AT_ONCE = 8
+_AT_ONCE = 16
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -55,7 +60,7 @@ def survey_sources(
     cache: Path | None,
     on_done: Callable[[Source], None] = lambda _: None,
 ) -> tuple[SourceSurvey, ...]:
-    """Survey every source.
+    """Survey every source; samples of a scBaseCount that are at fault come back with their fault.
 
     Parameters
     ----------
@@ -69,16 +74,35 @@ def survey_sources(
     Raises
     ------
     IngestError
-        The first source, in order, that cannot be surveyed.
+        The first source, in order, that cannot be surveyed; of samples only when none can.
     """
+    faults: dict[Source, SourceError] = {}
 
     def survey(source: Source, wanted: Collection[str] | None) -> SourceSurvey:
-        found = _cached(source, wanted, options, limits, cache)
+        try:
+            found = _cached(source, wanted, options, limits, cache)
+        except SourceError as error:
+            if place_of(source) is None:
+                raise
+            faults[source], found = error, faulty_survey(source, error)
         on_done(source)
         return found
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(sources)))) as pool:
-        return tuple(pool.map(survey, sources, datasets))
+        surveys = tuple(_shared(pool.map(survey, sources, datasets)))
+    if faults and all(found.fault is not None for found in surveys):
+        raise faults[surveys[0].source]
+    return surveys
+
+
+def _shared(surveys: Iterable[SourceSurvey]) -> Iterator[SourceSurvey]:
+    """Give surveys that have equal genes one and the same: thousands of files have one list of 36,601."""
+    known: dict[object, Genes] = {}
+    rows: dict[bytes, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+    for survey in surveys:
+        genes = known.setdefault((survey.genes.digest, survey.genes.names, survey.genes.lengths), survey.genes)
+        presence = {name: rows.setdefault(row.tobytes(), row) for name, row in survey.presence.items()}
+        yield replace(survey, genes=genes, presence=presence)
 
 
 def _cached(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 from ingest.errors import CorruptError
 from ingest.genes import Genes
 from ingest.source import Source
-from ingest.survey.model import SourceSurvey
+from ingest.survey.model import Fault, SourceSurvey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,7 @@ _SCHEMA = pa.schema(
         ("presence_ids", pa.list_(pa.string())),
         ("presence_bits", pa.large_binary()),  # np.packbits of bool (n_datasets, n_vars), row by row
         ("datasets", pa.string()),  # JSON
+        ("fault", pa.string()),  # JSON, null where there is none
     ]
 )
 
@@ -74,6 +76,7 @@ def _row(survey: SourceSurvey, holder: int, *, with_genes: bool) -> dict[str, An
         "gene_lengths": list(survey.genes.lengths) if with_genes else None,
         "presence_ids": present,
         "presence_bits": np.packbits(matrix, axis=1).tobytes(),
+        "fault": None if survey.fault is None else json.dumps(asdict(survey.fault), sort_keys=True),
         "datasets": json.dumps({name: dict(survey.datasets[name]) for name in sorted(survey.datasets)}, sort_keys=True),
     }
 
@@ -92,19 +95,29 @@ def surveys_from_bytes(data: bytes, *, key: str) -> tuple[SourceSurvey, ...]:
         for number, row in enumerate(rows):
             if row["vocabulary"] == number:
                 genes[number] = Genes(tuple(row["gene_ids"]), tuple(row["gene_names"]), tuple(row["gene_lengths"]))
-        return tuple(_survey(row, genes[row["vocabulary"]]) for row in rows)
+        shared: dict[bytes, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+        return tuple(_survey(row, genes[row["vocabulary"]], shared) for row in rows)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{key} is no survey ({error})", key=key) from error
 
 
-def _survey(row: dict[str, Any], genes: Genes) -> SourceSurvey:
+def _survey(
+    row: dict[str, Any], genes: Genes, shared: dict[bytes, np.ndarray[Any, np.dtype[np.bool_]]]
+) -> SourceSurvey:
     ids = row["presence_ids"]
     packed = np.frombuffer(row["presence_bits"], np.uint8).reshape(len(ids), -1) if ids else np.empty((0, 0), np.uint8)
-    presence = {name: np.unpackbits(packed[at], count=len(genes)).astype(bool) for at, name in enumerate(ids)}
+    # Thousands of files with one vocabulary have one and the same row.
+    for line in packed:
+        key = len(genes).to_bytes(8, "little") + line.tobytes()
+        if key not in shared:
+            shared[key] = np.unpackbits(line, count=len(genes)).astype(bool)
+    presence = {name: shared[len(genes).to_bytes(8, "little") + packed[at].tobytes()] for at, name in enumerate(ids)}
+    fault = row.get("fault")  # not there in plans of older versions
     return SourceSurvey(
         source=Source.parse(row["source"]),
         genes=genes,
         presence=presence,
         datasets=json.loads(row["datasets"]),
+        fault=None if fault is None else Fault(**json.loads(fault)),
         **{name: row[name] for name in _PLAIN},
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ingest.errors import CorruptError, IngestError, SourceError, TransientError
 from ingest.finish import read_chunks
-from ingest.fold_worker import ChunkDigests, FoldFactory, FoldWorker, ReadChunk
+from ingest.fold_worker import ChunkFacts, FoldFactory, FoldWorker, ReadChunk
 from ingest.folding import cut_even_units, fold_chunks, planned_workers
 from ingest.pool import Ended, UnitTask
 from ingest.schedule import Policy
@@ -144,14 +144,14 @@ def test_chunks_of_another_shape_than_the_plan_are_refused(dest):
     shutil.copyfile(dest.chunk(8), dest.chunk(1))
     dest_receipt = dest.read_receipt(1)
     data = dest.chunk(1).read_bytes()
-    chunk = ReadChunk(dest.open(), 1, data)
-    with pytest.raises(CorruptError, match="has 4 cells, 7 are planned") as caught:
+    chunk = ReadChunk(dest.open(), 1, data, 7)
+    with pytest.raises(CorruptError, match="has 4 cells, its receipt says 7") as caught:
         list(chunk.pieces())
     assert (caught.value.kind, caught.value.chunk) == ("n-cells", 1)
     opened = dest.open()
     fewer = replace(opened, genes=opened.genes.take([0, 1]))
     with pytest.raises(CorruptError, match="has 12 genes, the dataset 2"):
-        list(ReadChunk(fewer, 8, data).pieces())
+        list(ReadChunk(fewer, 8, data, 4).pieces())
     assert dest_receipt.chunks[0].n_cells == 7
 
 
@@ -162,7 +162,7 @@ def test_a_stop_ends_it(dest):
 
 def test_a_worker_asked_to_stop_gives_back_what_it_has_not_begun(dest):
     chunks, _ = read_chunks(dest.open())
-    worker: FoldWorker = FoldFactory(str(dest.path), None, ChunkList(), ChunkDigests.of(chunks))()
+    worker: FoldWorker = FoldFactory(str(dest.path), None, ChunkList(), ChunkFacts.of(chunks))()
     worker.ready()
     worker.stop_soon()
     outcome = worker.run(UnitTask(1, (0, 1, 2), "a"))
@@ -173,7 +173,7 @@ def test_a_worker_asked_to_stop_gives_back_what_it_has_not_begun(dest):
 def test_a_fault_half_way_through_a_chunk_spoils_the_unit_and_gives_the_others_back(dest, tmp_path):
     chunks, _ = read_chunks(dest.open())
     scripted = Scripted(ChunkList(), str(tmp_path), {1: "raise"})
-    worker: FoldWorker = FoldFactory(str(dest.path), None, scripted, ChunkDigests.of(chunks))()
+    worker: FoldWorker = FoldFactory(str(dest.path), None, scripted, ChunkFacts.of(chunks))()
     outcome = worker.run(UnitTask(1, (0, 1, 2), "a"))
     assert (outcome.done, outcome.undone, outcome.result, outcome.n_cells) == ((), (0, 2), None, 0)
     assert [failure.chunks for failure in outcome.failures] == [(1,)]

@@ -305,3 +305,31 @@ def test_close_matches_prefer_the_nearest():
     assert close_matches("lungs", ["lung", "blood", "lung parenchyma"]) == ["lung"]
     assert close_matches("normall", ["normal", "COVID-19"]) == ["normal"]
     assert close_matches("zzz", ["lung"]) == []
+
+
+_trees = st.recursive(
+    st.builds(Comparison, st.sampled_from("abcd"), st.sampled_from(["==", "!=", "<", ">="]), st.integers(0, 3)),
+    lambda terms: st.builds(
+        lambda kind, found: kind(tuple(found)), st.sampled_from([AllOf, AnyOf]), st.lists(terms, min_size=2, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(_trees, st.sets(st.sampled_from("abcd")), st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=20))
+def test_what_a_filter_demands_of_some_columns_loses_no_row(tree, columns, rows):
+    table = pa.table({name: [row[at] for row in rows] for at, name in enumerate("abcd")})
+    whole = Filter(tree)
+    part = whole.implied(columns)
+    if part is None:
+        return
+    assert set(part.columns) <= columns
+    wanted, demanded = whole.mask(table).to_numpy(False), part.mask(table).to_numpy(False)
+    assert not (wanted & ~demanded).any()
+    if set(whole.columns) <= columns:
+        assert (wanted == demanded).all()
+
+
+def test_a_filter_over_other_names():
+    renamed = parse_filter("srx_accession in ['A'] and x > 1").renamed({"srx_accession": "SRX_accession"})
+    assert str(renamed) == "SRX_accession in ['A'] and x > 1"

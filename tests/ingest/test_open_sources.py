@@ -11,6 +11,7 @@ from ingest import open_sources
 from ingest.errors import TransientError
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.open_sources import OpenSources
+from ingest.source import Source
 
 
 @pytest.fixture
@@ -30,7 +31,10 @@ def opened_with(monkeypatch, tmp_path):
             is_open.remove(self.number)
 
     def opened_with(*layouts):
-        surveys = [SimpleNamespace(layout=layout, number=number) for number, layout in enumerate(layouts)]
+        surveys = [
+            SimpleNamespace(layout=layout, number=number, source=Source.parse(f"/data/{number}.h5ad"))
+            for number, layout in enumerate(layouts)
+        ]
         plan = SimpleNamespace(surveys=surveys, genes=None)
         return OpenSources(plan, FetchOptions(), FetchLimits(1 << 20, 1, tmp_path)), is_open
 

@@ -42,6 +42,25 @@ def splits(profile, units):
     return found
 
 
+def test_a_long_plan_with_many_holes_is_cut_at_all():
+    """It went round for ever: a run with less than half a worker's share was given parts larger than itself."""
+    n = 400
+    bands = np.arange(n)
+    profile = Profile(
+        bands,
+        bands,
+        nnz=np.full(n, 9),
+        read_from=bands * 1.0,
+        read_to=bands + 1.0,
+        largest_band_nnz=9,
+        uncut=np.zeros(n, bool),
+    )
+    missing = [chunk for chunk in range(n) if chunk % 80]
+    for workers in (1, 2, 7):
+        units = cut_units(profile, missing, workers=workers)
+        assert [chunk for unit in units for chunk in unit.chunks] == missing
+
+
 @settings(max_examples=150)
 @given(profiles(), st.integers(1, 6), st.data())
 def test_units_hold_every_missing_chunk_once_and_split_few_bands(profile, workers, data):

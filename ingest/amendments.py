@@ -1,0 +1,97 @@
+"""What a dataset leaves out although its plan has it: rows of sources that are proven bad.
+
+The plan never changes. An amendment is a create-only record beside it that permits chunks to lack the rows of a
+source; it obliges nobody, so a chunk that another driver made whole stays right. A receipt says which sources its
+chunk has and how many cells were dropped by which rule, and is held against plan and amendments together. Amendments
+are numbered, and only ever added: together they permit what each of them does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ingest.documents import seal, unseal
+from ingest.errors import CorruptError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Amendment", "Amendments", "LeftOut", "parse_amendment"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows of one source in some chunks."""
+
+    source: int
+    """Its number in the plan."""
+    kind: str
+    """The rule it broke."""
+    message: str
+    chunks: tuple[tuple[int, int], ...]
+    """(chunk, rows of the source in it), ascending."""
+
+    @property
+    def n_cells(self) -> int:
+        """Rows in all of these chunks."""
+        return sum(cells for _, cells in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """What one run left out."""
+
+    plan: str
+    """Digest of the plan's identity."""
+    run: str
+    """The run that proved it."""
+    left_out: tuple[LeftOut, ...]
+
+    def seal(self) -> bytes:
+        """Return the record's bytes, with a digest of their own."""
+        return seal(asdict(self))
+
+
+def parse_amendment(data: bytes, *, key: str) -> Amendment:
+    """Read an amendment back.
+
+    Raises
+    ------
+    CorruptError
+        Damaged, edited, of a newer format, or no amendment.
+    """
+    document = unseal(data, key=key)
+    try:
+        return Amendment(document["plan"], document["run"], tuple(_left_out(entry) for entry in document["left_out"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{key} is no amendment ({error!r})", key=key) from error
+
+
+def _left_out(entry: dict[str, Any]) -> LeftOut:
+    chunks = tuple((int(chunk), int(cells)) for chunk, cells in entry["chunks"])
+    return LeftOut(int(entry["source"]), str(entry["kind"]), str(entry["message"]), chunks)
+
+
+class Amendments:
+    """All amendments of a plan."""
+
+    def __init__(self, amendments: Iterable[Amendment] = ()) -> None:
+        self.left_out = tuple(entry for amendment in amendments for entry in amendment.left_out)
+        """In the order of their making."""
+        self._rules: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        for entry in self.left_out:
+            for chunk, _ in entry.chunks:
+                self._rules[chunk].setdefault(entry.source, entry.kind)
+
+    def __bool__(self) -> bool:
+        return bool(self.left_out)
+
+    def rules(self, chunk: int) -> dict[int, str]:
+        """Return source -> rule that it broke, of the sources whose rows `chunk` may lack."""
+        return self._rules.get(chunk, {})
+
+    def without(self, source: int) -> frozenset[int]:
+        """Return the chunks that may lack the rows of `source`."""
+        return frozenset(chunk for chunk, rules in self._rules.items() if source in rules)
