@@ -71,15 +71,15 @@ class UnitReader:
         self._amendments = Amendments() if amendments is None else amendments
         self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
         self._lost: dict[int, TransientError | SourceChangedError] = {}
-        self._following: tuple[int, int] | None = None
-        """The slab after the one in hand."""
+        self._following: tuple[int, tuple[int, int]] | None = None
+        """Where the slab in hand ends, and the one after it."""
         self.seconds = 0.0
         """Wall time spent in reading so far."""
 
     def pieces(self) -> Generator[Piece | Trouble, None, None]:
         """Yield all rows of the wanted chunks, and what stands in the way of others."""
         for (start, stop), following in zip_longest(self._slabs, self._slabs[1:]):
-            self._following = following
+            self._following = (stop, following) if following is not None else None
             yield from self._read(start, stop)
 
     def _read(self, start: int, stop: int) -> Generator[Piece | Trouble, None, None]:
@@ -109,9 +109,7 @@ class UnitReader:
             raise self._lost[number]
         before = time.perf_counter()
         try:
-            if self._following is not None:
-                # While this slab is decoded, the next one's bytes may be on their way.
-                self._sources.expect(self._rows.source(self._following[0]), self._rows.coordinates(*self._following))
+            self._expect_next(number, stop)
             return self._sources.read(number, self._rows.coordinates(start, stop))
         except (TransientError, SourceError) as error:
             # Whatever label it was raised with: by this name the source is known to plan and ledger.
@@ -121,3 +119,11 @@ class UnitReader:
             raise
         finally:
             self.seconds += time.perf_counter() - before
+
+    def _expect_next(self, number: int, stop: int) -> None:
+        """Tell the source what comes after a slab's last piece: its bytes may be on their way while this is decoded."""
+        if self._following is None or stop != self._following[0]:
+            return
+        start, end = self._following[1]
+        if self._rows.source(start) == number:  # another one's next read would be this itself, not the one after it
+            self._sources.expect(number, self._rows.coordinates(start, end))

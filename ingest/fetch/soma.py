@@ -129,18 +129,19 @@ class SomaFetcher:
         source = self._survey.source
         with soma_errors(source):
             raw = self._opened.raw
-        stored = np.dtype(self._survey.dtype)
-        try:
-            folder = None if os.environ.get(READER_VARIABLE) == "tiledb" else open_folder(raw.uri, source)
-            if folder is not None:
-                tiles = TileReader(open_stored(folder), self._genes, threads=limits.threads, source=self._where)
-                if tiles.dtype == stored:
-                    return tiles
-        except TransientError:
-            raise
-        except (Unfamiliar, OSError, IngestError) as found:  # whatever is really wrong, TileDB meets it as well
-            _log.info("%s: read through TileDB: %s", self._where, found)
-        return TableReader(raw, self._genes, dtype=stored, source=source)
+        if os.environ.get(READER_VARIABLE) != "tiledb" and (folder := open_folder(raw.uri, source)) is not None:
+            try:
+                # What the handle sees is what the version was checked of: nothing that was written since.
+                stored = open_stored(folder, until_ms=raw.tiledb_timestamp_ms)
+                if stored.schema.dtype == self._survey.dtype:
+                    return TileReader(stored, self._genes, threads=limits.threads, source=self._where)
+            except TransientError:
+                folder.close()
+                raise
+            except (Unfamiliar, OSError, IngestError) as found:  # whatever is really wrong, TileDB meets it as well
+                _log.info("%s: read through TileDB: %s", self._where, found)
+            folder.close()
+        return TableReader(raw, self._genes, dtype=np.dtype(self._survey.dtype), source=source)
 
     @property
     def reads_tiles(self) -> bool:

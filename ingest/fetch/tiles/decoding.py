@@ -74,15 +74,16 @@ class TileDecoder:
         return Runs(position, start, stop)
 
     def columns(self, tile: Bytes, n_cells: int, runs: Runs | None = None) -> Array:
-        """Return the columns of a tile, int32 ``(n_cells,)``; parts without any of `runs` hold anything."""
+        """Return the columns of a tile, int32 ``(n_cells,)``, negative where they are none.
+
+        Parts without any of `runs` hold anything.
+        """
         for first, n, data in self._parts(tile, n_cells, self._schema.columns, 8, runs):
             out = self._columns[first : first + n]
             if self._schema.columns.shuffled:
-                fits = kernels.join_columns(np.frombuffer(data, np.uint8), out)
+                kernels.join_columns(np.frombuffer(data, np.uint8), out)
             else:
-                fits = kernels.narrow_columns(np.frombuffer(data, np.int64), out)
-            if not fits:
-                raise Unfamiliar("columns that are no int32")
+                kernels.narrow_columns(np.frombuffer(data, np.int64), out)
         return self._columns[:n_cells]
 
     def values(self, tile: Bytes, n_cells: int, runs: Runs | None = None) -> Array:

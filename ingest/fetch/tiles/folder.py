@@ -41,6 +41,10 @@ class ArrayFolder(Protocol):
     most_bytes: int
     """Longest piece that is worth asking for at once."""
 
+    def names(self) -> set[str]:
+        """Return the names of what lies in the array's own folder, files and folders."""
+        ...
+
     def files(self, folder: str) -> dict[str, int]:
         """Return path below the array and size in bytes of every file below `folder`; empty where there is none."""
         ...
@@ -72,6 +76,10 @@ class LocalArray:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._open: dict[str, int] = {}
+
+    def names(self) -> set[str]:
+        """See `ArrayFolder.names`."""
+        return {path.name for path in self._root.iterdir()}
 
     def files(self, folder: str) -> dict[str, int]:
         """See `ArrayFolder.files`."""
@@ -127,6 +135,11 @@ class RemoteArray:
         self._url = url.rstrip("/")
         self._filesystem = fsspec.filesystem("s3", use_listings_cache=False, **options)
         self._retrier = Retrier(_BUDGET)
+
+    def names(self) -> set[str]:
+        """See `ArrayFolder.names`."""
+        found = self._retried(lambda: self._filesystem.ls(self._url, detail=False))
+        return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
 
     def files(self, folder: str) -> dict[str, int]:
         """See `ArrayFolder.files`."""

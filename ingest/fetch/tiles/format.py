@@ -16,14 +16,26 @@ import zstandard
 
 from ingest.fetch.tiles import kernels
 
-__all__ = ["BYTE_SHUFFLE", "GZIP", "ZSTD", "Cursor", "Pipeline", "Unfamiliar", "generic_tile", "parts_of", "unpack"]
+__all__ = [
+    "BYTE_SHUFFLE",
+    "GZIP",
+    "MOST_METADATA_BYTES",
+    "ZSTD",
+    "Cursor",
+    "Pipeline",
+    "Unfamiliar",
+    "generic_tile",
+    "parts_of",
+    "unpack",
+]
 
 GZIP, ZSTD, BYTE_SHUFFLE = 1, 2, 9
 """Filter types of TileDB's ``filter_type.h``."""
 
 _MOST_PARTS = 4_096
 """Of a tile: TileDB makes one of every 64 KiB."""
-_MOST_METADATA_BYTES = 1 << 27
+MOST_METADATA_BYTES = 1 << 27
+"""Of one table or file."""
 
 _GENERIC = "IQQBQBI"
 """Version, stored bytes, bytes, datatype, cell size, encryption, bytes of the pipeline."""
@@ -141,13 +153,21 @@ def unpack(data: memoryview, size: int, pipeline: Pipeline, zstd: zstandard.Zstd
             # A frame says how long it is, and that much is allocated: it must not be any length.
             if zstandard.frame_content_size(data) not in (size, -1):
                 raise Unfamiliar("a frame of another length than its part")
-            content = zstd.decompress(data, max_output_size=size)
+            content = zstd.decompress(data, max_output_size=size, allow_extra_data=False)
         else:
-            content = zlib.decompressobj().decompress(data, size + 1)
+            content = _inflated(data, size)
     except (zlib.error, zstandard.ZstdError) as error:
         raise Unfamiliar(f"damaged bytes ({error})") from error
     if len(content) != size:
         raise Unfamiliar("a part of another length than it says")
+    return content
+
+
+def _inflated(data: memoryview, size: int) -> bytes:
+    inflate = zlib.decompressobj()
+    content = inflate.decompress(data, size + 1)
+    if not inflate.eof or inflate.unused_data:
+        raise Unfamiliar("a stream that does not end where its part does")
     return content
 
 
@@ -164,7 +184,7 @@ def generic_tile(data: bytes | memoryview, at: int = 0) -> bytes:
     pipeline = Pipeline.read(cursor)
     if encryption:
         raise Unfamiliar("encryption")
-    if pipeline.filters not in ((), (GZIP,), (ZSTD,)) or size > _MOST_METADATA_BYTES:
+    if pipeline.filters not in ((), (GZIP,), (ZSTD,)) or size > MOST_METADATA_BYTES:
         raise Unfamiliar(f"{size:,} bytes of metadata filtered by {pipeline.filters}")
     tile, zstd = cursor.bytes(stored), zstandard.ZstdDecompressor()
     parts = parts_of(np.frombuffer(tile, np.uint8), pipeline)

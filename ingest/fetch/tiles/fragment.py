@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.fetch.tiles.format import Cursor, Unfamiliar, generic_tile
+from ingest.fetch.tiles.format import MOST_METADATA_BYTES, Cursor, Unfamiliar, generic_tile
 from ingest.fetch.tiles.schema import VERSIONS
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ FILES = {VALUES: "a0.tdb", ROWS: "d0.tdb", COLUMNS: "d1.tdb"}
 
 _FIELDS = 4
 _LENGTH_BYTES = 8
+_MOST_FILE_BYTES = 1 << 60
 _MOST_TILES = 1 << 20
 """Of a fragment, 69 billion entries: 64 bytes are held for each tile."""
 
@@ -80,9 +81,15 @@ class Footer:
         if dense or empty or with_deletes or not 0 < n_tiles <= _MOST_TILES:
             raise Unfamiliar(f"a fragment of {n_tiles:,} tiles, dense, empty or with deleted cells")
         fields = _FIELDS + with_times
-        sizes = cursor.array(3 * fields, "<u8")[:fields].astype(np.int64)
-        places = cursor.array(1 + 8 * fields + 2, "<u8").astype(np.int64)
-        ends = np.append(np.unique(places), size - _LENGTH_BYTES - length)
+        sizes = cursor.array(3 * fields, "<u8")[:fields]
+        if (sizes > _MOST_FILE_BYTES).any():
+            raise Unfamiliar("a file larger than any")
+        places = cursor.array(1 + 8 * fields + 2, "<u8")
+        end = size - _LENGTH_BYTES - length  # where the footer begins
+        if (places >= end).any():
+            raise Unfamiliar("metadata outside of their file")
+        places = places.astype(np.int64)
+        ends = np.append(np.unique(places), end)
         return cls(
             schema,
             (domain[0], domain[1], domain[2], domain[3]),
@@ -97,10 +104,10 @@ class Footer:
 
 def _span(place: int, ends: Numbers) -> tuple[int, int]:
     """Return the bytes from `place` to whatever comes next in the file."""
-    after = int(np.searchsorted(ends, place, side="right"))
-    if place < 0 or after >= len(ends):
-        raise Unfamiliar("metadata outside of their file")
-    return int(place), int(ends[after])
+    stop = int(ends[np.searchsorted(ends, place, side="right")])
+    if stop - place > MOST_METADATA_BYTES:
+        raise Unfamiliar(f"{stop - place:,} bytes of metadata in one piece")
+    return int(place), stop
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,16 +143,16 @@ def read_fragment(
     Unfamiliar
         They contradict the footer.
     """
+    if not 0 < footer.last_cells <= capacity:
+        raise Unfamiliar(f"a last tile of {footer.last_cells:,} entries")
     tree, *tables = read([footer.tree, *footer.offsets.values()])
     boxes = _leaves(generic_tile(tree), footer.n_tiles)
     starts = {
-        field: _starts(generic_tile(table), footer.n_tiles, footer.sizes[field])
+        field: _starts(generic_tile(table), footer.n_tiles, footer.sizes[field], most_bytes=_most_bytes(capacity))
         for field, table in zip(footer.offsets, tables, strict=True)
     }
     cells = np.full(footer.n_tiles, capacity, np.int64)
     cells[-1] = footer.last_cells
-    if not 0 < footer.last_cells <= capacity:
-        raise Unfamiliar(f"a last tile of {footer.last_cells:,} entries")
     return Fragment(path, boxes[:, :2], boxes[:, 2:], starts, cells)
 
 
@@ -161,10 +168,16 @@ def _leaves(tree: bytes, n_tiles: int) -> Numbers:
     return boxes
 
 
-def _starts(table: bytes, n_tiles: int, size: int) -> Numbers:
+def _starts(table: bytes, n_tiles: int, size: int, *, most_bytes: int) -> Numbers:
     cursor = Cursor(table)
-    starts = cursor.array(cursor.one("Q"), "<u8").astype(np.int64)
-    starts = np.append(starts, size)
-    if len(starts) != n_tiles + 1 or starts[0] < 0 or (np.diff(starts) <= 0).any():
+    starts = np.append(cursor.array(cursor.one("Q"), "<u8"), np.uint64(size))
+    if len(starts) != n_tiles + 1 or (starts > size).any() or (starts[1:] <= starts[:-1]).any():
         raise Unfamiliar("tiles that do not follow each other in their file")
-    return starts
+    if (starts[1:] - starts[:-1]).max() > most_bytes:
+        raise Unfamiliar("a tile of more bytes than its entries can take")
+    return starts.astype(np.int64)
+
+
+def _most_bytes(capacity: int) -> int:
+    """Return what a tile of so many entries of 8 bytes may take at most: what cannot be compressed grows a little."""
+    return capacity * 9 + (64 << 10)

@@ -109,29 +109,28 @@ def join_eight(planes: Array, out: Array) -> None:
 
 
 @compiled
-def join_columns(planes: Array, out: Array) -> bool:
-    """Undo a byte shuffle of int64 columns, uint8 ``(8 * n,)``, into int32 ``(n,)``; tell whether all of them fit."""
+def join_columns(planes: Array, out: Array) -> None:
+    """Undo a byte shuffle of int64 columns, uint8 ``(8 * n,)``, into int32 ``(n,)``; what does not fit becomes -1."""
     n = out.size
     p0, p1, p2, p3 = planes[:n], planes[n : 2 * n], planes[2 * n : 3 * n], planes[3 * n : 4 * n]
+    high, rest = np.uint8(0), planes[4 * n : 8 * n]
     for i in range(n):
         out[i] = np.int32(p0[i]) | np.int32(p1[i]) << 8 | np.int32(p2[i]) << 16 | np.int32(p3[i]) << 24
-    high, rest = np.uint8(0), planes[4 * n : 8 * n]
     for i in range(rest.size):
         high |= rest[i]
-    top = np.uint8(0)
-    for i in range(n):
-        top |= p3[i]
-    return bool(high == 0 and top < 128)
+    if high:
+        for plane in range(4):
+            piece = rest[plane * n : (plane + 1) * n]
+            for i in range(n):
+                if piece[i]:
+                    out[i] = -1
 
 
 @compiled
-def narrow_columns(columns: Array, out: Array) -> bool:
-    """Copy int64 columns to int32; tell whether all of them fit and none is negative."""
-    seen = np.int64(0)
+def narrow_columns(columns: Array, out: Array) -> None:
+    """Copy int64 columns to int32; what does not fit becomes -1."""
     for i in range(out.size):
-        out[i] = columns[i]
-        seen |= columns[i]
-    return bool(0 <= seen < 1 << 31)
+        out[i] = columns[i] if 0 <= columns[i] < 1 << 31 else -1
 
 
 @compiled

@@ -106,7 +106,7 @@ class TileLoader:
     def close(self) -> None:
         """End the thread and release the files."""
         if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)  # a network may take its time to give up
         self._stored.folder.close()
 
 

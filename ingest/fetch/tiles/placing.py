@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.block import Counts
+from ingest.errors import HostileFileError
 from ingest.fetch.assemble import Assembled, CooAssembler, RowPositions, empty_rows, without_zeros
 from ingest.fetch.tiles import kernels
 from ingest.fetch.tiles.decoding import TileDecoder
@@ -69,6 +70,10 @@ class TilePlacer:
         counts = np.zeros(len(positions.ascending), np.int64)
         for some in runs:
             kernels.count_runs(some.position, some.start, some.stop, counts)
+        if counts.max(initial=0) > self._genes.n_source:  # before there is room made for them
+            n = int(counts.max())
+            message = f"{self._source}: a row of {n:,} entries for {self._genes.n_source:,} genes"
+            raise HostileFileError(message, kind="duplicate-entry", source=self._source)
         indptr, indices, data = empty_rows(counts, self._schema.dtype)
         cursor = indptr[:-1].copy()
         placing = [

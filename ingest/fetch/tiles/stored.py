@@ -16,7 +16,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ingest.fetch.tiles.format import Unfamiliar
+from ingest.fetch.tiles.format import MOST_METADATA_BYTES, Unfamiliar
 from ingest.fetch.tiles.fragment import FILES, Footer, Fragment, read_fragment
 from ingest.fetch.tiles.schema import XSchema
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredX", "open_stored"]
 
-_NAME = re.compile(r"__(\d+)_(\d+)_[0-9a-f]+_(\d+)")
+_NAME = re.compile(r"__(\d{1,20})_(\d{1,20})_[0-9a-f]{1,64}_(\d{1,9})", re.ASCII)
+_KNOWN = {"__commits", "__fragments", "__schema", "__meta", "__fragment_meta", "__labels"}
+"""What lies in an array's folder; fragments of formats before 12, and their schema, would lie beside them."""
 _TAIL_BYTES = 16 << 10
 _METADATA = "__fragment_metadata.tdb"
 _TILES_KEPT = 1 << 20
@@ -91,8 +93,13 @@ class StoredX:
         return self._tables[number]
 
 
-def open_stored(folder: ArrayFolder) -> StoredX:
+def open_stored(folder: ArrayFolder, *, until_ms: int | None = None) -> StoredX:
     """Read schema and footers of the array in `folder`.
+
+    Parameters
+    ----------
+    until_ms
+        What counts was written up to then, milliseconds since 1970; now, unless said.
 
     Raises
     ------
@@ -101,7 +108,9 @@ def open_stored(folder: ArrayFolder) -> StoredX:
     OSError, IngestError
         As `ArrayFolder.read`.
     """
-    names = _committed(folder)
+    if strangers := folder.names() - _KNOWN:
+        raise Unfamiliar(f"{min(strangers)[:80]!r} beside its fragments")
+    names = _committed(folder, time.time() * 1000 if until_ms is None else until_ms)
     files = folder.files("__fragments")
     parts = _parts(folder, names, files)
     schemas = {part.footer.schema for part in parts}
@@ -109,7 +118,7 @@ def open_stored(folder: ArrayFolder) -> StoredX:
         raise Unfamiliar(f"{len(schemas):,} schemas")
     place = f"__schema/{schemas.pop()}"
     sizes = folder.files("__schema")
-    if set(sizes) != {place}:
+    if set(sizes) != {place} or sizes[place] > MOST_METADATA_BYTES:
         raise Unfamiliar("a schema that changed")
     schema = XSchema.parse(bytes(folder.read([(place, 0, sizes[place])])[0]))
     if not schema.allows_duplicates:
@@ -117,7 +126,7 @@ def open_stored(folder: ArrayFolder) -> StoredX:
     return StoredX(folder, schema, parts)
 
 
-def _committed(folder: ArrayFolder) -> list[str]:
+def _committed(folder: ArrayFolder, until_ms: float) -> list[str]:
     """Return the names of the fragments that are committed, ascending."""
     names: set[str] = set()
     files = folder.files("__commits")
@@ -125,14 +134,13 @@ def _committed(folder: ArrayFolder) -> list[str]:
         name, _, kind = path.removeprefix("__commits/").rpartition(".")
         if kind == "wrt":
             names.add(name)
-        elif kind == "con":
+        elif kind == "con" and size <= MOST_METADATA_BYTES:
             names |= _consolidated(bytes(folder.read([(path, 0, size)])[0]))
         else:
             raise Unfamiliar(f"a commit of kind {kind!r}")
-    now_ms = time.time() * 1000
     for name in names:
         found = _NAME.fullmatch(name)
-        if found is None or int(found[2]) > now_ms:
+        if found is None or int(found[2]) > until_ms:
             raise Unfamiliar(f"a fragment named {name[:80]!r}")
     if not names:
         raise Unfamiliar("no fragments")
@@ -140,9 +148,9 @@ def _committed(folder: ArrayFolder) -> list[str]:
 
 
 def _consolidated(content: bytes) -> set[str]:
-    lines = content.decode("utf-8", "replace").splitlines()
-    names = {line.rsplit("/", 1)[-1].removesuffix(".wrt") for line in lines}
-    if not all(_NAME.fullmatch(name) for name in names):
+    lines = content.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    names = {line.rsplit("/", 1)[-1].removesuffix(".wrt") for line in lines if line.endswith(".wrt")}
+    if not all(line.endswith(".wrt") for line in lines):
         raise Unfamiliar("consolidated commits of other things than fragments")
     return names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 
@@ -113,6 +114,25 @@ def test_an_array_in_the_middle_of_upkeep_is_read_through_tiledb(tmp_path, caplo
     assert not fetcher.reads_tiles
     assert "read through TileDB: a commit of kind 'vac'" in caplog.text
     same(fetcher.read(np.arange(3_000)), with_it)
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted where Linux shows them")
+def test_falling_back_leaves_no_file_open(tmp_path):
+    census = build_census(tmp_path / "mini", CensusSpec(n_cells=2_100, n_genes=200, mean_nnz_per_cell=10))
+    found = survey(address_of(census.uri))
+    schema = next(Path(census.path).glob("**/X/raw/__schema/__*_*"))
+    shutil.copyfile(schema, schema.with_name(schema.name[:-1] + "0"))
+    open_way(found).close()
+    before = open_files()
+    for _ in range(5):
+        fetcher = open_way(found)
+        assert not fetcher.reads_tiles
+        fetcher.close()
+    assert open_files() == before
 
 
 def absent_gene(fetched):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -279,3 +280,35 @@ def test_commits_that_are_no_plain_fragments(tmp_path, name):
 def test_an_array_without_fragments(tmp_path):
     with pytest.raises(Unfamiliar, match="no fragments"):
         open_stored(LocalArray(create(tmp_path / "x")))
+
+
+@pytest.mark.parametrize("name", ["__1_1_0123456789abcdef0123456789abcdef_11", "__array_schema.tdb", "notes.txt"])
+def test_what_older_formats_keep_beside_the_fragments(tmp_path, name):
+    path = create(tmp_path / "x")
+    write(path, random_matrix(12))
+    (path / name).mkdir() if name.endswith("_11") else (path / name).touch()
+    with pytest.raises(Unfamiliar, match="beside its fragments"):
+        open_stored(LocalArray(path))
+
+
+def test_what_was_written_since_does_not_count(tmp_path):
+    path = create(tmp_path / "x")
+    write(path, random_matrix(13, last=300))
+    with tiledbsoma.open(str(path)) as array:
+        until = array.tiledb_timestamp_ms
+        time.sleep(0.01)
+        write(path, random_matrix(14, first=300))
+        with pytest.raises(Unfamiliar, match="a fragment named"):
+            open_stored(LocalArray(path), until_ms=until)
+    assert open_stored(LocalArray(path)).schema.capacity == 64
+
+
+@pytest.mark.parametrize(
+    "line", ["__fragments/__1_1_ab_22.wrt\nx", "no newline", f"__fragments/__1_{'9' * 5000}_ab_22.wrt\n"]
+)
+def test_commits_that_are_no_names_of_fragments(tmp_path, line):
+    path = create(tmp_path / "x")
+    write(path, random_matrix(15))
+    (path / "__commits" / "__1_1_ab_22.con").write_text(line)
+    with pytest.raises(Unfamiliar):
+        open_stored(LocalArray(path))
