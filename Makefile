@@ -12,11 +12,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
-# Two halves at once: the slow one mostly waits, for Ray to start and for processes to die.
+# Three parts at once: two of them mostly wait, for Ray to start and for processes to die.
+WAITING := tests/actors tests/acceptance/test_killed.py tests/acceptance/test_seed_steps.py
+
 test: $(VENV)/.installed-dev
-	@log=$$(mktemp); $(BIN)/python -m pytest -q tests/acceptance tests/actors >"$$log" 2>&1 & slow=$$!; \
+	@logs=$$(mktemp -d); \
+	$(BIN)/python -m pytest -q $(WAITING) >"$$logs/1" 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest -q tests/acceptance $(WAITING:%=--ignore=%) >"$$logs/2" 2>&1 & second=$$!; \
 	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors; quick=$$?; \
-	wait $$slow; slow=$$?; cat "$$log"; rm -f "$$log"; exit $$((quick | slow))
+	wait $$first; first=$$?; wait $$second; second=$$?; \
+	cat "$$logs/1" "$$logs/2"; rm -rf "$$logs"; exit $$((quick | first | second))
 
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long
