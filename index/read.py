@@ -45,7 +45,7 @@ class IndexFile:
             raise ConfigError(
                 f"{path}: no index of cells: it has neither 'soma_joinid' nor 'row'",
                 kind="bad-index",
-                hint="make one with `index census` or `index h5ad`",
+                hint="make one with `index census`, `index scbasecount` or `index h5ad`",
             )
         self._schema = pa.schema([(name, self._type(stored.field(name))) for name in self._names])
 
@@ -140,7 +140,9 @@ class _readable:  # noqa: N801  # reads as a phrase: with _readable(path)
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise ConfigError(
-                f"{self._path}: no such index", kind="no-index", hint="make one with `index census` or `index h5ad`"
+                f"{self._path}: no such index",
+                kind="no-index",
+                hint="make one with `index census`, `index scbasecount` or `index h5ad`",
             ) from error
         if isinstance(error, pa.ArrowException | OSError):
             reason = str(error).splitlines()[0]

@@ -49,7 +49,9 @@ class IndexFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise ConfigError(
-                f"{path}: no such index", kind="no-index", hint="make one with `index census` or `index h5ad`"
+                f"{path}: no such index",
+                kind="no-index",
+                hint="make one with `index census`, `index scbasecount` or `index h5ad`",
             ) from error
         except (OSError, ValueError) as error:  # mmap says that a file is empty by a ValueError
             raise self._not_feather(error) from error
