@@ -140,7 +140,7 @@ def _comparison(rows: list[Row]) -> str:
     return (
         f"{table([*headers, 'requests', 'peak GiB'], lines)}\n\n"
         "CPU in seconds for 1,000 cells, all workers together. The bare read's cells are those it reads, selected or "
-        "not: with half of the cells selected nobody can deliver more than half as many a second.\n\n"
+        "not: with half of the cells selected, nobody who reads so can deliver more than half as many a second.\n\n"
         + _stages_of(rows)
     )
 
