@@ -125,7 +125,7 @@ def test_falling_back_leaves_no_file_open(tmp_path):
     census = build_census(tmp_path / "mini", CensusSpec(n_cells=2_100, n_genes=200, mean_nnz_per_cell=10))
     found = survey(address_of(census.uri))
     schema = next(Path(census.path).glob("**/X/raw/__schema/__*_*"))
-    shutil.copyfile(schema, schema.with_name(schema.name[:-1] + "0"))
+    shutil.copyfile(schema, schema.with_name(schema.name[:-1] + ("1" if schema.name.endswith("0") else "0")))
     open_way(found).close()
     before = open_files()
     for _ in range(5):
