@@ -1,0 +1,53 @@
+"""scDataset on one h5ad file opened backed, in an AnnCollection, with its block shuffling; as its documentation has it.
+
+Sparse, the buffer's rows are fetched as they are, as annbatch's authors measured it; dense, its own
+``adata_to_mindex`` makes the whole buffer dense.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata
+from anndata.experimental import AnnCollection
+from scdataset import BlockShuffling, scDataset
+from scdataset.transforms import adata_to_mindex
+from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.loading_settings import LoadSettings
+
+__all__ = ["open_loader"]
+
+
+def open_loader(place: str, settings: LoadSettings) -> _ScDataset:
+    """Open an h5ad file."""
+    return _ScDataset(place, settings)
+
+
+class _ScDataset:
+    def __init__(self, place: str, settings: LoadSettings) -> None:
+        self._dense = settings.form == "dense"
+        hooks = {"fetch_transform": adata_to_mindex} if self._dense else {"fetch_callback": _fetch}
+        dataset = scDataset(
+            AnnCollection([anndata.read_h5ad(place, backed="r")]),
+            BlockShuffling(block_size=settings.block_cells),
+            batch_size=settings.batch_cells,
+            fetch_factor=settings.fetch_batches,
+            seed=settings.seed,
+            **hooks,
+        )
+        parallel: dict[str, Any] = {"prefetch_factor": settings.fetch_batches + 1, "persistent_workers": True}
+        self._loader: Any = DataLoader(
+            dataset, batch_size=None, num_workers=settings.workers, **(parallel if settings.workers else {})
+        )
+
+    def epoch(self, number: int) -> Iterator[Any]:  # noqa: ARG002  # it counts its epochs by itself
+        for batch in self._loader:
+            yield batch["X"] if self._dense else batch
+
+
+def _fetch(collection: Any, rows: Any) -> Any:
+    return collection[rows].X
