@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import loading_child, loading_env
@@ -40,6 +40,7 @@ small_counts = st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min
 
 
 @given(small_counts)
+@example([[0] * 5, [1, 0, 0, 0, 2], [0] * 5, [0, 3, 0, 0, 0], [0] * 5])
 def test_a_fingerprint_is_a_cells_counts_whatever_stands_around_it(rows):
     dense = np.array(rows, np.float32)
     together = fingerprints(dense)
@@ -122,6 +123,13 @@ def test_the_truth_is_read_from_the_file_by_h5py_alone(tmp_path):
     truth = Truth.read(tmp_path / "truth.npz")
     assert truth.total == int(counts.sum())
     assert truth.cells.tolist() == sorted(fingerprints(counts).tolist())
+
+
+def test_one_twin_is_not_another_cell_a_second_time_nor_a_count_a_part_of_one():
+    three = sp.csr_matrix(np.array([[1, 0], [1, 0], [0, 1]], np.float32))
+    for delivered in (three[[0, 2, 2]], three * 1.5):
+        with pytest.raises(ValueError, match="3 cells"):
+            _delivered(delivered).check(_truth(three), whole=True)
 
 
 def _measure(monkeypatch, capsys, tmp_path, loader, *arguments):
