@@ -46,8 +46,7 @@ class LoadingBench:
         pythons = PeerPythons.make(bench.python312)
         folder = bench.folder / "loading"
         folder.mkdir(exist_ok=True)
-        block_cells = WAYS[0].settings.block_cells
-        data = make_loading_data(folder, bench.selection(1.0).index, pythons, block_cells=block_cells)
+        data = make_loading_data(folder, bench.selection(1.0).index, pythons)
         return cls(data, pythons, bench.quick)
 
     def able(self, ways: tuple[Way, ...]) -> tuple[Way, ...]:

@@ -36,7 +36,7 @@ class LoadingData:
     n_cells: int
 
     def place(self, name: str) -> Path:
-        """Return where it is: ``ours-deflate`` and the like, ``whole.h5ad``, ``scdl``, ``annbatch.zarr``."""
+        """Return where it is: ``ours-deflate`` and the like, ``whole.h5ad``, ``scdl``, ``annbatch-64.zarr``."""
         return self.folder / name
 
     @property
@@ -45,14 +45,8 @@ class LoadingData:
         return self.folder / "truth.npz"
 
 
-def make_loading_data(folder: Path, index: Path, pythons: PeerPythons, *, block_cells: int) -> LoadingData:
-    """Make what is not there yet.
-
-    Parameters
-    ----------
-    block_cells
-        annbatch's second collection has zarr chunks of so many cells; the first has its default, 64.
-    """
+def make_loading_data(folder: Path, index: Path, pythons: PeerPythons) -> LoadingData:
+    """Make what is not there yet."""
     data = LoadingData(folder, _make_ours(folder, index))
     whole = data.place("whole.h5ad")
     if not whole.exists():
@@ -61,9 +55,9 @@ def make_loading_data(folder: Path, index: Path, pythons: PeerPythons, *, block_
     if not data.place("scdl").exists():
         _convert(pythons.py311, "loading_scdl", whole, data.place("scdl"))
     if pythons.py312 is not None:
-        for name, cells in (("annbatch.zarr", 64), ("annbatch-block.zarr", block_cells)):
-            if not data.place(name).exists():
-                _convert(pythons.py312, "loading_annbatch", whole, data.place(name), cells)
+        for cells in (64, 32):  # its default, and one that fits smaller blocks
+            if not (collection := data.place(f"annbatch-{cells}.zarr")).exists():
+                _convert(pythons.py312, "loading_annbatch", whole, collection, cells)
     return data
 
 

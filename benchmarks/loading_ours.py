@@ -23,7 +23,9 @@ class _Ours:
     def __init__(self, place: str, settings: LoadSettings) -> None:
         self._loader: Any = create_dataloader(
             place,
-            batch_size=settings.batch_cells,
+            settings.batch_cells,
+            block_cells=settings.block_cells,
+            window_cells=settings.buffer_cells,
             form=settings.form,
             obs=["cell_type"],
             num_workers=settings.workers,

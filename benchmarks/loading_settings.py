@@ -16,7 +16,7 @@ __all__ = ["LoadSettings", "Loader"]
 class LoadSettings:
     """What a loader is told."""
 
-    block_cells: int = 32
+    block_cells: int = 64
     """Consecutive cells that stay together until they are in the buffer."""
     buffer_cells: int = 8_192
     """Cells held in memory and shuffled there."""

@@ -9,8 +9,9 @@ from benchmarks.loading_settings import LoadSettings
 __all__ = ["FIRST", "WAYS", "WITH_WORKERS", "Way", "ways_for"]
 
 _ALIKE = LoadSettings()
-"""Blocks of 32 cells, a buffer of 8,192: what annbatch's README shows; scDataset's has blocks of 16 and as many batches
-a buffer."""
+"""Blocks of 64 cells in a buffer of 8,192: our defaults. Buffers are as large as annbatch's README shows (32 x 256) and
+scDataset's documentation (16 batches); a zarr chunk of annbatch's own making has 64 cells."""
+_SMALL = replace(_ALIKE, block_cells=32)
 _LARGE = replace(_ALIKE, block_cells=512, buffer_cells=16_384)
 """annbatch's defaults, for cells that are stored in shuffled order."""
 
@@ -46,14 +47,15 @@ _SPARSE = (
     _ours("ours, lz4", "ours-lz4"),
     _ours("ours, zstd", "ours-zstd"),
     _ours("ours, h5", "ours-h5"),
-    _annbatch("annbatch", "annbatch-block.zarr"),
-    _annbatch("annbatch, zarr chunks of 64", "annbatch.zarr"),
-    _ours("ours, lz4, large blocks", "ours-lz4", _LARGE),
-    _annbatch("annbatch, large blocks", "annbatch.zarr", _LARGE),
+    _annbatch("annbatch", "annbatch-64.zarr"),
     Way("scDataset", "loading_scdataset", "whole.h5ad", _ALIKE, "3.11"),
     Way("scDataset, blocks of 16", "loading_scdataset", "whole.h5ad", replace(_ALIKE, block_cells=16), "3.11"),
     Way("bionemo-scdl", "loading_scdl", "scdl", replace(_ALIKE, block_cells=1, buffer_cells=1), "3.11"),
-    Way("AnnLoader", "loading_annloader", "whole.h5ad", replace(_ALIKE, block_cells=1, buffer_cells=512), "3.11", 20),
+    Way("AnnLoader", "loading_annloader", "whole.h5ad", replace(_ALIKE, block_cells=1, buffer_cells=1), "3.11", 20),
+    _ours("ours, lz4, blocks of 32", "ours-lz4", _SMALL),
+    _annbatch("annbatch, blocks of 32", "annbatch-32.zarr", _SMALL),
+    _ours("ours, lz4, blocks of 512", "ours-lz4", _LARGE),
+    _annbatch("annbatch, blocks of 512", "annbatch-64.zarr", _LARGE),
 )
 _DENSE = {
     "ours, deflate": None,
