@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     start = time.monotonic()
     module = importlib.import_module(f"benchmarks.{options.module}")
-    imported = time.monotonic()
+    imported, cpu = time.monotonic(), _cpu_seconds()
     loader: Loader = module.open_loader(options.place, LoadSettings.parse(options.settings))
     batches = loader.epoch(0)
     first = next(batches)
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     row: dict[str, Any] = {
         "import_s": round(imported - start, 3),
         "first_batch_s": round(came - imported, 3),
+        "first_batch_cpu_s": round(_cpu_seconds() - cpu, 3),
         "cold_s": round(came - options.since, 3),
     }
     if not options.first:

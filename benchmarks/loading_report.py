@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 __all__ = ["far_text", "first_text", "loading_text", "workers_text"]
 
+_PICTURE = "![Cells a CPU-second, ours beside other loaders](loading.png)"
 _FORMS = {"csr": "sparse", "dense": "dense float32"}
 
 
 def loading_text(rows: list[Row]) -> str:
     """Return the comparison, sparse and dense."""
-    return "\n\n".join(_form_text(form, rows) for form in _FORMS if any(row["form"] == form for row in rows))
+    forms = [form for form in _FORMS if any(row["form"] == form for row in rows)]
+    return "\n\n".join([_PICTURE, *(_form_text(form, rows) for form in forms)])
 
 
 def _form_text(form: str, rows: list[Row]) -> str:
