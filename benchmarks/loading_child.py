@@ -13,6 +13,7 @@ import json
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the row."""
     options = _parse(arguments)
+    warnings.filterwarnings("ignore", "Sparse ", UserWarning)  # torch's, of its CSR tensors, which all ways deliver
     start = time.monotonic()
     module = importlib.import_module(f"benchmarks.{options.module}")
     imported, cpu = time.monotonic(), _cpu_seconds()

@@ -7,7 +7,6 @@ itself: blocks and buffers it has none.
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from benchmarks.loading_settings import LoadSettings
 
 __all__ = ["open_loader"]
-
-warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)  # torch's, of its CSR tensors
 
 
 def open_loader(place: str, settings: LoadSettings) -> _Scdl:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import loading_child, loading_env
@@ -39,6 +39,7 @@ def _truth(counts):
 small_counts = st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=6)
 
 
+@settings(deadline=None)  # other suites share the cores
 @given(small_counts)
 @example([[0] * 5, [1, 0, 0, 0, 2], [0] * 5, [0, 3, 0, 0, 0], [0] * 5])
 def test_a_fingerprint_is_a_cells_counts_whatever_stands_around_it(rows):
@@ -53,6 +54,7 @@ def test_a_fingerprint_is_a_cells_counts_whatever_stands_around_it(rows):
     assert same == {True}
 
 
+@settings(deadline=None)
 @given(small_counts, st.randoms(use_true_random=False))
 def test_a_fingerprint_does_not_see_the_order_of_entries(rows, random):
     csr = sp.csr_matrix(np.array(rows, np.float32))
@@ -180,8 +182,8 @@ def test_a_child_refuses_to_measure_what_loses_cells(monkeypatch, capsys, tmp_pa
 
 
 def test_settings_travel_as_text():
-    settings = LoadSettings(block_cells=7, form="dense", workers=3)
-    assert LoadSettings.parse(settings.text()) == settings
+    told = LoadSettings(block_cells=7, form="dense", workers=3)
+    assert LoadSettings.parse(told.text()) == told
     assert LoadSettings().fetch_batches == 16
 
 
