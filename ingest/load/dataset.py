@@ -11,6 +11,7 @@ import numpy as np
 
 from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, CorruptError
+from ingest.grammar import did_you_mean
 from ingest.layout import CELLS_KEY, CHUNK_OFFSETS_KEY, PRESENCE_KEY
 from ingest.load.genes import columns_onto, joint_genes, wanted_genes
 from ingest.load.local_copy import cache_folder, local_copy
@@ -208,12 +209,13 @@ class ChunkedCells:
         ConfigError
             There is no such column, or an accession has no cells.
         """
-        column = self.obs.take("SRX_accession", np.arange(self.n_cells))
-        known = {text: code for code, text in enumerate(column.categories or ())}
+        known = set(self.categories("SRX_accession") or ())
         absent = [text for text in accessions if text not in known]
         if absent:
-            raise ConfigError(f"no cells of SRX_accession {absent[0]!r}", kind="unknown-accession")
-        return np.flatnonzero(np.isin(column.values, [known[text] for text in accessions]))
+            raise ConfigError(
+                f"no cells of SRX_accession {absent[0]!r}{did_you_mean(absent[0], known)}", kind="unknown-accession"
+            )
+        return self.obs.having("SRX_accession", accessions)
 
     def categories(self, column: str) -> tuple[str, ...] | None:
         """Return the distinct texts of an obs column, sorted; None of numbers."""
