@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.errors import CorruptError
+from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import parse_filter, unknown_column
 from ingest.layout import CELLS_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Column", "Obs"]
@@ -100,10 +101,8 @@ class Obs:
         place = self.columns.index(column)
         text = self._is_text(column)
         categories, recode = self._recoded(column) if text else (None, [])
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
         found: np.ndarray[Any, Any] | None = None
-        for number in np.unique(owner).tolist():
-            mine = owner == number
+        for number, mine in self._by_batch(rows):
             local = rows[mine] - self._starts[number]
             values = self._numbers(self._batches[number].column(place), local)
             if text:
@@ -116,6 +115,26 @@ class Obs:
         if found is None:
             found = np.empty(0, np.int32 if text else np.float64)
         return Column(found, categories)
+
+    def having(self, column: str, texts: Sequence[str]) -> Int64:
+        """Return the cells whose `column` is one of `texts`, int64, ascending.
+
+        Raises
+        ------
+        ConfigError
+            There is no such column of texts.
+        """
+        categories = self.categories(column)
+        if categories is None:
+            raise ConfigError(f"{column} is a column of numbers", kind="bad-column")
+        wanted = np.array([category in set(texts) for category in (*categories, None)])
+        place = self.columns.index(column)
+        found = [np.empty(0, np.int64)]
+        for number, start in enumerate(self._starts[:-1].tolist()):
+            local = np.arange(len(self._batches[number]))
+            codes = self._recoded(column)[1][number][self._numbers(self._batches[number].column(place), local)]
+            found.append(start + np.flatnonzero(wanted[codes]))
+        return np.concatenate(found)
 
     def where(self, text: str) -> Int64:
         """Return the cells that match a filter of the index grammar, int64, ascending.
@@ -142,6 +161,17 @@ class Obs:
         if rows is None:
             return pa.Table.from_batches([batch.select(names) for batch in self._batches])
         return pa.table({name: _arrow(self.take(name, rows)) for name in names}) if names else _no_columns(len(rows))
+
+    def _by_batch(self, rows: Int64) -> Iterator[tuple[int, Any]]:
+        """Yield each batch that has some of `rows`, with where among them these are."""
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        order = None if (np.diff(owner) >= 0).all() else np.argsort(owner, kind="stable")
+        if order is not None:
+            owner = owner[order]
+        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
+        for low, high in itertools.pairwise(cuts):
+            if high > low:
+                yield int(owner[low]), slice(low, high) if order is None else order[low:high]
 
     def _check(self, column: str) -> None:
         if column not in self.columns:
