@@ -46,7 +46,7 @@ class LoadingBench:
         pythons = PeerPythons.make(bench.python312)
         folder = bench.folder / "loading"
         folder.mkdir(exist_ok=True)
-        data = make_loading_data(folder, bench.selection(1.0).index, pythons)
+        data = make_loading_data(folder, Path(bench.census.path), bench.selection(1.0).index, pythons)
         return cls(data, pythons, bench.quick)
 
     def able(self, ways: tuple[Way, ...]) -> tuple[Way, ...]:

@@ -1,6 +1,6 @@
 """annbatch, as its documentation sets it up: a sharded collection of its own making, read through zarrs.
 
-Runs in an environment of its own (Python 3.12). ``python -m benchmarks.loading_annbatch H5AD COLLECTION CELLS``
+Runs in an environment of its own (Python 3.12). ``python -m benchmarks.loading_annbatch H5AD CELLS COLLECTION``
 converts, with that many cells in a zarr chunk. zarrs reads local files alone: from a bucket it is zarr's own pipeline.
 """
 
@@ -69,7 +69,7 @@ def _load(group: zarr.Group) -> Any:
     return anndata.AnnData(X=anndata.io.sparse_dataset(group["X"]), obs=obs)
 
 
-def main(h5ad: str, collection: str, chunk_cells: str) -> None:
+def main(h5ad: str, chunk_cells: str, collection: str) -> None:
     """Make a collection of one file as annbatch does by default: shuffled, sharded, Blosc's lz4."""
     DatasetCollection(collection).add_adatas([h5ad], n_obs_per_chunk=int(chunk_cells), rng=np.random.default_rng(0))
 

@@ -1,22 +1,29 @@
 """The same cells as every loader wants them: our datasets, one gzip h5ad, a collection of annbatch's, arrays of SCDL's.
 
-What others read is made by their own conversion, in their environments, from the one h5ad file.
+What others read is made by their own conversion, in their environments, from the one h5ad file, once into the user's
+cache; ours is made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import scipy.sparse as sp
+from platformdirs import user_cache_path
 
 from benchmarks.loading_matrix import Truth, fingerprints
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.loading_env import PeerPythons
 
 __all__ = ["CHUNK_CELLS", "LoadingData", "make_loading_data"]
@@ -32,36 +39,56 @@ _CODECS = ("deflate", "lz4", "zstd")
 class LoadingData:
     """Where what is."""
 
-    folder: Path
-    n_cells: int
+    ours: Path
+    others: Path
 
     def place(self, name: str) -> Path:
         """Return where it is: ``ours-deflate`` and the like, ``whole.h5ad``, ``scdl``, ``annbatch-64.zarr``."""
-        return self.folder / name
+        return (self.ours if name.startswith("ours-") else self.others) / name
 
     @property
     def truth(self) -> Path:
         """What has to come."""
-        return self.folder / "truth.npz"
+        return self.others / "truth.npz"
 
 
-def make_loading_data(folder: Path, index: Path, pythons: PeerPythons) -> LoadingData:
-    """Make what is not there yet."""
-    data = LoadingData(folder, _make_ours(folder, index))
+def make_loading_data(folder: Path, census: Path, index: Path, pythons: PeerPythons) -> LoadingData:
+    """Make what is not there yet.
+
+    Parameters
+    ----------
+    folder
+        For ours.
+    census
+        That the cells of `index` are of: its name, a digest of its making, names the cache.
+    """
+    pins = "".join(str(python.parent.parent.name) for python in (pythons.py311, pythons.py312) if python)
+    name = f"{census.name}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
+    data = LoadingData(folder, user_cache_path("cell-ingest") / "loading" / name)
+    data.others.mkdir(parents=True, exist_ok=True)
+    _make_ours(folder, index)
     whole = data.place("whole.h5ad")
-    if not whole.exists():
-        _write_whole(data.place("ours-deflate"), whole)
-        _read_truth(whole).write(data.truth)
-    if not data.place("scdl").exists():
-        _convert(pythons.py311, "loading_scdl", whole, data.place("scdl"))
-    if pythons.py312 is not None:
+    _once(whole, lambda path: _write_whole(data.place("ours-deflate"), path))
+    _once(data.truth, lambda path: _read_truth(whole).write(path))
+    _once(data.place("scdl"), lambda path: _convert(pythons.py311, "loading_scdl", whole, path))
+    if (newer := pythons.py312) is not None:
         for cells in (64, 32):  # its default, and one that fits smaller blocks
-            if not (collection := data.place(f"annbatch-{cells}.zarr")).exists():
-                _convert(pythons.py312, "loading_annbatch", whole, collection, cells)
+            collection = data.place(f"annbatch-{cells}.zarr")
+            _once(collection, partial(_convert, newer, "loading_annbatch", whole, cells))
     return data
 
 
-def _make_ours(folder: Path, index: Path) -> int:
+def _once(path: Path, make: Callable[[Path], None]) -> None:
+    """Make it under another name first: what was broken off is not taken for it."""
+    if path.exists():
+        return
+    part = path.with_name(f"part-{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    make(part)
+    part.rename(path)
+
+
+def _make_ours(folder: Path, index: Path) -> None:
     from pyarrow import feather
 
     from ingest.settings import DataSettings
@@ -74,7 +101,6 @@ def _make_ours(folder: Path, index: Path) -> int:
     for name, settings in wanted.items():
         if not (folder / name).exists():
             make_dataset(str(folder / name), index, data=settings)
-    return n_cells
 
 
 def _write_whole(dest: Path, path: Path) -> None:
