@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ingest.load.choose import choose_cells, choose_sampler
-from ingest.load.dataset import ReadSettings
+from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.torch.datasets import cache_of_chunks, opened

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ingest.errors import ConfigError
 from ingest.load.choose import choose_cells, choose_sampler
-from ingest.load.dataset import ChunkedCells, ReadSettings, open_chunks
+from ingest.load.dataset import ChunkedCells, open_chunks
+from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.metadata import MetadataReader
 from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
