@@ -54,9 +54,7 @@ class Obs:
     def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
         self._names = tuple(names)
         tables = [_mapped(path, name) for path, name in zip(paths, names, strict=True)]
-        self.columns: tuple[str, ...] = tuple(
-            column for column in tables[0].column_names if all(column in table.column_names for table in tables)
-        )
+        self.columns: tuple[str, ...] = tuple(column for column in tables[0].column_names if _is_alike(column, tables))
         self._tables = tables
         self._batches = [batch for table in tables for batch in table.select(self.columns).to_batches()]
         self._starts = np.concatenate([[0], np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)])
@@ -178,8 +176,7 @@ class Obs:
             raise unknown_column(column, self.columns, self._names[0] + (" and others" if self._names[1:] else ""))
 
     def _is_text(self, column: str) -> bool:
-        kind = self._batches[0].schema.field(column).type if self._batches else pa.null()
-        return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        return _is_text(self._tables[0].schema.field(column).type)
 
     def _recoded(self, column: str) -> tuple[tuple[str, ...], list[np.ndarray[Any, Any]]]:
         """Return the categories of all, and for each batch the place there of each of its own, the last -1 a null's."""
@@ -212,6 +209,16 @@ class Obs:
             return np.asarray(indices.take(pa.array(local)).fill_null(_MISSING).to_numpy(zero_copy_only=False))
         codes: np.ndarray[Any, Any] = indices.to_numpy()[local]
         return codes
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_alike(column: str, tables: Sequence[pa.Table]) -> bool:
+    """Return whether all tables have the column, as texts or as numbers."""
+    kinds = {_is_text(table.schema.field(column).type) if column in table.column_names else None for table in tables}
+    return len(kinds) == 1 and None not in kinds
 
 
 def _dictionary(array: pa.Array) -> pa.Array:
