@@ -66,7 +66,8 @@ class LoadingBench:
         python = self.pythons.of(way.python) if way.python else Path(sys.executable)
         words = [str(python), "-m", "benchmarks.loading_child", way.module, place or str(self.data.place(way.place))]
         words += [way.settings.text(), "--truth", str(self.data.truth), "--since", str(time.monotonic())]
-        words += [] if way.batches is None else ["--batches", str(way.batches)]
+        for option, number in (("--batches", way.batches), ("--checked", way.checked or way.batches)):
+            words += [] if number is None else [option, str(number)]
         row, peak_bytes = _watched([*words, *(["--first"] if first else [])], environment or {})
         return {**_told(way), **row} | ({} if first else {"peak_bytes": peak_bytes})
 

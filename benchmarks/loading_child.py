@@ -58,19 +58,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("settings", help="LoadSettings as JSON")
     parser.add_argument("--truth", type=Path, help="what has to come, from loading_matrix.Truth")
     parser.add_argument("--batches", type=int, help="of an epoch, the first so many; all unless said")
+    parser.add_argument("--checked", type=int, help="of the first epoch, the same")
     parser.add_argument("--since", type=float, default=time.monotonic(), help="when this process was started")
     parser.add_argument("--first", action="store_true", help="end after the first batch")
     return parser.parse_args(arguments)
 
 
 def _check(first: Any, batches: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Take the first epoch in, and close it where it is cut short: nothing of it goes on while the next is measured."""
     from benchmarks.loading_matrix import Delivered, Truth
 
     delivered = Delivered()
-    limited = batches if options.batches is None else itertools.islice(batches, options.batches - 1)
+    limited = batches if options.checked is None else itertools.islice(batches, options.checked - 1)
     for batch in itertools.chain([first], limited):
         delivered.add(batch)
-    return delivered.check(Truth.read(options.truth), whole=options.batches is None)
+    batches.close()
+    return delivered.check(Truth.read(options.truth), whole=options.checked is None)
 
 
 def _measure(loader: Loader, limit: int | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def draw_loading(results: Results, path: Path) -> None:
     )
     for axes, (form, bars) in zip(panels[:, 0], shown.items(), strict=True):
         _draw_panel(axes, _FORMS[form], bars[::-1])  # matplotlib counts upwards
-    figure.suptitle(_title(results), x=0.01, ha="left", fontsize=15, weight="bold")
+    figure.suptitle(_title(results), x=0.01, ha="left", fontsize=14, weight="bold")
     figure.savefig(path)
 
 
@@ -62,5 +62,5 @@ def _speeds(results: Results, form: str) -> list[tuple[str, float]]:
 def _title(results: Results) -> str:
     others = ("annbatch", "scDataset", "AnnLoader")
     times = [(name, loading_ratios(results, "ours, lz4", name)) for name in others]
-    said = [f"{median(values):.1f} times {name}" for name, values in times if values]
-    return f"A cell costs little CPU: {', '.join(said)}" if said else "Cells a CPU-second"
+    said = [f"{median(values):.2g} times {name}" for name, values in times if values]
+    return f"lz4, a CPU-second: {', '.join(said)}" if said else "Cells a CPU-second"

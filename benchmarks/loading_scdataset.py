@@ -1,7 +1,7 @@
 """scDataset on one h5ad file opened backed, in an AnnCollection, with its block shuffling; as its documentation has it.
 
-Sparse, the buffer's rows are fetched as they are, as annbatch's authors measured it; dense, its own
-``adata_to_mindex`` makes the whole buffer dense.
+A buffer's rows are fetched as they are, as annbatch's authors measured it, and made dense, where they are to be, a batch
+at a time: its own ``adata_to_mindex`` makes the whole buffer dense, which takes gigabytes and longer.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import torch
 from anndata.experimental import AnnCollection
 from scdataset import BlockShuffling, scDataset
-from scdataset.transforms import adata_to_mindex
 from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
@@ -29,15 +29,14 @@ def open_loader(place: str, settings: LoadSettings) -> _ScDataset:
 
 class _ScDataset:
     def __init__(self, place: str, settings: LoadSettings) -> None:
-        self._dense = settings.form == "dense"
-        hooks = {"fetch_transform": adata_to_mindex} if self._dense else {"fetch_callback": _fetch}
         dataset = scDataset(
             AnnCollection([anndata.read_h5ad(place, backed="r")]),
             BlockShuffling(block_size=settings.block_cells),
             batch_size=settings.batch_cells,
             fetch_factor=settings.fetch_batches,
             seed=settings.seed,
-            **hooks,
+            fetch_callback=_fetch,
+            batch_transform=_dense if settings.form == "dense" else None,
         )
         parallel: dict[str, Any] = {"prefetch_factor": settings.fetch_batches + 1, "persistent_workers": True}
         self._loader: Any = DataLoader(
@@ -45,9 +44,12 @@ class _ScDataset:
         )
 
     def epoch(self, number: int) -> Iterator[Any]:  # noqa: ARG002  # it counts its epochs by itself
-        for batch in self._loader:
-            yield batch["X"] if self._dense else batch
+        yield from self._loader
 
 
 def _fetch(collection: Any, rows: Any) -> Any:
     return collection[rows].X
+
+
+def _dense(batch: Any) -> Any:
+    return torch.from_numpy(batch.toarray())

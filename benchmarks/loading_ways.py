@@ -28,6 +28,8 @@ class Way:
     """Version of Python whose environment it runs in; empty for ours."""
     batches: int | None = None
     """Measured of an epoch, where a whole one takes minutes."""
+    checked: int | None = None
+    """Batches of an epoch, where taking in a whole one does; no fewer than are measured unless said."""
 
     def with_workers(self, workers: int) -> Way:
         """Return it with so many processes that load."""
@@ -70,7 +72,8 @@ _DENSE = {
 
 
 def _dense(way: Way) -> Way:
-    return replace(way, settings=replace(way.settings, form="dense"), batches=_DENSE[way.name])
+    settings = replace(way.settings, form="dense")
+    return replace(way, settings=settings, batches=_DENSE[way.name], checked=min(_DENSE[way.name] or 32, 32))
 
 
 WAYS: tuple[Way, ...] = (*_SPARSE, *(_dense(way) for way in _SPARSE if way.name in _DENSE))
@@ -104,4 +107,4 @@ def ways_for(ways: tuple[Way, ...], *, newer: bool, quick: bool) -> tuple[Way, .
 
 def _small(way: Way) -> Way:
     settings = replace(way.settings, buffer_cells=min(way.settings.buffer_cells, 2_048))
-    return replace(way, settings=settings, batches=way.batches and 4)
+    return replace(way, settings=settings, batches=way.batches and 4, checked=way.checked and 4)

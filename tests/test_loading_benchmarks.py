@@ -166,7 +166,7 @@ def test_a_child_checks_one_epoch_and_measures_another(monkeypatch, capsys, tmp_
     assert (row["checked"]["cells"], row["rows"]) == (40, 40)
     assert row["rows_per_s"] > 0
     assert row["cold_s"] >= row["first_batch_s"]
-    _, part = _measure(monkeypatch, capsys, tmp_path, _Fake, "--batches", "2")
+    _, part = _measure(monkeypatch, capsys, tmp_path, _Fake, "--batches", "2", "--checked", "2")
     assert (part["checked"]["cells"], part["checked"]["whole"], part["rows"]) == (20, False, 20)
     said, first = _measure(monkeypatch, capsys, tmp_path, _Fake, "--first")
     assert said == []
