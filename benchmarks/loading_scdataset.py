@@ -1,7 +1,7 @@
 """scDataset on one h5ad file opened backed, in an AnnCollection, with its block shuffling; as its documentation has it.
 
-A buffer's rows are fetched as they are, as annbatch's authors measured it, and made dense, where they are to be, a batch
-at a time: its own ``adata_to_mindex`` makes the whole buffer dense, which takes gigabytes and longer.
+A buffer's rows are fetched as they are, as annbatch's authors measured it, and made dense, where they are to be, by the
+batch: its own ``adata_to_mindex`` makes the whole buffer dense, which takes gigabytes and longer.
 """
 
 from __future__ import annotations
