@@ -183,7 +183,7 @@ class ChunkedCells:
         ConfigError
             There is no such cell.
         """
-        [number] = self._checked([row]).tolist()
+        [number] = self.numbers([row]).tolist()
         dataset = int(np.searchsorted(self._starts, number, side="right")) - 1
         manifest, local = self.manifests[dataset], number - int(self._starts[dataset])
         at = int(manifest.chunk_of(np.array([local]))[0])
@@ -214,7 +214,7 @@ class ChunkedCells:
 
     def column(self, name: str, rows: Int64 | Sequence[int]) -> Column:
         """Return an obs column of some cells."""
-        return self.obs.take(name, self._checked(rows))
+        return self.obs.take(name, self.numbers(rows))
 
     def cell_ids(self, rows: Int64 | Sequence[int]) -> list[str]:
         """Return the names of some cells: ``obs_names`` of the chunks.
@@ -226,7 +226,7 @@ class ChunkedCells:
         CorruptError
             A chunk that has to be asked is missing or damaged.
         """
-        wanted = self._checked(rows)
+        wanted = self.numbers(rows)
         if len(self.manifests) == 1:
             return self._names[0].take(wanted)
         names = np.empty(len(wanted), object)
@@ -282,7 +282,7 @@ class ChunkedCells:
         CorruptError
             A chunk is missing or damaged; it is named.
         """
-        return self.read(self._checked(rows), self.gene_columns(genes)[1]).counts
+        return self.read(self.numbers(rows), self.gene_columns(genes)[1]).counts
 
     def measured(self, rows: Int64 | Sequence[int] | None = None) -> Bools:
         """Return for each cell, or each experiment when None, which genes were measured: bool ``(n, n_genes)``.
@@ -297,7 +297,7 @@ class ChunkedCells:
         """
         if rows is None:
             return self._presence
-        codes = self.obs.take(self.experiment_column, self._checked(rows)).values
+        codes = self.obs.take(self.experiment_column, self.numbers(rows)).values
         found: Bools = self._presence[codes]
         return found
 
@@ -307,7 +307,7 @@ class ChunkedCells:
         import pandas as pd
         import scipy.sparse as sp
 
-        wanted = self._checked(rows)
+        wanted = self.numbers(rows)
         names, columns = self.gene_columns(genes)
         counts = self.read(wanted, columns).counts
         shape = (counts.n_cells, counts.n_genes)
@@ -420,9 +420,18 @@ class ChunkedCells:
         finally:
             store.close()
 
-    def _checked(self, rows: Int64 | Sequence[int]) -> Int64:
+    def numbers(self, rows: Int64 | Sequence[int]) -> Int64:
+        """Return cell numbers, int64 ``(n_cells,)``; of a mask over all cells, those that it marks.
+
+        Raises
+        ------
+        ConfigError
+            There is no such cell (kind ``row-out-of-range``), or these are no whole numbers (``bad-row``).
+        """
         wanted = np.atleast_1d(np.asarray(rows))
         if wanted.dtype == np.bool_:
+            if wanted.shape != (self.n_cells,):
+                raise ConfigError(f"a mask of {wanted.size:,} for {self.n_cells:,} cells", kind="bad-row")
             wanted = np.flatnonzero(wanted)
         if len(wanted) and wanted.dtype.kind not in "iu":
             raise ConfigError(f"cells are asked for by number, not by {wanted.dtype}", kind="bad-row")

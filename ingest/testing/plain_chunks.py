@@ -66,7 +66,7 @@ def _column(node: Any) -> Any:
     if isinstance(node, h5py.Dataset):
         if not h5py.check_string_dtype(node.dtype):
             return node[()]
-        return [text or None for text in node.asstr()[()]]  # a dense chunk has the empty text where there is none
+        return [None if text == node.attrs.get("missing") else text for text in node.asstr()[()]]
     categories, codes = node["categories"].asstr()[()], node["codes"][()]
     return pd.Categorical.from_codes(codes, categories)
 

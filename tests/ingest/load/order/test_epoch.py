@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -154,6 +157,17 @@ def test_the_order_is_the_same_in_every_version():
     order = Shuffled(20, Batching(4, 3, 8), seed=5).epoch(2)
     found = np.concatenate([window.rows for window in order.windows()]).tolist()
     assert found == [7, 15, 8, 6, 17, 19, 16, 18, 5, 9, 10, 3, 4, 0, 1, 2, 11, 13, 12, 14]
+
+
+def test_another_process_has_the_same_order():
+    script = (
+        "from ingest.load.order.epoch import Batching; from ingest.load.order.samplers import Shuffled; "
+        "print([w.rows.tolist() for w in Shuffled(500, Batching(10, 3, 40), 11).epoch(6).windows()])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    order = Shuffled(500, Batching(10, 3, 40), 11).epoch(6)
+    assert done.stdout.strip() == str([window.rows.tolist() for window in order.windows()])
 
 
 @pytest.mark.parametrize(
