@@ -160,10 +160,7 @@ class ChunkedCells:
     @property
     def identity(self) -> tuple[str, ...]:
         """What the cells are: the digest of each dataset's plan, with the chunks that are there."""
-        return tuple(
-            manifest.digest if manifest.complete else f"{manifest.digest}:{len(manifest.numbers)}"
-            for manifest in self.manifests
-        )
+        return tuple(manifest.identity for manifest in self.manifests)
 
     @cached_property
     def obs(self) -> Obs:

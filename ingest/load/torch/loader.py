@@ -42,6 +42,11 @@ class Ranks:
             raise ConfigError("rank and world_size are given together, or neither", kind="bad-rank")
         self._given = None if rank is None or world_size is None else (rank, world_size)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker that is spawned is not part of torch.distributed: it is of the rank that started it. Where that is
+        # not in use yet, this travels to a process that will be a rank.
+        return Ranks, self._given or (ranks_of() if _distributed() else (None, None))
+
     def now(self) -> tuple[int, int]:
         """Return rank and world size."""
         return self._given or ranks_of()
@@ -49,8 +54,11 @@ class Ranks:
 
 def ranks_of() -> tuple[int, int]:
     """Return rank and world size of ``torch.distributed``, (0, 1) where it is not in use."""
-    here = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if here else (0, 1)
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else (0, 1)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class CellLoader:
@@ -169,10 +177,8 @@ class CellLoader:
         ConfigError
             The state is of another order of cells (kind ``other-order``), or no state.
         """
-        if state.get("version") != _STATE_VERSION:
-            raise ConfigError("this is no state of a loader, or one of another version", kind="bad-state")
+        epoch, batch, there = _places(state)
         here = self._identity()
-        there = state["order"]
         differing = [name for name in here if there.get(name) != here[name]]
         if differing:
             name = differing[0]
@@ -181,8 +187,10 @@ class CellLoader:
                 kind="other-order",
                 hint="make the loader as the one that the state is of; only num_workers, threads, prefetch may differ",
             )
-        self._epoch, self._start = int(state["epoch"]), int(state["batch"])
-        self._batch = self._start
+        if batch > len(self):
+            raise ConfigError(f"batch {batch:,} of {len(self):,}: this is no state of a loader", kind="bad-state")
+        self._epoch = epoch
+        self._batch = self._start = batch
 
     def _identity(self) -> dict[str, Any]:
         rank, world_size = self._ranks.now()
@@ -223,6 +231,15 @@ class CellLoader:
             for name, values in self._metadata.of(batch.rows).items()
         }
         return (_pinned(found), _pinned(metadata)) if self._pin_memory else (found, metadata)
+
+
+def _places(state: Mapping[str, Any]) -> tuple[int, int, Mapping[str, Any]]:
+    """Return epoch, batch and order that a state names."""
+    if state.get("version") == _STATE_VERSION:
+        epoch, batch, order = state.get("epoch"), state.get("batch"), state.get("order")
+        if isinstance(epoch, int) and isinstance(batch, int) and min(epoch, batch) >= 0 and isinstance(order, dict):
+            return epoch, batch, order
+    raise ConfigError("this is no state of a loader, or one of another version", kind="bad-state")
 
 
 class _Windows(Dataset[Any]):

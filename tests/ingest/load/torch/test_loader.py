@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import psutil
@@ -24,6 +24,10 @@ N = 106
 
 def names_of(loader):
     return [metadata["cell_id"] for _, metadata in loader]
+
+
+def flat(batches):
+    return list(chain.from_iterable(batches))
 
 
 def check_batches(loader, plain, genes=slice(None)):
@@ -46,7 +50,7 @@ def test_an_epoch(shelf, kind):
     for _ in range(2):
         rows = check_batches(loader, plain)
         assert [len(part) for part in rows] == [20, 20, 20, 20, 20, 6]
-        assert sorted(sum(rows, [])) == list(range(N))
+        assert sorted(flat(rows)) == list(range(N))
     assert len(loader) == 6
     assert loader.epoch == 2
 
@@ -77,7 +81,7 @@ def test_every_cell_once_over_all_ranks(
         with pytest.raises(ConfigError, match="cannot be shared"):
             names_of(loader_of(0))
         return
-    ranks = [[rows for rows in check_batches(loader_of(rank), plain)] for rank in range(world_size)]
+    ranks = [check_batches(loader_of(rank), plain) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {len(loader_of(0))}
     delivered = [row for batches in ranks for rows in batches for row in rows]
     if drop_last:
@@ -95,35 +99,35 @@ def cells_once(dest):
 
 def test_sequential(dest, plain):
     loader = create_dataloader(dest, 25, shuffle=False)
-    assert sum(check_batches(loader, plain), []) == list(range(N))
-    assert sum(check_batches(loader, plain), []) == list(range(N))
+    assert flat(check_batches(loader, plain)) == list(range(N))
+    assert flat(check_batches(loader, plain)) == list(range(N))
 
 
 def test_rows_in_the_order_given(dest, plain):
     loader = create_dataloader(dest, 3, shuffle=False, rows=[100, 4, 55, 7, 8])
-    assert sum(check_batches(loader, plain), []) == [100, 4, 55, 7, 8]
+    assert flat(check_batches(loader, plain)) == [100, 4, 55, 7, 8]
 
 
 def test_seeds_and_epochs(dest):
     def order(**options):
-        return sum(names_of(create_dataloader(dest, 16, **options)), [])
+        return flat(names_of(create_dataloader(dest, 16, **options)))
 
     one = create_dataloader(dest, 16, seed=3)
-    first, second = sum(names_of(one), []), sum(names_of(one), [])
+    first, second = flat(names_of(one)), flat(names_of(one))
     assert sorted(first) == sorted(second)
     assert first != second
     assert first == order(seed=3)
     assert first != order(seed=4)
     one.set_epoch(0)
-    assert sum(names_of(one), []) == first
+    assert flat(names_of(one)) == first
     other = create_dataloader(dest, 16, seed=3)
     other.set_epoch(1)
-    assert sum(names_of(other), []) == second
+    assert flat(names_of(other)) == second
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_workers_do_not_change_the_order(dest, plain, workers):
+def test_workers_do_not_change_the_order(dest, workers):
     options = {"batch_size": 10, "block_cells": 4, "window_cells": 20, "obs": ["tissue", "age"], "seed": 9}
     here, there = create_dataloader(dest, **options), create_dataloader(dest, **options, num_workers=workers)
     for _ in range(2):
@@ -149,7 +153,7 @@ def test_workers_of_a_loader_that_has_read_already(dest, plain):
     running = iter(create_dataloader(cells, 10, window_cells=10, prefetch=3))
     next(running)
     loader = create_dataloader(cells, 10, window_cells=20, num_workers=2)
-    assert sorted(sum(check_batches(loader, plain), [])) == list(range(N))
+    assert sorted(flat(check_batches(loader, plain))) == list(range(N))
     assert len(list(running)) == 10
 
 
@@ -187,7 +191,7 @@ def test_closing_ends_threads_and_the_next_read_begins_anew(dest, plain):
         for thread in our_threads(before):
             thread.join(10)
         assert not our_threads(before)
-        assert sorted(sum(check_batches(create_dataloader(cells, 20), plain), [])) == list(range(N))
+        assert sorted(flat(check_batches(create_dataloader(cells, 20), plain))) == list(range(N))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -288,7 +292,7 @@ def test_where_accessions_and_rows_together(dest, plain):
         dest, 8, where="tissue == 'lung' and age > 1", include_srx_accessions=["SRX0", "SRX2"], rows=range(5, 90)
     )
     wanted = obs[(obs.tissue == "lung") & (obs.age > 1) & obs.SRX_accession.isin(["SRX0", "SRX2"])].index
-    assert sorted(sum(check_batches(loader, plain), [])) == [row for row in wanted if 5 <= row < 90]
+    assert sorted(flat(check_batches(loader, plain))) == [row for row in wanted if 5 <= row < 90]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +346,7 @@ def test_rows_as_a_mask(dest, plain):
     """As numpy and pandas people choose: ``obs.age > 3``."""
     mask = plain.obs.age.to_numpy() > 3
     loader = create_dataloader(dest, 8, rows=mask)
-    assert sorted(sum(check_batches(loader, plain), [])) == np.flatnonzero(mask).tolist()
+    assert sorted(flat(check_batches(loader, plain))) == np.flatnonzero(mask).tolist()
 
 
 # How often
@@ -350,7 +354,7 @@ def test_rows_as_a_mask(dest, plain):
 
 def test_balanced(dest, plain):
     loader = create_dataloader(dest, 16, balance="tissue", epoch_cells=300, obs=["tissue"])
-    rows = sum(check_batches(loader, plain), [])
+    rows = flat(check_batches(loader, plain))
     assert len(rows) == 300
     times = plain.obs.tissue.iloc[rows].value_counts(dropna=False).to_dict()
     assert set(times) == {"brain", "liver", "lung"}  # cells without one: none
@@ -359,7 +363,7 @@ def test_balanced(dest, plain):
 
 def test_balanced_by_numbers(dest, plain):
     loader = create_dataloader(dest, 16, balance="age", epoch_cells=700)
-    times = plain.obs.age.iloc[sum(check_batches(loader, plain), [])].value_counts()
+    times = plain.obs.age.iloc[flat(check_batches(loader, plain))].value_counts()
     assert len(times) == 7
     assert (abs(times - 100) <= 5).all()
 
@@ -368,7 +372,7 @@ def test_balanced_within_what_is_chosen(dest, plain):
     loader = create_dataloader(
         dest, 16, balance="tissue", where="tissue in ['lung', 'brain'] and age < 4", epoch_cells=80
     )
-    times = plain.obs.iloc[sum(check_batches(loader, plain), [])]
+    times = plain.obs.iloc[flat(check_batches(loader, plain))]
     found = times.tissue.value_counts().to_dict()
     assert set(found) == {"brain", "lung"}
     assert abs(found["brain"] - 40) <= 2
@@ -382,11 +386,11 @@ def test_weights(dest, plain, length):
     chosen = np.array([10, 20, 30, 40])
     given_weights = weights if length == "of all cells" else weights[chosen]
     loader = create_dataloader(dest, 16, weights=given_weights, rows=chosen, epoch_cells=80)
-    rows = sum(check_batches(loader, plain), [])
+    rows = flat(check_batches(loader, plain))
     assert np.bincount(rows, minlength=N)[chosen].tolist() == [10, 20, 50, 0]
 
 
-def test_weighted_workers_and_ranks(dest, plain):
+def test_weighted_workers_and_ranks(dest):
     options = {"batch_size": 16, "balance": "tissue", "epoch_cells": 200, "window_cells": 32, "block_cells": 2}
     for rank in range(2):
         one = create_dataloader(dest, **options, rank=rank, world_size=2)
@@ -453,7 +457,7 @@ def test_a_transform_is_told_the_sum_over_all_genes_where_some_are_read(dest, pl
 
 def test_a_transform_that_fails_says_so(dest):
     class Broken:
-        def __call__(self, counts, totals=None):
+        def __call__(self, counts, totals=None):  # noqa: ARG002 # the Protocol's
             raise ZeroDivisionError("of the transform")
 
     for workers in (0, 1):
@@ -463,7 +467,7 @@ def test_a_transform_that_fails_says_so(dest):
 
 def test_tokens(dest, plain):
     class Tokens:
-        def __call__(self, counts, totals=None):
+        def __call__(self, counts, totals=None):  # noqa: ARG002 # the Protocol's
             return Counts(counts.indptr, counts.indices, (counts.data + 1).astype(np.int32), counts.n_genes)
 
     whole = plain.matrix.toarray()
@@ -476,7 +480,7 @@ def test_tokens(dest, plain):
 
 def test_more_workers_than_windows(dest, plain):
     loader = create_dataloader(dest, 200, num_workers=2)
-    assert sorted(sum(check_batches(loader, plain), [])) == list(range(N))
+    assert sorted(flat(check_batches(loader, plain))) == list(range(N))
 
 
 def test_distributed_ranks_are_asked_when_an_epoch_begins(dest, monkeypatch):
@@ -487,5 +491,5 @@ def test_distributed_ranks_are_asked_when_an_epoch_begins(dest, monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     assert len(loader) == 6
     other = create_dataloader(dest, 10, rank=0, world_size=2)
-    delivered = sum(names_of(loader), []) + sum(names_of(other), [])
+    delivered = flat(names_of(loader)) + flat(names_of(other))
     assert len(delivered) == len(set(delivered)) == N
