@@ -272,8 +272,11 @@ class ChunkedCells:
         """
         if rows is None:
             return self._presence
-        codes = self.obs.take(self.experiment_column, self.numbers(rows)).values
-        found: Bools = self._presence[codes]
+        wanted = self.numbers(rows)
+        codes = self.obs.take(self.experiment_column, wanted).values
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        # An experiment may have cells in several datasets, of which each has some of its genes.
+        found: Bools = self._presence[codes] & self._own_genes[owner]
         return found
 
     def to_anndata(self, rows: Int64 | Sequence[int], *, genes: Any = None) -> anndata.AnnData:
@@ -332,6 +335,11 @@ class ChunkedCells:
     @property
     def _names(self) -> tuple[CellNames, ...]:
         return self._open().names(self.obs)
+
+    @cached_property
+    def _own_genes(self) -> Bools:
+        """Which genes each dataset has, bool ``(n_datasets, n_genes)``."""
+        return np.array([np.isin(self.genes.ids, manifest.genes.ids) for manifest in self.manifests])
 
     @cached_property
     def _presence(self) -> Bools:

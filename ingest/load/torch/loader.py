@@ -127,6 +127,9 @@ class CellLoader:
         self._processes: DataLoader[Any] | None = None
         self._epoch = self._batch = self._start = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_processes": None}  # another process starts its own
+
     @property
     def batch_size(self) -> int:
         """Cells of a batch; the last of an epoch has fewer."""
@@ -143,8 +146,8 @@ class CellLoader:
         return self._metadata.categories
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next pass at the start of `epoch`."""
-        if epoch != self._epoch:
+        """Begin the next pass at the start of `epoch`, or where a state of this very epoch says."""
+        if epoch != self._epoch or not self._start:  # a place that was loaded is kept, one that was left is not
             self._start = self._batch = 0
         self._epoch = epoch
 

@@ -97,7 +97,9 @@ def test_a_loader_travels(dest, plain, row_of):
     """A Lightning trainer that starts processes pickles loaders."""
     from ingest.load.torch.create import create_dataloader
 
-    loader = create_dataloader(dest, 16, seed=4, genes=[7])
+    loader = create_dataloader(dest, 16, seed=4, genes=[7], num_workers=1)
+    list(loader)
+    loader.set_epoch(0)
     copy = pickle.loads(pickle.dumps(loader))  # noqa: S301 # our own
     assert check(copy, plain, row_of, [7]) == check(loader, plain, row_of, [7])
 
@@ -193,9 +195,14 @@ def test_highly_variable_genes(with_hvgs, by_dispersion, plain, row_of):
     assert sorted(flat(check(loader, plain, row_of, wanted))) == list(range(N))
 
 
+def test_all_that_were_chosen(with_hvgs, by_dispersion, plain):
+    assert list(HVGDataset(with_hvgs).genes.ids) == [plain.genes[column] for column in by_dispersion[:12]]
+    assert len(create_hvg_dataloader(with_hvgs).genes) == 12
+
+
 def test_too_few_were_chosen(with_hvgs):
     with pytest.raises(ConfigError, match="has 12 highly variable genes, not 2,000") as raised:
-        HVGDataset(with_hvgs)
+        HVGDataset(with_hvgs, 2000)
     assert "--n-hvgs 2000 --force" in raised.value.hint
 
 
@@ -277,6 +284,8 @@ def test_spawned_workers_are_of_the_rank_that_started_them(dest, monkeypatch):
     assert len(pickle.loads(pickle.dumps(stream))) == 11  # noqa: S301 # our own
 
 
+# torch's own, of every sparse tensor that comes from another process
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 @pytest.mark.parametrize("form", ["dense", "csr", "ragged"])
 def test_forms_of_a_stream(dest, plain, row_of, form):
     stream = ShuffledCells(dest, 30, form=form, genes=[4, 2, 0])
