@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import did_you_mean
 from ingest.layout import CELLS_KEY, PRESENCE_KEY
 from ingest.load.files import OpenFiles, ReadSettings, is_remote
@@ -142,7 +142,16 @@ class ChunkedCells:
     @cached_property
     def obs(self) -> Obs:
         """Obs of all cells, mapped into memory."""
-        return Obs([self._local(url, CELLS_KEY) for url in self._urls], [m.url for m in self.manifests])
+        found = Obs([self._local(url, CELLS_KEY) for url in self._urls], [m.url for m in self.manifests])
+        for n_cells, manifest in zip(found.n_cells, self.manifests, strict=True):
+            if n_cells != manifest.n_cells:
+                raise CorruptError(
+                    f"{manifest.url}/{CELLS_KEY} is of {n_cells:,} cells, the chunks of {manifest.n_cells:,}",
+                    kind="bad-summary",
+                    hint=f"`python -m ingest run {manifest.url}` writes it again",
+                    key=CELLS_KEY,
+                )
+        return found
 
     @cached_property
     def experiment_column(self) -> str:
@@ -262,8 +271,8 @@ class ChunkedCells:
     def measured(self, rows: Int64 | Sequence[int] | None = None) -> Bools:
         """Return for each cell, or each experiment when None, which genes were measured: bool ``(n, n_genes)``.
 
-        Zero of a gene that was not measured is not a count. Experiments are in the order of
-        ``categories(experiment_column)``.
+        Zero of a gene that was not measured is not a count; of a cell without experiment none is known to be measured.
+        Experiments are in the order of ``categories(experiment_column)``.
 
         Raises
         ------
@@ -277,6 +286,7 @@ class ChunkedCells:
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         # An experiment may have cells in several datasets, of which each has some of its genes.
         found: Bools = self._presence[codes] & self._own_genes[owner]
+        found[codes < 0] = False
         return found
 
     def to_anndata(self, rows: Int64 | Sequence[int], *, genes: Any = None) -> anndata.AnnData:

@@ -5,6 +5,7 @@ They are small, and so are their blocks: rows cross blocks, chunks have dozens o
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -19,10 +20,10 @@ from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_vari
 from ingest.testing.plain_chunks import PlainCells, read_plainly
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["KINDS", "Shelf", "add_columns", "make_blocky", "write_sample"]
+__all__ = ["KINDS", "Shelf", "add_columns", "make_blocky", "small_blocks", "write_sample"]
 
 _N_CELLS, _N_GENES = 53, 40
 _BASE = DataSettings(cells_per_chunk=19)
@@ -76,12 +77,16 @@ def add_columns(index: Path) -> Path:
     return index
 
 
+@contextmanager
+def small_blocks() -> Iterator[None]:
+    """Write blocks of 32 entries, or of 4 dense rows."""
+    with mock.patch("ingest.encode.array_stream.BLOCK", 32), mock.patch("ingest.encode.row_stream._MOST_ROWS", 4):
+        yield
+
+
 def make_blocky(dest: str, index: Path, data: DataSettings = _BASE) -> None:
-    """Make a dataset whose blocks have 32 entries, or 4 dense rows."""
-    with (
-        mock.patch("ingest.encode.array_stream.BLOCK", 32),
-        mock.patch("ingest.encode.row_stream._MOST_ROWS", 4),
-    ):
+    """Make a dataset of small blocks."""
+    with small_blocks():
         made = make_dataset(dest, index, data=data)
     if made.report.exit_code:
         raise RuntimeError(f"{dest} is not finished: exit code {made.report.exit_code}")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ingest.block import Counts
 from ingest.cpu import available_cpus
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, IngestError
 from ingest.load.metadata import MetadataReader
 from ingest.load.stream import CellBatch, WindowCells, read_window, stream_batches, stream_windows
 from ingest.load.torch.forms import maker_of
@@ -234,7 +234,10 @@ class CellLoader:
                 persistent_workers=True,
             )
         self._asked[:] = [(order.epoch, order.rank, order.world_size, number) for number in numbers]
-        for number, rows, ends, n_genes, indptr, indices, data in self._processes:
+        for found in self._processes:
+            if isinstance(found, IngestError):
+                raise found
+            number, rows, ends, n_genes, indptr, indices, data = found
             counts = Counts(indptr.numpy(), indices.numpy(), data.numpy(), n_genes)
             yield WindowCells(number, rows.numpy(), tuple(ends), counts)
 
@@ -263,12 +266,16 @@ class _Windows(Dataset[Any]):
         self.cells, self._sampler, self._columns, self._transform = cells, sampler, columns, transform
         self._order: EpochOrder | None = None
 
-    def __getitem__(self, asked: tuple[int, int, int, int]) -> WindowCells:
+    def __getitem__(self, asked: tuple[int, int, int, int]) -> WindowCells | IngestError:
+        """Return a window, or why it cannot be read: torch would raise it as its traceback, without hint and place."""
         epoch, rank, world_size, number = asked
         order = self._order
         if order is None or (order.epoch, order.rank, order.world_size) != (epoch, rank, world_size):
             order = self._order = self._sampler.epoch(epoch, rank=rank, world_size=world_size)
-        return read_window(self.cells, order, number, self._columns, self._transform)
+        try:
+            return read_window(self.cells, order, number, self._columns, self._transform)
+        except IngestError as error:
+            return error
 
 
 def _begin_work(_number: int) -> None:
@@ -279,8 +286,10 @@ def _begin_work(_number: int) -> None:
         windows.cells.use_threads(max(1, available_cpus() // info.num_workers))
 
 
-def _as_tensors(window: Any) -> tuple[Any, ...]:
-    """Return what travels through shared memory instead of a pipe."""
+def _as_tensors(window: Any) -> Any:
+    """Return what travels through shared memory instead of a pipe; an error as it is."""
+    if isinstance(window, IngestError):
+        return window
     counts = window.counts
     arrays = (counts.indptr, counts.indices, counts.data)
     tensors = (torch.from_numpy(array) for array in arrays)
