@@ -26,7 +26,7 @@ from ingest.fetch.tiles.schema import XSchema
 from ingest.genes import Genes
 from ingest.validate import check_rows
 
-__all__ = ["compile_hvg_kernels", "compile_kernels"]
+__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_qc_kernels"]
 
 _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
@@ -67,6 +67,24 @@ def compile_hvg_kernels() -> None:
     kernels.add_counts(*arrays, limbs)
     kernels.add_normalised(*arrays, np.ones(_N_CELLS), True, 1.0, limbs)
     kernels.add_clipped(*arrays, np.ones((1, _N_GENES)), limbs)
+    travelled = limbs[0].copy()
+    travelled.flags.writeable = False
+    for other in (travelled, limbs[0]):
+        kernels.add_limbs(limbs[0], other)
+
+
+@cache
+def compile_qc_kernels() -> None:
+    """Send a few cells through what `qc` adds up with, for whole float32 counts."""
+    from ingest.hvg import kernels
+    from ingest.qc.kernels import measure_cells
+
+    counts, places = _counts(), np.zeros(_N_CELLS, np.int32)
+    check_rows(counts, source="warm")
+    limbs = np.zeros((1, _N_GENES, kernels.WORDS), np.uint64)
+    arrays = counts.indptr, counts.indices, counts.data
+    kernels.add_counts(*arrays, places, limbs)
+    measure_cells(*arrays, np.zeros(_N_GENES, bool), np.zeros(_N_CELLS, np.int32), np.zeros(_N_CELLS))
     travelled = limbs[0].copy()
     travelled.flags.writeable = False
     for other in (travelled, limbs[0]):
@@ -132,3 +150,4 @@ def _encode(format_name: str, counts: Counts) -> None:
 if __name__ == "__main__":
     compile_kernels()
     compile_hvg_kernels()
+    compile_qc_kernels()
