@@ -42,7 +42,7 @@ CONTROL_COLUMNS = (
 
 CONTROL_VALUES = frozenset(
     {"control", "controls", "ctrl", "negative control", "negativecontrol", "nontargeting", "non targeting", "ntc"}
-    | {"nontarget", "no perturbations", "unperturbed", "untreated", "vehicle", "dmso", "mock", "true"}
+    | {"nontarget", "unperturbed", "untreated", "vehicle", "dmso", "mock", "true"}
 )
 """What they say of control cells, in lower case, with spaces for ``_`` and without ``-``."""
 

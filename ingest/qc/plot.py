@@ -29,6 +29,11 @@ _LABELS = {
     "total_counts": "counts a cell",
     "pct_counts_mt": "mitochondrial counts (%)",
 }
+_SAID = {
+    "n_genes_by_counts": ("", " genes"),
+    "total_counts": ("", " counts"),
+    "pct_counts_mt": (" %", ""),
+}
 _BOUNDS: Mapping[str, tuple[str, ...]] = {
     "n_genes_by_counts": ("min_genes", "max_genes"),
     "total_counts": ("min_counts", "max_counts"),
@@ -65,11 +70,13 @@ def draw_qc(request: QcRequest, found: QcFound, document: Mapping[str, Any]) -> 
     cells = found.table.sample(_MOST_CELLS)
     with rc_context(style):
         figure = Figure(figsize=(16, 11.6), dpi=125, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.25))
-        panels = figure.subplot_mosaic([[*METRICS], ["cloud", "cloud", "rules"]], height_ratios=[1, 1.25])
-        for name in METRICS:
-            _draw_metric(panels[name], cells, name, request, found, document)
-        _draw_cloud(panels["cloud"], cells, figure, request, found)
-        _draw_rules(panels["rules"], found)
+        halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+        above, below = halves
+        for axes, name in zip(above.subplots(1, len(METRICS)), METRICS, strict=True):
+            _draw_metric(axes, cells, name, request, found, document)
+        cloud, rules = below.subplots(1, 2, width_ratios=[1.5, 1])
+        _draw_cloud(cloud, cells, below, request, found)
+        _draw_rules(rules, found)
         image = io.BytesIO()
         figure.savefig(image, format="png", metadata={"Software": None})
     return image.getvalue()
@@ -95,13 +102,12 @@ def _draw_metric(
         axes.axhline(bound, color=_DROPPED, lw=1.5, ls="--")
     if logarithmic:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        _plain_numbers(axes.yaxis)
     spread = document["metrics"][name]
     middle = [spread[group]["median"] for group in ("all", "kept")]
     said = [_short(value) for value in middle]
-    unit = " %" if name == "pct_counts_mt" else ""
-    what = {"n_genes_by_counts": "genes", "total_counts": "counts", "pct_counts_mt": "mitochondrial"}[name]
-    axes.set_title(f"Median {said[0]}{unit} {what}" + (f", kept {said[1]}{unit}" if said[0] != said[1] else ""))
+    unit, what = _SAID[name]
+    axes.set_title(f"Median {said[0]}{unit}{what}" + (f", kept {said[1]}{unit}" if said[0] != said[1] else ""))
 
 
 def _draw_violin(axes: Any, values: Array, place: int, colour: str, *, logarithmic: bool) -> None:
@@ -140,25 +146,33 @@ def _draw_cloud(axes: Any, cells: Array, figure: Any, request: QcRequest, found:
         gone["n_genes"],
         color=_DROPPED,
         marker="x",
-        alpha=0.5,
+        alpha=0.6,
         label="dropped",
         s=options["s"] * 2,
-        linewidths=0.9,
+        linewidths=1.2,
+        zorder=3 if len(gone) < len(seen) // 4 else 1,
         rasterized=True,
     )
     if request.mito.any():
         share = mito_pct(seen)
         top = max(float(np.nanquantile(share, 0.99)), 1e-3) if len(share) else 1.0
         points = axes.scatter(
-            seen["total"][kept], seen["n_genes"][kept], c=share[kept], cmap="viridis", vmin=0, vmax=top, **options
+            seen["total"][kept],
+            seen["n_genes"][kept],
+            c=share[kept],
+            cmap="viridis",
+            vmin=0,
+            vmax=top,
+            zorder=2,
+            **options,
         )
         figure.colorbar(points, ax=axes, label="mitochondrial counts (%)", pad=0.01)
     else:
-        axes.scatter(seen["total"][kept], seen["n_genes"][kept], color=_KEPT, **options)
+        axes.scatter(seen["total"][kept], seen["n_genes"][kept], color=_KEPT, zorder=2, **options)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        _plain_numbers(axis)
     axes.set_xlabel("counts a cell")
     axes.set_ylabel("genes a cell")
     if len(gone):
@@ -189,14 +203,23 @@ def _draw_rules(axes: Any, found: QcFound) -> None:
             annotation_clip=False,
         )
     axes.set_yticks(places, [name.replace("_", " ") for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(names), 4) - 0.5, -0.5)
     axes.set_xlim(0, 1.9 * max(breaking.max(), 1))
     axes.xaxis.set_major_locator(_few_ticks())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("cells")
-    axes.legend(loc="lower right", frameon=False, fontsize=12)
-    most = names[int(breaking.argmax())].replace("_", " ")
-    axes.set_title(f"{most} drops most")
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.13), ncols=2, frameon=False, fontsize=12)
+    most = int(breaking.argmax())
+    axes.set_title(f"{names[most].replace('_', ' ')} finds most: {breaking[most]:,} cells")
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Spell the ticks of a logarithmic axis as people do, at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _few_ticks() -> Any:
