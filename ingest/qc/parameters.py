@@ -141,7 +141,9 @@ class QcRules:
     def document(self) -> dict[str, Any]:
         """Return the rules asked for as JSON has them; of a list of cells its length and digest."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        document = {name: _plain(value) for name, value in found.items() if value not in (None, (), False)}
+        document = {
+            name: _plain(value) for name, value in found.items() if value not in (None, ()) and value is not False
+        }
         if self.leave_out:
             digest = sha256_hex("\n".join(sorted(self.leave_out)).encode())
             document["leave_out"] = {"names": len(self.leave_out), "sha256": digest}
