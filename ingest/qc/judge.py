@@ -10,6 +10,7 @@ annotation drops, whatever the fixed bounds say of them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ingest.qc.parameters import QcRules
     from ingest.qc.table import CellTable
 
-__all__ = ["Deviation", "Drops", "breaks_bound", "count_drops", "flag_annotated", "flag_by_metrics"]
+__all__ = ["Deviation", "Drops", "breaks_bound", "count_drops", "drops_of", "flag_annotated", "flag_by_metrics"]
 
 Array = np.ndarray[Any, Any]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -121,13 +122,20 @@ def _deviation(table: CellTable, rule: str, most: float) -> Deviation:
 
 def count_drops(table: CellTable) -> dict[str, Drops]:
     """Return for each rule that any cell breaks how many do, in order of the rules."""
-    breaking, first, alone = (np.zeros(len(CELL_RULES), np.int64) for _ in range(3))
+    flagged: Counter[int] = Counter()
     for cells in table.pieces():
         values, counts = np.unique(cells["flags"], return_counts=True)
-        for flags, n in zip(values.tolist(), counts.tolist(), strict=True):
-            broken = [at for at in range(len(CELL_RULES)) if flags >> at & 1]
-            breaking[broken] += n
-            first[broken[:1]] += n
-            alone[broken if len(broken) == 1 else []] += n
+        flagged.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return drops_of(flagged)
+
+
+def drops_of(flagged: Mapping[int, int]) -> dict[str, Drops]:
+    """Return the same, from flags -> cells that have exactly these."""
+    breaking, first, alone = (np.zeros(len(CELL_RULES), np.int64) for _ in range(3))
+    for flags, n in flagged.items():
+        broken = [at for at in range(len(CELL_RULES)) if flags >> at & 1]
+        breaking[broken] += n
+        first[broken[:1]] += n
+        alone[broken if len(broken) == 1 else []] += n
     numbers = zip(breaking.tolist(), first.tolist(), alone.tolist(), strict=True)
     return {rule: Drops(*n) for rule, n in zip(CELL_RULES, numbers, strict=True) if n[0]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,13 +96,17 @@ class QcRules:
         ConfigError
             Kind ``bad-qc``: no such rule, or a value that it cannot have.
         """
+        return cls().updated(said, where=where)
+
+    def updated(self, said: Mapping[str, Any], *, where: str = "") -> QcRules:
+        """Return these rules, but for those that are said now; arguments and errors are those of `of`."""
         prefix = f"{where}: " if where else ""
         values = {
             name: _value(name, value, prefix)
             for key, value in said.items()
             if (name := _name(key, prefix)) and value is not None and value not in ((), [])
         }
-        rules = cls(**values)
+        rules = replace(self, **values)
         _refuse_nonsense(rules, prefix)
         return rules
 
