@@ -220,7 +220,7 @@ def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> 
 
 def file_kind(identity: Identity) -> FileKind:
     """Return what decides the size of a plan's files."""
-    return FileKind(identity.format, identity.codec, identity.dtype, identity.allow_noninteger)
+    return FileKind(identity.format, identity.codec, identity.dtype, identity.fractional)
 
 
 def _default_workers(projected_bytes: int) -> int:

@@ -266,6 +266,7 @@ def _config(dataset: Dataset) -> dict[str, Any]:
         "gene_list": dataset.opened.genes.ids,
         "max_expression_value": _whole(max((chunk.maximum for chunk in dataset.chunks), default=0)),
         "sparsity": 1 - dataset.nnz / entries if entries else 0.0,
+        **dataset.plan.identity.about,
         "download_timestamp": dataset.plan.provenance.created,
         "source_samples": [
             {

@@ -48,6 +48,8 @@ _ONLY_WITH_INDEX = (
     "layer",
     "strip_version",
     "allow_noninteger",
+    "normalize",
+    "target_sum",
     "qc",
 )
 
@@ -143,6 +145,10 @@ _ONLY_WITH_INDEX = (
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard with a local Ray.")
 @click.option("--single-driver", is_flag=True, help="Accept a store that ignores preconditions.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Most that one unit may take.")
+@click.option("--normalize", is_flag=True, help="Store log1p of counts brought to one total a cell, not counts.")
+@click.option(
+    "--target-sum", type=float, metavar="N", help="With --normalize: that total, over the genes kept; 1e4 unless said."
+)
 @click.option("--cells-json", is_flag=True, help="Write metadata/cells.json, too: an object a cell.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
@@ -222,10 +228,19 @@ def _data_settings(options: dict[str, Any]) -> DataSettings:
         layer=options["layer"],
         allow_noninteger=options["allow_noninteger"],
         format=options["format"],
-        dtype=options["dtype"] or usual.dtype(allow_noninteger=options["allow_noninteger"]),
+        dtype=options["dtype"] or usual.dtype(allow_noninteger=options["allow_noninteger"] or options["normalize"]),
         codec=options["codec"],
         level=0 if options["codec"] == "none" else options["level"],
+        normalize=_target_sum(options),
     )
+
+
+def _target_sum(options: dict[str, Any]) -> float | None:
+    if options["normalize"]:
+        return 1e4 if options["target_sum"] is None else options["target_sum"]
+    if options["target_sum"] is not None:
+        raise ConfigError("--target-sum means nothing without --normalize", kind="bad-target-sum")
+    return None
 
 
 def gene_ids(text: str) -> tuple[str, ...]:

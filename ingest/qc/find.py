@@ -13,6 +13,7 @@ from ingest.chunk_check import check_index
 from ingest.errors import ConfigError
 from ingest.folding import fold_chunks
 from ingest.hvg.batches import ALL
+from ingest.hvg.find import refuse_normalized
 from ingest.hvg.kernels import WORDS
 from ingest.hvg.sums import BatchSums, whole_sums
 from ingest.plan_rows import plan_batches
@@ -96,6 +97,7 @@ def check_request(data: HvgData, rules: QcRules) -> QcRequest:
     CorruptError
         The plan's index is damaged.
     """
+    refuse_normalized(data, "qc")
     opened = data.opened
     mito = mito_columns(opened.genes, rules.mito_genes)
     if rules.needs_mito and not mito.any():
