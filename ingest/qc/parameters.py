@@ -238,8 +238,8 @@ def _refuse_nonsense(rules: QcRules, prefix: str) -> None:
 
 
 def said_rules(document: Mapping[str, Any]) -> str:
-    """Return rules as a line has room for them: ``min_genes 200, max_mito_pct 10``."""
-    return ", ".join(f"{name} {_said(value)}" for name, value in document.items()) or "none"
+    """Return rules as a line has room for them: ``max_mito_pct 10, min_genes 200``."""
+    return ", ".join(f"{name} {_said(value)}" for name, value in sorted(document.items())) or "none"
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
