@@ -58,8 +58,7 @@ _ONLY_WITH_INDEX = (
     cls=Command,
     examples=(
         "python -m ingest run ./lung --index lung.feather -c 5000 -d 4",
-        "python -m ingest run s3://bucket/lung --index lung.feather --gene-filter ENSG00000161798,ENSG00000139618",
-        "python -m ingest run ./lung --index lung.feather --qc min_genes=200 --qc max_mito_pct=10 --qc min_cells=3",
+        "python -m ingest run s3://bucket/lung --index lung.feather --qc min_genes=200 --qc max_mito_pct=10 -d 16",
     ),
 )
 @click.argument("dest", metavar="DEST")
