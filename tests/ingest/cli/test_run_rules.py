@@ -307,6 +307,14 @@ def test_flags_beat_the_file_rule_by_rule(h5ad: Path, run: Run, tmp_path: Path):
     assert record["rules"] == {"min_genes": 20, "max_mito_pct": 12.0}
 
 
+def test_rules_may_come_from_the_environment(census: Path, run: Run, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CELL_INGEST_QC", "min_genes=55 max_genes=80")
+    code, _, err = run("run", tmp_path / "d", "--index", census, "--dry-run")
+    assert code == 0, err
+    assert "stay by what the index says; dropped: min_genes" in err
+    assert "max_genes" in err
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

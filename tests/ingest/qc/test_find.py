@@ -255,6 +255,17 @@ def test_a_damaged_chunk_is_named_and_nothing_is_written(dest, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_index_is_refused_before_a_chunk_is_read(dest, tmp_path):
+    """It names the cells that annotations drop, and the second run's index is made of it."""
+    [path] = (dest.path / "_ingest").glob("index-*.feather")
+    opened = dest.open()
+    at = path.read_bytes().rindex(b"ARROW1") - 40  # in the footer: rows read by range do not show it
+    flip_bit(path, at=at)
+    with pytest.raises(CorruptError, match=r"is not what plan\.json names"):
+        judged(opened, tmp_path / "out", min_genes=20)
+    assert not (tmp_path / "out").exists()
+
+
 def test_fractions_are_measured_where_they_are_allowed(tmp_path):
     import anndata
 
