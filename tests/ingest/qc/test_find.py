@@ -140,6 +140,15 @@ def test_chunks_are_read_once_and_twice_where_cells_and_genes_go(finished, tmp_p
     assert chunks == sorted(times * [opened.plan.key(chunk) for chunk in range(5)])
 
 
+def test_medians_are_over_the_cells_that_annotations_leave_whatever_bounds_say(finished, index, tmp_path):
+    rules = {"leave_out_column": "is_doublet", "min_counts": 300, "mad": 3}
+    document, cells = judged(DamageableDataset(finished).open(), tmp_path / "out", **rules)
+    counted = np.log1p(cells["total_counts"][~pd.read_feather(index)["is_doublet"]])
+    assert document["adaptive"]["mad_counts"]["median"] == np.median(counted)
+    assert document["adaptive"]["mad_counts"]["mad"] == np.median(np.abs(counted - np.median(counted)))
+    assert np.median(counted) != np.median(np.log1p(cells["total_counts"]))
+
+
 def test_genes_are_counted_in_the_cells_that_stay(finished, tmp_path):
     opened = DamageableDataset(finished).open()
     _, cells = judged(opened, tmp_path / "out", min_genes=40, min_cells=30)
