@@ -112,7 +112,7 @@ def check_request(data: HvgData, rules: QcRules) -> QcRequest:
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         return opened.index.batches(opened.plan.n_cells, columns)
 
-    annotations = resolve_annotations(rules, schema, batches, "the cells of this dataset")
+    annotations = resolve_annotations(rules, schema, batches, "this dataset")
     return QcRequest(data, rules, mito, annotations)
 
 

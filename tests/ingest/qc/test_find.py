@@ -204,7 +204,7 @@ def test_control_cells_alone(finished, index, tmp_path, rules, column, keeps):
     [
         ({"leave_out_column": "is_dublet"}, "unknown-column", "did you mean 'is_doublet'"),
         ({"leave_out_column": "donor"}, "bad-qc", "no booleans but 'd0', 'd1', 'd2'"),
-        ({"leave_out_column": "donor=d9"}, "unknown-value", "no cell of the cells of this dataset has donor 'd9'"),
+        ({"leave_out_column": "donor=d9"}, "unknown-value", "no cell of this dataset has donor 'd9'"),
         ({"control_column": "donor"}, "no-controls", "no value of it is known to mean control"),
         ({"control_column": "perturbation", "control_values": "nontargeting"}, "unknown-value", "'non-targeting'"),
         ({"mito_genes": "ENSGX"}, "no-mito-genes", "none of the 1 is a gene"),
