@@ -185,8 +185,9 @@ class _TwoSteps:
         return self._bring_judged(self._judge())
 
     def _bring_planned(self, opened: OpenPlan) -> int:
-        index = self.scratch / "planned.feather"
-        _fetch(self.store, opened.plan.files["index"], index)
+        # What it was planned from, not the plan's own index: that may be in another order.
+        index = self.scratch / "judged.feather"
+        _fetch(self.results, QC_INDEX_KEY, index)
         genes = replace(self.data.genes, wanted=opened.genes.ids, max_genes=None)
         data = replace(self.data, genes=genes)
         return self.bring(self.store, index, data, self.work, limit=None, quality=self.quality, between=False)
