@@ -231,6 +231,7 @@ def _processing(dataset: Dataset) -> dict[str, Any]:
         "settings": document["provenance"]["settings"],
         "versions": document["provenance"]["versions"],
         "created": document["provenance"]["created"],
+        **({"mixing": document["provenance"]["mixing"]} if dataset.plan.provenance.mixing is not None else {}),
         "dropped_cells": dict(sorted(dropped.items())),
         "chunks_with_note": dict(sorted(notes.items())),
         **_left_out(dataset),
