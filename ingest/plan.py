@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ingest.documents import canonical, sha256_hex, unseal
 from ingest.errors import CorruptError
 from ingest.layout import PLAN_KEY, chunk_key
+from ingest.window_order import parse_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ingest.window_order import WindowOrder
 
 __all__ = ["Identity", "Plan", "Provenance", "differences", "parse_plan"]
 
@@ -79,6 +82,8 @@ class Provenance:
     """Package -> version, of those that shape data."""
     settings: Mapping[str, Any]
     """Every setting, resolved, as it stood when the plan was made."""
+    mixing: Mapping[str, Any] | None = None
+    """How mixed the chunks are, of a plan in window order: see `ingest.planning.mixing_facts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,11 @@ class Plan:
     """Role (``index``, ``survey``, ``genes``) -> key; each key ends in the digest of the content."""
     sha256: Mapping[str, str]
     """Role -> sha256 of the file's bytes."""
+
+    @property
+    def windows(self) -> WindowOrder | None:
+        """The windows in which rows are mixed; None: cells stand in source order."""
+        return parse_order(self.identity.order)
 
     @property
     def n_cells(self) -> int:
@@ -120,7 +130,9 @@ class Plan:
         """Return the plan as plan.json holds it, before sealing."""
         return {
             "identity": self.identity.document(),
-            "provenance": {**asdict(self.provenance)},
+            "provenance": {
+                name: value for name, value in asdict(self.provenance).items() if value is not None or name != "mixing"
+            },
             "files": dict(self.files),
             "sha256": dict(self.sha256),
         }
@@ -139,6 +151,7 @@ def parse_plan(data: bytes) -> Plan:
         identity = dict(document["identity"])
         for name in ("sources", "matrices"):
             identity[name] = tuple(identity[name])
+        parse_order(identity["order"])
         return Plan(Identity(**identity), Provenance(**document["provenance"]), document["files"], document["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{PLAN_KEY} is no plan ({error!r})", key=PLAN_KEY) from error
@@ -162,8 +175,8 @@ def differences(there: Identity, here: Identity) -> list[str]:
         for field in fields(Identity)
         if getattr(there, field.name) != getattr(here, field.name)
     }
-    # A digest says nothing to a person where the number beside it differs already.
-    for digest, number in (("cells", "n_cells"), ("genes", "n_genes"), ("cells", "sources")):
+    # A digest says nothing to a person where the number beside it differs already, and that of cells is of their order.
+    for digest, number in (("cells", "n_cells"), ("genes", "n_genes"), ("cells", "sources"), ("cells", "order")):
         if number in found:
             found.pop(digest, None)
     return [_phrase(name, *pair) for name, pair in found.items()]

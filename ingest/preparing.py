@@ -175,7 +175,9 @@ def profile_of_plan(opened: OpenPlan, work: WorkSettings) -> Profile:
         The index is damaged.
     """
     identity = opened.plan.identity
-    builder = profile_builder(opened.surveys, identity.n_cells, identity.cells_per_chunk, identity.n_genes, work)
+    builder = profile_builder(
+        opened.surveys, identity.n_cells, identity.cells_per_chunk, identity.n_genes, work, opened.plan.windows
+    )
     for batch in plan_batches(opened, ("source", "soma_joinid", "row", "nnz")):
         builder.add(batch.codes, batch.coordinates, batch.table)
     return builder.finish()
@@ -215,6 +217,7 @@ def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> 
         kind=file_kind(plan.identity),
         n_genes=plan.identity.n_genes,
         remote=any(survey.layout == "soma" and survey.source.path is None for survey in plan_of.surveys),
+        window_cells=0 if plan.windows is None else min(plan.windows.cells, plan.n_cells),
     )
 
 

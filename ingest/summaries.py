@@ -233,6 +233,7 @@ def _processing(dataset: Dataset) -> dict[str, Any]:
         "versions": document["provenance"]["versions"],
         "created": document["provenance"]["created"],
         **({"quality_control": quality} if (quality := settings.get("quality_control")) else {}),
+        **({"mixing": document["provenance"]["mixing"]} if dataset.plan.provenance.mixing is not None else {}),
         "dropped_cells": dict(sorted(dropped.items())),
         "chunks_with_note": dict(sorted(notes.items())),
         **_left_out(dataset),

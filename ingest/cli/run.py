@@ -123,6 +123,23 @@ _ONLY_WITH_INDEX = (
     help="Of compression; 0 is fastest. 4 to 6 are one for deflate.",
 )
 @click.option(
+    "--shuffle",
+    type=click.Choice(["none", "window"]),
+    default="none",
+    show_default=True,
+    help="Mix cells of all sources in the chunks; each part of a source is still read once.",
+)
+@click.option(
+    "--shuffle-window",
+    type=int,
+    show_default="whole chunks of 32,768 cells or more",
+    metavar="CELLS",
+    help="Cells that are mixed with each other, a multiple of -c: the more, the better mixed and the more memory.",
+)
+@click.option(
+    "--shuffle-seed", type=int, default=0, show_default=True, metavar="N", help="Another seed, another order."
+)
+@click.option(
     "--memory",
     type=ByteSize(),
     default=DEFAULT_MEMORY_BYTES,
@@ -219,7 +236,7 @@ def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcR
 def _data_settings(options: dict[str, Any]) -> DataSettings:
     wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"])
     usual, size = FORMATS[options["format"]], options["cells_per_chunk"]
-    return DataSettings(
+    data = DataSettings(
         max_cells=options["max_cells"],
         cells_per_chunk=usual.cells_per_chunk if size is None else size,
         genes=GeneRule(wanted, options["genes"], options["max_genes"]),
@@ -231,7 +248,13 @@ def _data_settings(options: dict[str, Any]) -> DataSettings:
         codec=options["codec"],
         level=0 if options["codec"] == "none" else options["level"],
         normalize=_target_sum(options),
+        shuffle=options["shuffle"],
+        shuffle_window=options["shuffle_window"],
+        shuffle_seed=options["shuffle_seed"],
     )
+    if options["index_path"] is not None:
+        data.order  # noqa: B018  # what it cannot be is said before anything is read
+    return data
 
 
 def _target_sum(options: dict[str, Any]) -> float | None:
@@ -362,14 +385,26 @@ def _refuse_other_settings(ctx: click.Context, opened: OpenPlan, options: dict[s
                 kind="settled-by-plan",
                 hint="give --index with it to compare, or leave it out to go on",
             )
-    for option, name in _SHAPING.items():
-        there = getattr(opened.plan.identity, name)
+    settled = {option: (name, getattr(opened.plan.identity, name)) for option, name in _SHAPING.items()}
+    for option, (name, there) in {**settled, **_settled_order(opened)}.items():
         if option in said and options[option] != there:
             raise ConfigError(
                 f"{opened.store.url} holds a plan with {name} {there}, not {options[option]}",
                 kind="settled-by-plan",
                 hint="leave the option out to go on, or use another destination",
             )
+
+
+def _settled_order(opened: OpenPlan) -> dict[str, tuple[str, object]]:
+    """Return option -> its name and what the plan's order has for it."""
+    windows = opened.plan.windows
+    if windows is None:
+        return {"shuffle": ("order", "none"), "shuffle_window": ("shuffle window", "none")}
+    return {
+        "shuffle": ("order", "window"),
+        "shuffle_window": ("shuffle window", windows.cells),
+        "shuffle_seed": ("shuffle seed", windows.seed),
+    }
 
 
 def _dry_run(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any]) -> int:
@@ -387,7 +422,7 @@ def _dry_run(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, opti
 
 
 def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any], *, between: bool = False) -> int:
-    from ingest.cli.execute import describe_work, execute, plan_facts, say_end, speed_line
+    from ingest.cli.execute import describe_work, execute, mixing_text, plan_facts, say_end, speed_line
 
     if work.missing:
         describe_work(plan_facts(opened, work, settings))
@@ -401,5 +436,7 @@ def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str,
         click.echo(json.dumps(facts, indent=1))
     elif report.finished is not None:
         click.echo(speed_line(facts))
+        if "mixing" in facts:
+            click.echo(f"  mixed: {mixing_text(facts['mixing'])}")
         click.echo(f"  {opened.store.url}" + ("" if report.finished.complete else "   incomplete"))
     return report.exit_code

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ingest.documents import seal, sha256_hex
 from ingest.errors import CorruptError
 from ingest.plan import Identity, Plan, Provenance, differences, parse_plan
+from ingest.window_order import WindowOrder
 
 IDENTITY = Identity(
     cells="c0",
@@ -143,3 +144,13 @@ def test_an_identity_with_other_fields_is_damage(change):
         del document["identity"]["cells"]
     with pytest.raises(CorruptError):
         parse_plan(seal(document))
+
+
+def test_an_order_of_another_version_is_not_guessed():
+    other = replace(PLAN, identity=replace(PLAN.identity, order="blocks:100:0"))
+    with pytest.raises(CorruptError) as caught:
+        parse_plan(seal(other.document()))
+    assert caught.value.kind == "unknown-order"
+    mixed = replace(PLAN, identity=replace(PLAN.identity, order="window:100:7"))
+    assert parse_plan(seal(mixed.document())).windows == WindowOrder(100, 7)
+    assert PLAN.windows is None

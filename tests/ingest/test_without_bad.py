@@ -45,6 +45,7 @@ SPEC = ScBaseCountSpec(
 )
 WORK = WorkSettings(workers=1)
 DATA = DataSettings(cells_per_chunk=20)
+MIXED = replace(DATA, shuffle="window", shuffle_window=60)
 BAD = "SRX1041167"
 """Dense, neither the first nor the last, and of several chunks' size."""
 KINDS = {
@@ -122,8 +123,17 @@ def check_same(dest, expected):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("when", ["before indexing", "after indexing"])
-def test_a_bad_sample(built, copy, tmp_path, damage, when):
+@pytest.mark.parametrize(
+    ("when", "data"),
+    [
+        ("before indexing", DATA),
+        ("after indexing", DATA),
+        ("before indexing", MIXED),
+        ("after indexing", MIXED),
+    ],
+    ids=["before indexing", "after indexing", "before indexing, mixed", "after indexing, mixed"],
+)
+def test_a_bad_sample(built, copy, tmp_path, damage, when, data):
     if when == "before indexing":
         damage_sample(file_of(copy), damage)
     # Not looking into the files: the barcodes are what proves the cells when they are read.
@@ -134,9 +144,10 @@ def test_a_bad_sample(built, copy, tmp_path, damage, when):
         table.to_feather(index)
     if when == "after indexing":
         damage_sample(file_of(copy), damage)
-    made = make_dataset(str(tmp_path / "dest"), index, data=DATA, work=WORK)
+    made = make_dataset(str(tmp_path / "dest"), index, data=data, work=WORK)
     assert made.report.exit_code == 3
-    mine = np.flatnonzero(table["SRX_accession"] == BAD) // DATA.cells_per_chunk
+    planned = made.opened.index.rows(0, len(table)).to_pandas()
+    mine = np.flatnonzero(planned["SRX_accession"] == BAD) // data.cells_per_chunk
     quarantined = made.report.driven.quarantined
     assert set(quarantined) == set(mine.tolist())
     assert {failure.kind for failure in quarantined.values()} <= KINDS[damage]
