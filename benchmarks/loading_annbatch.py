@@ -60,6 +60,7 @@ def _open_group(place: str) -> Any:
     from obstore.store import from_url
     from zarr.storage import ObjectStore
 
+    zarr.config.set({"async.concurrency": 64})  # 10 by default, which waits for distance
     options = {"endpoint": os.environ["AWS_ENDPOINT_URL"], "region": "us-east-1"}
     bucket = from_url(place, client_options={"allow_http": True}, **options)
     return zarr.open_group(ObjectStore(bucket, read_only=True), mode="r")
