@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the row."""
     options = _parse(arguments)
     warnings.filterwarnings("ignore", "Sparse ", UserWarning)  # torch's, of its CSR tensors, which all ways deliver
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores: on purpose
     start = time.monotonic()
     module = importlib.import_module(f"benchmarks.{options.module}")
     imported, cpu = time.monotonic(), _cpu_seconds()
