@@ -15,7 +15,9 @@ from numba.core.registry import CPUDispatcher
 from ingest.encode.base import encode_block
 from ingest.encode.open import open_codec
 from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
+from ingest.load.transform import BinnedTokens, Compose, DirectTokens, LogTokens, Normalize, NormalizeLog1p, RankOrder
 from ingest.testing.blocks import seeded_block
+from ingest.testing.windows import fresh
 from ingest.validate import check_rows
 
 block = seeded_block(90, 1_500, density=0.4)
@@ -36,6 +38,9 @@ encoder = open_codec("h5", "deflate", 1).begin(whole.genes, "int16")
 check_rows(whole.counts.rows(3, 50), source="t")
 encoder.add(whole.counts)
 encoder.finish(whole.obs, whole.obs_names)
+transforms = Normalize(), DirectTokens(9), LogTokens(9), BinnedTokens(9), RankOrder(9, np.ones(1_500))
+for transform in (*transforms, Compose([NormalizeLog1p(), BinnedTokens(9)]), Compose([NormalizeLog1p(), RankOrder(9)])):
+    transform(fresh(block.counts))
 
 kernels = {
     id(kernel): kernel

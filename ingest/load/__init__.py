@@ -1,0 +1,1 @@
+"""Training from chunks: cells in any order, as tensors."""
