@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ingest.load.transform.base import bad_transform, needs_totals
+from ingest.load.transform.base import bad_transform, goes_by_totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ingest.block import Counts
-    from ingest.load.transform.base import Transform
+    from ingest.load.transform.base import Totals, Transform
 
 __all__ = ["Compose"]
 
@@ -32,19 +32,19 @@ class Compose:
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         for transform in self.transforms[1:]:
-            if needs_totals(transform):
+            if goes_by_totals(transform):
                 raise bad_transform(
                     f"{transform} after {self.transforms[0]}: it goes by the total of a cell's counts",
                     hint="put it first",
                 )
 
     @property
-    def needs_totals(self) -> bool:
+    def goes_by_totals(self) -> bool:
         """As of the first."""
-        return any(needs_totals(transform) for transform in self.transforms)
+        return any(goes_by_totals(transform) for transform in self.transforms)
 
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:
         """Return what the last one makes of what those before it made."""
         for transform in self.transforms:
-            counts = transform(counts)
+            counts, totals = transform(counts, totals), None
         return counts

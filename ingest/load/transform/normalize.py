@@ -1,7 +1,7 @@
 """Every cell brought to the same total, and the logarithm: scanpy's ``pp.normalize_total`` and ``pp.log1p``.
 
 A cell's total is over **all genes of the dataset**. Where only some are delivered, the loader hands over the totals
-(`ingest.load.transform.base.SubsetCounts`), so that a gene has one and the same value whichever genes are asked for,
+(`ingest.load.transform.base.Transform`), so that a gene has one and the same value whichever genes are asked for,
 and the value is the one that scanpy gives when it normalises before it takes the subset. Genes that the dataset itself
 left out (``run --gene-filter``) are not counted: they are nowhere in it.
 
@@ -26,6 +26,8 @@ __all__ = ["Log1p", "Normalize", "NormalizeLog1p"]
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ingest.load.transform.base import Totals
+
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
@@ -44,25 +46,20 @@ class Normalize:
         _check_target(self.target_sum)
 
     @property
-    def needs_totals(self) -> bool:
+    def goes_by_totals(self) -> bool:
         """True: see the module."""
         return True
 
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:
         """Return float32 values of the same entries."""
-        return _by_rows(kernels.scale_rows, counts, _factors(counts, self.target_sum))
+        return _by_rows(kernels.scale_rows, counts, _factors(counts, totals, self.target_sum))
 
 
 @dataclass(frozen=True, slots=True)
 class Log1p:
     """Take ``log(1 + value)``, natural: float32."""
 
-    @property
-    def needs_totals(self) -> bool:
-        """False: values are taken as they come."""
-        return False
-
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:  # noqa: ARG002 # of no matter here
         """Return float32 values of the same entries."""
         return _by_rows(kernels.log1p_rows, counts, np.ones(counts.n_cells))
 
@@ -84,13 +81,13 @@ class NormalizeLog1p:
         _check_target(self.target_sum)
 
     @property
-    def needs_totals(self) -> bool:
+    def goes_by_totals(self) -> bool:
         """True: see the module."""
         return True
 
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:
         """Return float32 values of the same entries."""
-        return _by_rows(kernels.log1p_rows, counts, _factors(counts, self.target_sum))
+        return _by_rows(kernels.log1p_rows, counts, _factors(counts, totals, self.target_sum))
 
 
 def _check_target(target_sum: float) -> None:
@@ -98,10 +95,9 @@ def _check_target(target_sum: float) -> None:
         raise bad_transform(f"target_sum {target_sum!r}: a number above 0 is wanted, such as 1e4")
 
 
-def _factors(counts: Counts, target_sum: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    totals = totals_of(counts)
-    factors = np.ones(len(totals))
-    np.divide(target_sum, totals, out=factors, where=totals > 0)
+def _factors(counts: Counts, totals: Totals | None, target_sum: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    of_cell, factors = totals_of(counts, totals), np.ones(counts.n_cells)
+    np.divide(target_sum, of_cell, out=factors, where=of_cell > 0)
     return factors
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ingest.block import Counts
     from ingest.genes import Genes
+    from ingest.load.transform.base import Totals
 
 __all__ = ["PerGene", "gene_medians"]
 
@@ -64,7 +65,7 @@ class PerGene:
         return f"PerGene({self.values.dtype} of {len(self):,} genes, sha256 {digest}…)"
 
 
-def gene_medians(counts: Counts, target_sum: float = 1e4) -> PerGene:
+def gene_medians(counts: Counts, target_sum: float = 1e4, *, totals: Totals | None = None) -> PerGene:
     """Return each gene's median over the cells that have it, each cell brought to `target_sum`: float64 ``(n_genes,)``.
 
     What Geneformer divides by before it ranks (Theodoris et al., Nature 2023; there over 30 million cells, estimated).
@@ -73,12 +74,16 @@ def gene_medians(counts: Counts, target_sum: float = 1e4) -> PerGene:
     Parameters
     ----------
     counts
-        ``(n_cells, n_genes)``; left as they are. Totals are those of all genes where `SubsetCounts` bring them.
+        ``(n_cells, n_genes)``; left as they are.
+    totals
+        float64 ``(n_cells,)``: each cell's sum over all genes, where `counts` has only some.
     """
     matrix = sparse.csr_matrix((counts.data, counts.indices, counts.indptr), (counts.n_cells, counts.n_genes))
     columns = matrix.astype(np.float64).tocsc()
-    totals = totals_of(counts)
-    values = columns.data * target_sum / np.where(totals > 0, totals, 1)[columns.indices]  # empty cells may hold zeros
+    of_cell = totals_of(counts, totals)
+    values = (
+        columns.data * target_sum / np.where(of_cell > 0, of_cell, 1)[columns.indices]
+    )  # empty cells may hold zeros
     medians = np.ones(counts.n_genes)
     for gene in range(counts.n_genes):
         of_gene = values[columns.indptr[gene] : columns.indptr[gene + 1]]

@@ -15,6 +15,8 @@ from ingest.load.transform.per_gene import PerGene
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from ingest.load.transform.base import Totals
+
 __all__ = ["RankOrder"]
 
 
@@ -49,12 +51,7 @@ class RankOrder:
         object.__setattr__(self, "gene_scale", scale)
         object.__setattr__(self, "gene_tokens", _per_gene(self.gene_tokens, "gene_tokens", np.int32))
 
-    @property
-    def needs_totals(self) -> bool:
-        """False: a cell's total changes no order within it."""
-        return False
-
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:  # noqa: ARG002 # of no matter here
         """Return fewer entries: indices are the sequence, data the genes' tokens, or else ranks from 1 on, int32."""
         scale = _values(self.gene_scale, "gene_scale", counts.n_genes, np.float64)
         tokens = _values(self.gene_tokens, "gene_tokens", counts.n_genes, np.int32)

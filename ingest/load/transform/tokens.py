@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest.block import Counts
 from ingest.load.transform import kernels
 from ingest.load.transform.base import bad_transform, room
+
+if TYPE_CHECKING:
+    from ingest.load.transform.base import Totals
 
 __all__ = ["BinnedTokens", "DirectTokens", "LogTokens"]
 
@@ -37,12 +40,7 @@ class DirectTokens:
     def __post_init__(self) -> None:
         _check_number("n_tokens", self.n_tokens)
 
-    @property
-    def needs_totals(self) -> bool:
-        """False: a count is a count."""
-        return False
-
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:  # noqa: ARG002 # of no matter here
         """Return int32 tokens of the same entries."""
         if (at := kernels.no_count(counts.data)) >= 0:
             raise bad_transform(
@@ -77,12 +75,7 @@ class LogTokens:
         if not (self.base > 1 and math.isfinite(self.base)):
             raise bad_transform(f"base {self.base!r}: a number above 1 is wanted, such as 2")
 
-    @property
-    def needs_totals(self) -> bool:
-        """False: values are taken as they come."""
-        return False
-
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:  # noqa: ARG002 # of no matter here
         """Return int32 tokens of the same entries."""
         steps = min(self.n_tokens - 2, int(math.log(np.finfo(np.float32).max, self.base)) + 1)
         return _by_edges(counts, np.power(np.float64(self.base), np.arange(1, steps + 1)))
@@ -128,12 +121,7 @@ class BinnedTokens:
         """Size of the vocabulary: `n_bins`."""
         return self.n_bins
 
-    @property
-    def needs_totals(self) -> bool:
-        """False: values are taken as they come."""
-        return False
-
-    def __call__(self, counts: Counts) -> Counts:
+    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:  # noqa: ARG002 # of no matter here
         """Return int32 tokens of the same entries."""
         if not isinstance(self.edges, str):
             return _by_edges(counts, np.array(self.edges, np.float64))

@@ -24,7 +24,7 @@ from ingest.load.transform import (
     RankOrder,
     kernels,
 )
-from ingest.load.transform.base import SubsetCounts, needs_totals, totals_of
+from ingest.load.transform.base import goes_by_totals, totals_of
 from ingest.testing.windows import DTYPES, fresh, rows_of, window_of, windows
 
 TRANSFORMS = [
@@ -128,24 +128,33 @@ def test_no_kernel_holds_the_gil():
 
 def test_totals_are_those_handed_over():
     window = window_of([[1, 2, 3], [0, 0, 0], [4, 0, 5]], np.uint16)
-    assert totals_of(window).tolist() == [6, 0, 9]
-    handed = SubsetCounts(window.indptr, window.indices, window.data, 3, np.array([60.0, 1.0, 90.0]))
-    assert totals_of(handed).tolist() == [60, 1, 90]
-    assert totals_of(handed.rows(1, 3)).tolist() == [1, 90]
-    assert rows_of(handed.rows(1, 3)) == rows_of(window)[1:]
+    assert totals_of(window, None).tolist() == [6, 0, 9]
+    assert totals_of(window, np.array([60.0, 1.0, 90.0])).tolist() == [60, 1, 90]
     with pytest.raises(ValueError, match="2 totals for 3 cells"):
-        SubsetCounts(window.indptr, window.indices, window.data, 3, np.zeros(2))
+        totals_of(window, np.zeros(2))
+
+
+@every
+@given(window=windows(), data=st.data())
+@settings(max_examples=15)
+def test_only_who_says_so_goes_by_totals(transform, window, data):
+    own = totals_of(window, None)
+    without, own_result = transform(fresh(window)), transform(fresh(window), own)
+    assert same(without, own_result)
+    others = own * data.draw(st.sampled_from([2.0, 7.0])) + 1
+    if not goes_by_totals(transform):
+        assert same(without, transform(fresh(window), others))
 
 
 @given(windows())
 def test_totals_are_exact(window):
-    assert totals_of(window).tolist() == [float(sum(values)) for _, values in rows_of(window)]
+    assert totals_of(window, None).tolist() == [float(sum(values)) for _, values in rows_of(window)]
 
 
-def test_who_needs_totals():
-    wanting = [transform for transform in TRANSFORMS if needs_totals(transform)]
+def test_who_goes_by_totals():
+    wanting = [transform for transform in TRANSFORMS if goes_by_totals(transform)]
     assert [type(transform) for transform in wanting] == [Normalize, NormalizeLog1p, Compose, Compose]
-    assert not needs_totals(lambda counts: counts)
+    assert not goes_by_totals(lambda counts: counts)
 
 
 def test_a_setting_per_gene_is_a_value():
