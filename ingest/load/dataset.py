@@ -1,0 +1,436 @@
+"""One or several finished datasets, opened for reading cells in any order: what training and analysis start from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ingest.cpu import available_cpus
+from ingest.errors import ConfigError, CorruptError
+from ingest.layout import CELLS_KEY, CHUNK_OFFSETS_KEY, PRESENCE_KEY
+from ingest.load.genes import columns_onto, joint_genes, wanted_genes
+from ingest.load.local_copy import cache_folder, local_copy
+from ingest.load.manifest import Manifest, read_manifest
+from ingest.load.names import CellNames
+from ingest.load.obs import Obs
+from ingest.load.read.chunk import ChunkReader
+from ingest.load.read.disk_cache import DiskCachedChunks
+from ingest.load.read.layout import ChunkLayouts
+from ingest.load.read.ranges import StoredChunks
+from ingest.load.read.reader import CellReader, GeneColumns, ReadCells
+from ingest.naming import source_labels
+from ingest.source import Source
+from ingest.store.open import open_store
+from ingest.store.url import parse_store_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata
+
+    from ingest.block import Counts
+    from ingest.genes import Genes
+    from ingest.load.obs import Column
+
+__all__ = ["ChunkedCells", "ReadSettings", "open_chunks"]
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
+_SAMPLE_COLUMNS = ("dataset_id", "SRX_accession", "source")
+"""What an experiment is, in a Census, in scBaseCount, and anywhere."""
+_LOCAL_GAP, _REMOTE_GAP = 1 << 14, 1 << 18
+"""Bytes read for nothing that a request is worth."""
+_REMOTE_THREADS, _REMOTE_REQUESTS = 16, 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How cells are read; what is read does not depend on it."""
+
+    threads: int | None = None
+    """That inflate. None: one a CPU, more of a bucket, where they mostly wait."""
+    cache_bytes: int = 256 << 20
+    """Inflated blocks kept in memory, of each process."""
+    cache_dir: str | None = None
+    """For copies of remote files; None: a folder of this user's."""
+    disk_cache_bytes: int = 0
+    """Chunks of a bucket kept on the local disk; 0: none."""
+    endpoint_url: str | None = None
+    """Of an S3 or GCS look-alike."""
+    allow_incomplete: bool = False
+    """Open what there is of a dataset whose chunks are not all there."""
+
+
+def open_chunks(
+    dest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    align: str = "union",
+    settings: ReadSettings | None = None,
+    **options: Any,
+) -> ChunkedCells:
+    """Open a finished dataset, or several as one: cells of the first, then of the second, ….
+
+    Parameters
+    ----------
+    dest
+        Folders, ``s3://`` or ``gs://`` prefixes that `run` has written.
+    align
+        Of several with different genes: ``union``, or ``intersection``.
+    settings, options
+        `ReadSettings`, or single ones of them by name.
+
+    Raises
+    ------
+    ConfigError
+        There is no dataset, no such setting, or its chunks are not all there (``IncompleteError``).
+    CorruptError
+        A summary is damaged.
+    """
+    places = [dest] if isinstance(dest, (str, os.PathLike)) else list(dest)
+    if not places:
+        raise ConfigError("no dataset is named", kind="no-dataset")
+    unknown = sorted(options.keys() - set(ReadSettings.__slots__))
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]} is no setting of reading; there is {', '.join(ReadSettings.__slots__)}", kind="bad-option"
+        )
+    given = settings or ReadSettings(**options)
+    return ChunkedCells(tuple(os.fspath(place) for place in places), align, given)
+
+
+class ChunkedCells:
+    """Cells by their global number: look-ups, obs, counts. Travels to other processes as its address alone.
+
+    Parameters
+    ----------
+    urls, align, settings
+        As `open_chunks` has them.
+    """
+
+    def __init__(self, urls: tuple[str, ...], align: str, settings: ReadSettings) -> None:
+        self._urls, self._align, self.settings = urls, align, settings
+        self._folder = cache_folder(settings.cache_dir)
+        self._process = os.getpid()
+        stores = [open_store(url, endpoint_url=settings.endpoint_url) for url in urls]
+        self.manifests: tuple[Manifest, ...] = tuple(
+            read_manifest(store, allow_incomplete=settings.allow_incomplete) for store in stores
+        )
+        for store in stores:
+            store.close()
+        self._starts = np.concatenate(
+            [[0], np.cumsum([manifest.n_cells for manifest in self.manifests], dtype=np.int64)]
+        )
+        self.genes: Genes = joint_genes([manifest.genes for manifest in self.manifests], align)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChunkedCells, (self._urls, self._align, self.settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ChunkedCells {self.n_cells:,} cells x {self.n_genes:,} genes of {', '.join(self._urls)}>"
+
+    def __len__(self) -> int:
+        return self.n_cells
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all datasets."""
+        return int(self._starts[-1])
+
+    @property
+    def n_genes(self) -> int:
+        """Genes of all datasets, aligned."""
+        return len(self.genes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that holds every count exactly."""
+        return np.result_type(*(manifest.dtype for manifest in self.manifests))
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What the cells are: the digest of each dataset's plan, with the chunks that are there."""
+        return tuple(
+            manifest.digest if manifest.complete else f"{manifest.digest}:{len(manifest.numbers)}"
+            for manifest in self.manifests
+        )
+
+    @cached_property
+    def obs(self) -> Obs:
+        """Obs of all cells, mapped into memory."""
+        return Obs([self._local(url, CELLS_KEY) for url in self._urls], [m.url for m in self.manifests])
+
+    @cached_property
+    def experiment_column(self) -> str:
+        """The obs column that says which experiment a cell is of."""
+        return next(column for column in _SAMPLE_COLUMNS if column in self.obs)
+
+    def locate(self, row: int) -> tuple[int, int, int]:
+        """Return dataset, chunk number and row within the chunk of a cell.
+
+        Raises
+        ------
+        ConfigError
+            There is no such cell.
+        """
+        [number] = self._checked([row]).tolist()
+        dataset = int(np.searchsorted(self._starts, number, side="right")) - 1
+        manifest, local = self.manifests[dataset], number - int(self._starts[dataset])
+        at = int(manifest.chunk_of(np.array([local]))[0])
+        return dataset, manifest.numbers[at], local - int(manifest.starts[at])
+
+    def where(self, text: str) -> Int64:
+        """Return the cells that match a filter such as ``tissue == 'lung' and nnz > 500``, int64, ascending."""
+        return self.obs.where(text)
+
+    def of_accessions(self, accessions: Sequence[str]) -> Int64:
+        """Return the cells of some ``SRX_accession``, int64, ascending.
+
+        Raises
+        ------
+        ConfigError
+            There is no such column, or an accession has no cells.
+        """
+        column = self.obs.take("SRX_accession", np.arange(self.n_cells))
+        known = {text: code for code, text in enumerate(column.categories or ())}
+        absent = [text for text in accessions if text not in known]
+        if absent:
+            raise ConfigError(f"no cells of SRX_accession {absent[0]!r}", kind="unknown-accession")
+        return np.flatnonzero(np.isin(column.values, [known[text] for text in accessions]))
+
+    def categories(self, column: str) -> tuple[str, ...] | None:
+        """Return the distinct texts of an obs column, sorted; None of numbers."""
+        return self.obs.categories(column)
+
+    def column(self, name: str, rows: Int64 | Sequence[int]) -> Column:
+        """Return an obs column of some cells."""
+        return self.obs.take(name, self._checked(rows))
+
+    def cell_ids(self, rows: Int64 | Sequence[int]) -> list[str]:
+        """Return the names of some cells: ``obs_names`` of the chunks.
+
+        Of several datasets each name has the number of its own before it: ``0/…``, ``1/…``.
+
+        Raises
+        ------
+        CorruptError
+            A chunk that has to be asked is missing or damaged.
+        """
+        wanted = self._checked(rows)
+        if len(self.manifests) == 1:
+            return self._names[0].take(wanted)
+        names = np.empty(len(wanted), object)
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number in np.unique(owner).tolist():
+            mine = owner == number
+            own = self._names[number].take(wanted[mine] - self._starts[number])
+            names[mine] = [f"{number}/{name}" for name in own]
+        found: list[str] = names.tolist()
+        return found
+
+    def find(self, cell_ids: Sequence[str]) -> Int64:
+        """Return the global numbers of cells by name, int64 ``(n,)``, in the order asked for.
+
+        Raises
+        ------
+        ConfigError
+            A cell is not there (kind ``unknown-cell``).
+        """
+        places: dict[str, int] = {}
+        for number, names in enumerate(self._names):
+            prefix = f"{number}/" if len(self._names) > 1 else ""
+            mine = [name.removeprefix(prefix) for name in cell_ids if name.startswith(prefix)]
+            start = int(self._starts[number])
+            places |= {prefix + name: start + row for name, row in names.find(mine).items()} if mine else {}
+        absent = next((name for name in cell_ids if name not in places), None)
+        if absent is not None:
+            raise ConfigError(f"no cell {absent!r} in {', '.join(self._urls)}", kind="unknown-cell")
+        return np.array([places[name] for name in cell_ids], np.int64)
+
+    def gene_columns(self, genes: Any = None) -> tuple[Genes, GeneColumns]:
+        """Return the genes asked for (ids or columns, None: all), and where each dataset's stand among them."""
+        wanted = wanted_genes(self.genes, genes)
+        return wanted, columns_onto([manifest.genes for manifest in self.manifests], wanted)
+
+    def read(self, rows: Int64, columns: GeneColumns) -> ReadCells:
+        """Read counts, and totals where not all genes are asked for; the window's own interface.
+
+        Raises
+        ------
+        CorruptError
+            A chunk is missing or damaged; it is named.
+        """
+        return self._reader.read(rows, columns)
+
+    def counts(self, rows: Int64 | Sequence[int], *, genes: Any = None) -> Counts:
+        """Return the counts of some cells as CSR ``(n_cells, n_genes)``, in the order asked for.
+
+        Raises
+        ------
+        ConfigError
+            There is no such cell or gene.
+        CorruptError
+            A chunk is missing or damaged; it is named.
+        """
+        return self.read(self._checked(rows), self.gene_columns(genes)[1]).counts
+
+    def measured(self, rows: Int64 | Sequence[int] | None = None) -> Bools:
+        """Return for each cell, or each experiment when None, which genes were measured: bool ``(n, n_genes)``.
+
+        Zero of a gene that was not measured is not a count. Experiments are in the order of
+        ``categories(experiment_column)``.
+
+        Raises
+        ------
+        CorruptError
+            ``metadata/presence.npz`` does not name an experiment.
+        """
+        if rows is None:
+            return self._presence
+        codes = self.obs.take(self.experiment_column, self._checked(rows)).values
+        found: Bools = self._presence[codes]
+        return found
+
+    def to_anndata(self, rows: Int64 | Sequence[int], *, genes: Any = None) -> anndata.AnnData:
+        """Return some cells as AnnData: CSR counts, obs, var."""
+        import anndata
+        import pandas as pd
+        import scipy.sparse as sp
+
+        wanted = self._checked(rows)
+        names, columns = self.gene_columns(genes)
+        counts = self.read(wanted, columns).counts
+        shape = (counts.n_cells, counts.n_genes)
+        # Copies: an AnnData lives on, and the buffers are lent again as soon as nobody refers to them.
+        matrix = sp.csr_matrix((counts.data.copy(), counts.indices.copy(), counts.indptr), shape=shape)
+        obs = self.obs.table(wanted).to_pandas()
+        obs.index = pd.Index(self.cell_ids(wanted))
+        var = pd.DataFrame({"feature_name": names.names, "feature_length": names.lengths}, index=list(names.ids))
+        return anndata.AnnData(X=matrix, obs=obs, var=var)
+
+    def use_threads(self, threads: int) -> None:
+        """Inflate on so many threads from now on; of a bucket, where they mostly wait, on more."""
+        self.close()
+        self.settings = replace(self.settings, threads=threads if not self._remote else None)
+
+    def use_cache(self, cache_bytes: int) -> None:
+        """Keep so many bytes of inflated blocks from now on."""
+        self.close()
+        self.settings = replace(self.settings, cache_bytes=cache_bytes)
+
+    def close(self) -> None:
+        """End threads and let go of files; the next read opens them again."""
+        reader = self.__dict__.pop("_opened", None)
+        if reader is not None and self._process == os.getpid():
+            reader[0].close()
+
+    @property
+    def _reader(self) -> CellReader:
+        return self._open()[0]
+
+    def _open(self) -> tuple[CellReader, list[ChunkReader]]:
+        if self._process != os.getpid():  # forked: threads and sockets stayed behind
+            self.__dict__.pop("_opened", None)
+            self._process = os.getpid()
+        found: tuple[CellReader, list[ChunkReader]] | None = self.__dict__.get("_opened")
+        if found is None:
+            readers = [self._chunk_reader(number) for number in range(len(self._urls))]
+            reader = CellReader(readers, self.dtype, threads=self._threads, cache_bytes=self.settings.cache_bytes)
+            found = self.__dict__["_opened"] = reader, readers
+        return found
+
+    @property
+    def _threads(self) -> int:
+        return self.settings.threads or max(available_cpus(), _REMOTE_THREADS if self._remote else 1)
+
+    @property
+    def _remote(self) -> bool:
+        return any(parse_store_url(url).scheme != "file" for url in self._urls)
+
+    def _chunk_reader(self, number: int) -> ChunkReader:
+        url, manifest = self._urls[number], self.manifests[number]
+        store = open_store(url, endpoint_url=self.settings.endpoint_url)
+        remote = parse_store_url(url).scheme != "file"
+        gap = _REMOTE_GAP if remote else _LOCAL_GAP
+        files: Any = StoredChunks(manifest, store, requests=_REMOTE_REQUESTS if remote else 0, max_gap_bytes=gap)
+        if remote and self.settings.disk_cache_bytes:
+            folder = self._folder / "chunks"
+            files = DiskCachedChunks(manifest, files, folder, max_bytes=self.settings.disk_cache_bytes)
+        return ChunkReader(
+            manifest, ChunkLayouts(manifest, local_copy(store, CHUNK_OFFSETS_KEY, self._folder), files), files
+        )
+
+    @property
+    def _names(self) -> list[CellNames]:
+        readers = self._open()[1]
+        found: list[CellNames] | None = self.__dict__.get("_named")
+        if found is None or self.__dict__.get("_named_of") is not readers:
+            found = [
+                CellNames(
+                    reader,
+                    self.obs,
+                    int(start),
+                    reader.manifest.sources,
+                    source_labels([Source.parse(text) for text in reader.manifest.sources]),
+                )
+                for reader, start in zip(readers, self._starts.tolist(), strict=False)
+            ]
+            self.__dict__["_named"], self.__dict__["_named_of"] = found, readers
+        return found
+
+    @cached_property
+    def _presence(self) -> Bools:
+        experiments = {name: at for at, name in enumerate(self.categories(self.experiment_column) or ())}
+        found = np.zeros((len(experiments), self.n_genes), bool)
+        seen: set[str] = set()
+        for url, manifest in zip(self._urls, self.manifests, strict=True):
+            onto = manifest.genes.map_onto(self.genes)
+            path = self._local(url, PRESENCE_KEY)
+            try:
+                with np.load(path) as document:
+                    presence, names = document["presence"], document["datasets"].tolist()
+            except (OSError, ValueError, KeyError) as error:
+                raise CorruptError(f"{url}/{PRESENCE_KEY} is damaged ({error})", kind="bad-summary") from error
+            columns = np.arange(self.n_genes) if onto is None else onto
+            for name, row in zip(names, presence, strict=True):
+                if name in experiments:
+                    seen.add(name)
+                    found[experiments[name], columns[row & (columns >= 0)]] = True
+        absent = next((name for name in experiments if name not in seen), None)
+        if absent is not None:
+            raise CorruptError(
+                f"{self._urls[0]}/{PRESENCE_KEY} does not say what was measured in {absent}", kind="bad-summary"
+            )
+        return found
+
+    def _local(self, url: str, key: str) -> Any:
+        store = open_store(url, endpoint_url=self.settings.endpoint_url)
+        try:
+            return local_copy(store, key, self._folder)
+        finally:
+            store.close()
+
+    def _checked(self, rows: Int64 | Sequence[int]) -> Int64:
+        wanted = np.atleast_1d(np.asarray(rows))
+        if wanted.dtype == np.bool_:
+            wanted = np.flatnonzero(wanted)
+        if len(wanted) and wanted.dtype.kind not in "iu":
+            raise ConfigError(f"cells are asked for by number, not by {wanted.dtype}", kind="bad-row")
+        wanted = wanted.astype(np.int64, copy=False)
+        wrong = wanted[(wanted < 0) | (wanted >= self.n_cells)]
+        if len(wrong):
+            raise ConfigError(
+                f"there is no cell {int(wrong[0]):,}: they are numbered from 0 to {self.n_cells - 1:,}",
+                kind="row-out-of-range",
+            )
+        return wanted

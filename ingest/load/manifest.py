@@ -1,0 +1,143 @@
+"""What a finished dataset says of its chunks, read from DEST and checked: what a reader starts from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.encode.open import FORMATS
+from ingest.errors import ConfigError, CorruptError, IncompleteError, NotFoundError
+from ingest.genes import Genes
+from ingest.layout import CHUNK_INDEX_KEY, FORMAT_VERSION, GENE_LIST_KEY, PROCESSING_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ingest.store.base import Store
+
+__all__ = ["Manifest", "read_manifest"]
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Manifest:
+    """The chunks that exist, in order; cell ``starts[i] + r`` of the dataset is row r of chunk i of these."""
+
+    url: str
+    numbers: tuple[int, ...]
+    """Chunk number of each: not all, where some are missing."""
+    keys: tuple[str, ...]
+    sizes: Int64
+    """Bytes of each file."""
+    sha256: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    """Of the counts of each."""
+    starts: Int64
+    """int64 ``(n_chunks + 1,)``."""
+    nnz: Int64
+    """int64 ``(n_chunks,)``."""
+    genes: Genes
+    format: str
+    codec: str
+    sources: tuple[str, ...]
+    digest: str
+    """Of the plan: names the dataset."""
+    complete: bool
+    n_planned: int
+    """Chunks that the plan has."""
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks that exist."""
+        return len(self.keys)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the chunks that exist."""
+        return int(self.starts[-1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that holds the counts of every chunk exactly."""
+        return np.result_type(*{np.dtype(name) for name in self.dtypes} or {np.dtype(np.float32)})
+
+    @property
+    def dense(self) -> bool:
+        """Whether chunks hold zeros, too."""
+        return FORMATS[self.format].dense
+
+    def chunk_of(self, rows: Int64) -> Int64:
+        """Return which of the chunks each cell is in, int64 as `rows`."""
+        found: Int64 = np.searchsorted(self.starts, rows, side="right") - 1
+        return found
+
+
+def read_manifest(store: Store, *, allow_incomplete: bool = False) -> Manifest:
+    """Read the summaries of DEST.
+
+    Raises
+    ------
+    ConfigError
+        DEST holds no dataset (kind ``no-dataset``).
+    IncompleteError
+        Chunks are missing, or the run is not over.
+    CorruptError
+        A summary is damaged, or of a newer format.
+    """
+    index = _document(store, CHUNK_INDEX_KEY)
+    complete = bool(index.get("complete"))
+    entries, n_planned = index["chunks"], int(index["n_chunks"])
+    if not complete and not allow_incomplete:
+        raise IncompleteError(
+            f"{store.url} is not complete: {len(entries):,} of {n_planned:,} chunks are there",
+            hint=f"`python -m ingest run {store.url}` goes on; allow_incomplete=True takes what there is",
+        )
+    data = _document(store, PROCESSING_KEY)
+    genes = _document(store, GENE_LIST_KEY)
+    try:
+        return Manifest(
+            url=store.url,
+            numbers=tuple(entry["chunk"] for entry in entries),
+            keys=tuple(entry["key"] for entry in entries),
+            sizes=np.array([entry["bytes"] for entry in entries], np.int64),
+            sha256=tuple(entry["sha256"] for entry in entries),
+            dtypes=tuple(entry["dtype"] for entry in entries),
+            # Counted here: `first_cell` leaves room for the cells of chunks that are missing, the table of cells none.
+            starts=np.concatenate([[0], np.cumsum([entry["n_cells"] for entry in entries], dtype=np.int64)]),
+            nnz=np.array([entry["nnz"] for entry in entries], np.int64),
+            genes=Genes(tuple(genes["ids"]), tuple(genes["names"]), tuple(genes["lengths"])),
+            format=data["data"]["format"],
+            codec=data["data"]["codec"],
+            sources=tuple(data["data"]["sources"]),
+            digest=data["plan"],
+            complete=complete,
+            n_planned=n_planned,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{store.url}: its summaries lack something ({error!r})", kind="bad-summary") from error
+
+
+def _document(store: Store, key: str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(store.get(key))
+    except NotFoundError as error:
+        raise ConfigError(
+            f"{store.url} holds no finished dataset: no {key}",
+            kind="no-dataset",
+            hint=f"`python -m ingest status {store.url}` says how far it is; `run` makes one",
+        ) from error
+    except ValueError as error:
+        raise CorruptError(f"{store.url}/{key} is damaged ({error})", kind="bad-summary", key=key) from error
+    if not isinstance(document, dict) or not isinstance(version := document.get("format_version"), int):
+        raise CorruptError(f"{store.url}/{key} is no summary of a dataset", kind="bad-summary", key=key)
+    if version > FORMAT_VERSION:
+        raise ConfigError(
+            f"{store.url} has format {version}, this reads up to {FORMAT_VERSION}",
+            kind="newer-format",
+            hint="upgrade cell-ingest",
+        )
+    return document

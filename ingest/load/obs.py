@@ -1,0 +1,212 @@
+"""obs of all cells without a look at X: ``metadata/cells.feather``, mapped into memory and never copied whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ingest.errors import CorruptError
+from ingest.grammar import parse_filter, unknown_column
+from ingest.layout import CELLS_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["Column", "Obs"]
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+_MISSING = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One obs column of some cells."""
+
+    values: np.ndarray[Any, Any]
+    """``(n_cells,)``: int32 codes into `categories`, -1 where there is none; else the numbers themselves."""
+    categories: tuple[str, ...] | None
+    """None: a column of numbers."""
+
+
+class Obs:
+    """The cells of one or several datasets, one after the other, with the columns that all of them have.
+
+    Parameters
+    ----------
+    paths
+        Local copies of each dataset's ``metadata/cells.feather``.
+    names
+        URLs of the datasets, for messages.
+
+    Raises
+    ------
+    CorruptError
+        A table is damaged.
+    """
+
+    def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        tables = [_mapped(path, name) for path, name in zip(paths, names, strict=True)]
+        self.columns: tuple[str, ...] = tuple(
+            column for column in tables[0].column_names if all(column in table.column_names for table in tables)
+        )
+        self._tables = tables
+        self._batches = [batch for table in tables for batch in table.select(self.columns).to_batches()]
+        self._starts = np.concatenate([[0], np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)])
+        self._texts: dict[str, tuple[tuple[str, ...], list[np.ndarray[Any, Any]]]] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __contains__(self, column: object) -> bool:
+        return column in self.columns
+
+    @cached_property
+    def n_cells(self) -> tuple[int, ...]:
+        """Cells of each dataset."""
+        return tuple(len(table) for table in self._tables)
+
+    def categories(self, column: str) -> tuple[str, ...] | None:
+        """Return the distinct texts of a column, sorted; None of a column of numbers.
+
+        Raises
+        ------
+        ConfigError
+            There is no such column.
+        """
+        self._check(column)
+        return self._recoded(column)[0] if self._is_text(column) else None
+
+    def take(self, column: str, rows: Int64) -> Column:
+        """Return a column of some cells, in the order asked for.
+
+        Parameters
+        ----------
+        rows
+            int64 ``(n_cells,)``: global cell numbers.
+
+        Raises
+        ------
+        ConfigError
+            There is no such column.
+        """
+        self._check(column)
+        place = self.columns.index(column)
+        text = self._is_text(column)
+        categories, recode = self._recoded(column) if text else (None, [])
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        found: np.ndarray[Any, Any] | None = None
+        for number in np.unique(owner).tolist():
+            mine = owner == number
+            local = rows[mine] - self._starts[number]
+            values = self._numbers(self._batches[number].column(place), local)
+            if text:
+                values = recode[number][values]
+            if found is None:
+                found = np.empty(len(rows), values.dtype)
+            elif found.dtype != values.dtype:
+                found = found.astype(np.result_type(found.dtype, values.dtype))
+            found[mine] = values
+        if found is None:
+            found = np.empty(0, np.int32 if text else np.float64)
+        return Column(found, categories)
+
+    def where(self, text: str) -> Int64:
+        """Return the cells that match a filter of the index grammar, int64, ascending.
+
+        Raises
+        ------
+        ConfigError
+            The filter is none, or names a column that is not there.
+        """
+        wanted = parse_filter(text)
+        for column in wanted.columns:
+            self._check(column)
+        found = [np.empty(0, np.int64)]
+        for start, batch in zip(self._starts.tolist(), self._batches, strict=False):
+            mask = wanted.mask(batch.select(list(wanted.columns)))
+            found.append(start + np.flatnonzero(mask.to_numpy(zero_copy_only=False)))
+        return np.concatenate(found)
+
+    def table(self, rows: Int64 | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return obs of some cells, or of all, in the order asked for."""
+        names = list(self.columns if columns is None else columns)
+        for name in names:
+            self._check(name)
+        if rows is None:
+            return pa.Table.from_batches([batch.select(names) for batch in self._batches])
+        return pa.table({name: _arrow(self.take(name, rows)) for name in names}) if names else _no_columns(len(rows))
+
+    def _check(self, column: str) -> None:
+        if column not in self.columns:
+            raise unknown_column(column, self.columns, self._names[0] + (" and others" if self._names[1:] else ""))
+
+    def _is_text(self, column: str) -> bool:
+        kind = self._batches[0].schema.field(column).type if self._batches else pa.null()
+        return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+    def _recoded(self, column: str) -> tuple[tuple[str, ...], list[np.ndarray[Any, Any]]]:
+        """Return the categories of all, and for each batch the place there of each of its own, the last -1 a null's."""
+        found = self._texts.get(column)
+        if found is None:
+            place = self.columns.index(column)
+            own = [_dictionary(batch.column(place)) for batch in self._batches]
+            distinct = {id(values): values for values in own}
+            texts = {key: values.to_pylist() for key, values in distinct.items()}
+            categories = tuple(sorted({text for values in texts.values() for text in values if text is not None}))
+            number = {text: at for at, text in enumerate(categories)}
+            maps = {
+                key: np.array([*(number.get(text, _MISSING) for text in values), _MISSING], np.int32)
+                for key, values in texts.items()
+            }
+            found = self._texts[column] = categories, [maps[id(values)] for values in own]
+        return found
+
+    @staticmethod
+    def _numbers(array: pa.Array, local: Int64) -> np.ndarray[Any, Any]:
+        if pa.types.is_dictionary(array.type):
+            indices = array.indices
+        elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            indices = array.dictionary_encode().indices
+        else:
+            taken = array.take(pa.array(local))
+            values: np.ndarray[Any, Any] = taken.to_numpy(zero_copy_only=False)
+            return values
+        if indices.null_count:
+            return np.asarray(indices.take(pa.array(local)).fill_null(_MISSING).to_numpy(zero_copy_only=False))
+        codes: np.ndarray[Any, Any] = indices.to_numpy()[local]
+        return codes
+
+
+def _dictionary(array: pa.Array) -> pa.Array:
+    return array.dictionary if pa.types.is_dictionary(array.type) else array.dictionary_encode().dictionary
+
+
+def _arrow(column: Column) -> pa.Array:
+    if column.categories is None:
+        return pa.array(column.values)
+    codes = pa.array(column.values, pa.int32(), mask=column.values < 0)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(column.categories, pa.string()))
+
+
+def _no_columns(n: int) -> pa.Table:
+    return pa.table({"": pa.nulls(n)}).select([])
+
+
+def _mapped(path: Path, name: str) -> pa.Table:
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptError(
+            f"{name}/{CELLS_KEY} is damaged ({error})",
+            kind="bad-summary",
+            hint=f"`python -m ingest run {name}` writes it again",
+            key=CELLS_KEY,
+        ) from error

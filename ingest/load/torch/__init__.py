@@ -1,0 +1,1 @@
+"""What PyTorch trains from. Importing this package imports torch; importing `ingest.load` does not."""
