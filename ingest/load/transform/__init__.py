@@ -12,7 +12,6 @@ always becomes 0, so that the dense form of a result is right as well. `GeneVoca
 datasets.
 """
 
-from ingest.load.transform.base import Transform
 from ingest.load.transform.compose import Compose
 from ingest.load.transform.normalize import Log1p, Normalize, NormalizeLog1p
 from ingest.load.transform.per_gene import PerGene, gene_medians
@@ -31,6 +30,5 @@ __all__ = [
     "NormalizeLog1p",
     "PerGene",
     "RankOrder",
-    "Transform",
     "gene_medians",
 ]

@@ -1,4 +1,4 @@
-"""The seam: what a loader asks of a transform, and what it hands over.
+"""What transforms share. The seam that they fill is `ingest.load.stream.Transform`.
 
 A loader applies a transform to a whole window of cells at once, in a background thread or a worker process. A transform
 treats each cell by itself, so that how cells are cut into windows makes no difference, and the window's arrays are
@@ -7,7 +7,7 @@ its own: it may write into them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,28 +19,10 @@ if TYPE_CHECKING:
 
     from ingest.block import Counts
 
-__all__ = ["Totals", "Transform", "bad_transform", "goes_by_totals", "room", "totals_of"]
+__all__ = ["Totals", "bad_transform", "goes_by_totals", "room", "totals_of"]
 
 Array = np.ndarray[Any, Any]
 Totals = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class Transform(Protocol):
-    """Change the values of cells, which come as they are stored: float32, int32, uint16 and others."""
-
-    def __call__(self, counts: Counts, totals: Totals | None = None) -> Counts:
-        """Return cells of the same number and order; `counts` are not to be used any more.
-
-        Parameters
-        ----------
-        counts
-            ``(n_cells, n_genes)``.
-        totals
-            float64 ``(n_cells,)``: each cell's sum over all genes of its dataset, where `counts` has only some.
-            Normalising a cell by what is left of it would make the value of one gene depend on which others were asked
-            for: where 2,000 genes hold a fifth of the counts, everything would come out five times too large.
-        """
-        ...
 
 
 def goes_by_totals(transform: object) -> bool:

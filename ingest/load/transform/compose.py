@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ingest.block import Counts
-    from ingest.load.transform.base import Totals, Transform
+    from ingest.load.stream import Transform
+    from ingest.load.transform.base import Totals
 
 __all__ = ["Compose"]
 

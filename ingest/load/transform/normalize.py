@@ -1,9 +1,9 @@
 """Every cell brought to the same total, and the logarithm: scanpy's ``pp.normalize_total`` and ``pp.log1p``.
 
-A cell's total is over **all genes of the dataset**. Where only some are delivered, the loader hands over the totals
-(`ingest.load.transform.base.Transform`), so that a gene has one and the same value whichever genes are asked for,
-and the value is the one that scanpy gives when it normalises before it takes the subset. Genes that the dataset itself
-left out (``run --gene-filter``) are not counted: they are nowhere in it.
+A cell's total is over **all genes of the dataset**. Where only some are delivered, the loader hands over the totals, so
+that a gene has one and the same value whichever genes are asked for, and the value is the one that scanpy gives when it
+normalises before it takes the subset. Genes that the dataset itself left out (``run --gene-filter``) are not counted:
+they are nowhere in it.
 
 Arithmetic is in float64 and rounded once, so that results differ from scanpy's, which computes in float32, by its
 rounding.
