@@ -87,8 +87,8 @@ def arguments() -> argparse.ArgumentParser:
         "--likelihood", choices=["nb", "zinb"], default="nb", help="distribution of counts (%(default)s)"
     )
     parser.add_argument("--steps", type=int, default=300, help="batches in all (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=256, help="cells a batch (%(default)s)")
-    parser.add_argument("--n-hvgs", type=int, default=1000, help="highly variable genes (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="cells a batch (%(default)s)")
+    parser.add_argument("--n-hvgs", type=int, default=500, help="highly variable genes (%(default)s)")
     parser.add_argument("--hidden", type=int, default=128, help="width of hidden layers (%(default)s)")
     parser.add_argument("--latent", type=int, default=10, help="latent numbers a cell (%(default)s)")
     parser.add_argument("--split-by", default="cell", help="cell, donor, sample or an obs column (%(default)s)")

@@ -171,12 +171,35 @@ class H5File:
         for at, block in enumerate(blocks):
             node.write_direct_chunk((at * length, *(0 for _ in shape[1:])), block)
         _describe(node, attributes or {})
-        infos: list[Any] = []
-        node.chunk_iter(infos.append)
-        infos.sort(key=lambda info: info.chunk_offset)
-        return Offsets(
-            path, chunk, tuple(int(info.byte_offset) for info in infos), tuple(int(info.size) for info in infos)
-        )
+        return _offsets(path, chunk, node)
+
+    def blocks_in_turn(
+        self, arrays: Mapping[str, tuple[np.dtype[Any], Iterable[bytes]]], n: int, length: int, how: Filter
+    ) -> list[Offsets]:
+        """Create chunked datasets of `n` entries each, from blocks of `length` that are written in turn.
+
+        What the arrays hold of the same entries then lies together in the file: one read, one request.
+
+        Parameters
+        ----------
+        arrays
+            Path to type and compressed blocks, equally many of each.
+        """
+        nodes = {
+            path: h5d.create(self._file, path.encode(), _kind(dtype), _place((n,)), _chunked((length,), how))
+            for path, (dtype, _) in arrays.items()
+        }
+        for at, blocks in enumerate(zip(*(blocks for _, blocks in arrays.values()), strict=True)):
+            for node, block in zip(nodes.values(), blocks, strict=True):
+                node.write_direct_chunk((at * length,), block)
+        return [_offsets(path, (length,), node) for path, node in nodes.items()]
+
+
+def _offsets(path: str, chunk: tuple[int, ...], node: h5d.DatasetID) -> Offsets:
+    infos: list[Any] = []
+    node.chunk_iter(infos.append)
+    infos.sort(key=lambda info: info.chunk_offset)
+    return Offsets(path, chunk, tuple(int(info.byte_offset) for info in infos), tuple(int(info.size) for info in infos))
 
 
 def _describe(node: Any, attributes: Mapping[str, Any]) -> None:

@@ -108,8 +108,14 @@ class H5adEncoder:
         pointers = indptr.astype(_INDEX) if self._nnz <= np.iinfo(_INDEX).max else indptr
         starts = ArrayStream(pointers.dtype, self._compressors, ArrayDigest(pointers.dtype))
         starts.add(pointers)
-        streams = {"X/data": self._data, "X/indices": self._indices, "X/indptr": starts}
-        return tuple(self._write_stream(file, path, stream) for path, stream in streams.items())
+        how, n = self._compressors.filter, len(self._data)
+        if how is None or not n:
+            streams = {"X/data": self._data, "X/indices": self._indices, "X/indptr": starts}
+            return tuple(self._write_stream(file, path, stream) for path, stream in streams.items())
+        length, data = self._data.finish()
+        _, indices = self._indices.finish()
+        entries = {"X/data": (self._data.dtype, data), "X/indices": (_INDEX, indices)}
+        return (*file.blocks_in_turn(entries, n, length, how), self._write_stream(file, "X/indptr", starts))
 
     def _write_stream(self, file: H5File, path: str, stream: ArrayStream) -> Offsets:
         total = len(stream)

@@ -45,6 +45,7 @@ _SAMPLE_COLUMNS = ("dataset_id", "SRX_accession", "source")
 """What an experiment is, in a Census, in scBaseCount, and anywhere."""
 _LOCAL_GAP, _REMOTE_GAP = 1 << 14, 1 << 18
 """Bytes read for nothing that a request is worth."""
+_CACHE_BYTES = 256 << 20
 _REMOTE_THREADS, _REMOTE_REQUESTS = 16, 32
 
 
@@ -54,8 +55,8 @@ class ReadSettings:
 
     threads: int | None = None
     """That inflate. None: one a CPU, more of a bucket, where they mostly wait."""
-    cache_bytes: int = 256 << 20
-    """Inflated blocks kept in memory, of each process."""
+    cache_bytes: int | None = None
+    """Inflated blocks kept in memory, of each process. None: 256 MiB, of a loader only where all cells fit."""
     cache_dir: str | None = None
     """For copies of remote files; None: a folder of this user's."""
     disk_cache_bytes: int = 0
@@ -64,6 +65,12 @@ class ReadSettings:
     """Of an S3 or GCS look-alike."""
     allow_incomplete: bool = False
     """Open what there is of a dataset whose chunks are not all there."""
+
+
+def _inflated(manifest: Manifest) -> int:
+    if manifest.dense:
+        return manifest.n_cells * len(manifest.genes) * manifest.dtype.itemsize
+    return int(manifest.nnz.sum()) * (4 + manifest.dtype.itemsize)
 
 
 def open_chunks(
@@ -345,9 +352,19 @@ class ChunkedCells:
         found: tuple[CellReader, list[ChunkReader]] | None = self.__dict__.get("_opened")
         if found is None:
             readers = [self._chunk_reader(number) for number in range(len(self._urls))]
-            reader = CellReader(readers, self.dtype, threads=self._threads, cache_bytes=self.settings.cache_bytes)
+            reader = CellReader(readers, self.dtype, threads=self._threads, cache_bytes=self._cache_bytes)
             found = self.__dict__["_opened"] = reader, readers
         return found
+
+    @property
+    def fit_cache(self) -> bool:
+        """Whether all cells can be kept inflated."""
+        return sum(_inflated(manifest) for manifest in self.manifests) <= self._cache_bytes
+
+    @property
+    def _cache_bytes(self) -> int:
+        given = self.settings.cache_bytes
+        return _CACHE_BYTES if given is None else given
 
     @property
     def _threads(self) -> int:

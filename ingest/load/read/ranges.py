@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ChunkBytes", "Ranges", "StoredChunks", "join_ranges"]
 
 Ranges = "Sequence[tuple[int, int]]"
-"""(start, length) in bytes, ascending."""
+"""(start, length) in bytes."""
 
 _MOST_BYTES = 16 << 20
 """Of one request."""
@@ -78,7 +78,8 @@ class StoredChunks:
 
     def read(self, at: int, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range; see `ChunkBytes`."""
-        joined = join_ranges(ranges, max_gap_bytes=self._max_gap_bytes)
+        order = sorted(range(len(ranges)), key=lambda number: ranges[number][0])
+        joined = join_ranges([ranges[number] for number in order], max_gap_bytes=self._max_gap_bytes)
         if self._pool is None:
             parts = [self._get(at, start, length) for start, length, _ in joined]
         else:
@@ -89,7 +90,8 @@ class StoredChunks:
         found: list[memoryview] = [memoryview(b"")] * len(ranges)
         for (start, _, members), part in zip(joined, parts, strict=True):
             view = memoryview(part)
-            for number in members:
+            for member in members:
+                number = order[member]
                 first, length = ranges[number]
                 found[number] = view[first - start : first - start + length]
         return found

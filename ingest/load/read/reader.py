@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,10 +163,8 @@ class CellReader:
         held = {block: self._cache.get((job.at, block)) for block in blocks}
         missing = [block for block in blocks if held[block] is None]
         ranges = [kind.ranges(block) for block in missing]
-        # All ranges of the first array, then all of the second: so they ascend, and neighbours are read together.
-        flat = [span for column in zip(*ranges, strict=True) for span in column]
-        stored = dataset.files.read(at, flat) if flat else []
-        fetched = {block: stored[place :: len(missing)] for place, block in enumerate(missing)}
+        stored = iter(dataset.files.read(at, [span for spans in ranges for span in spans]) if ranges else [])
+        fetched = {block: list(islice(stored, len(spans))) for block, spans in zip(missing, ranges, strict=True)}
         exact = np.dtype(dataset.manifest.dtypes[at])
         for place, block in enumerate(blocks):
             low, high = job.parts.start + int(job.cuts[place]), job.parts.start + int(job.cuts[place + 1])

@@ -42,7 +42,7 @@ def create_dataloader(
     form: str = "dense",
     obs: Sequence[str] = (),
     num_workers: int = 0,
-    prefetch: int = 2,
+    prefetch: int = 1,
     rank: int | None = None,
     world_size: int | None = None,
     pin_memory: bool = False,
@@ -82,6 +82,8 @@ def create_dataloader(
     """
     cells = opened(source, **settings)
     cache = cache_of_chunks(cells, chunk_cache_size, max_chunks_in_memory)
+    if cache is None and cells.settings.cache_bytes is None and not cells.fit_cache:
+        cache = 0  # a block that comes once an epoch is gone before it comes again
     if cache is not None:
         cells.use_cache(cache)
     sampler = choose_sampler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -61,16 +62,17 @@ class _Dense:
 class _Csr:
     def __init__(self, *, tokens: bool) -> None:
         self._dtype = np.dtype(np.int64 if tokens else np.float32)
+        with warnings.catch_warnings():  # torch says of each process' first one, and of no other, that CSR is in beta
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+            none = torch.zeros(1, dtype=torch.int32)
+            torch.sparse_csr_tensor(none, none[:0], torch.zeros(0), size=(0, 0), check_invariants=False)
 
     def __call__(self, counts: Counts) -> torch.Tensor:
         # 32 bits as scipy has them, and as every build of torch can multiply by.
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(counts.indptr.astype(np.int32)),
-            torch.from_numpy(counts.indices),
-            torch.from_numpy(counts.data.astype(self._dtype, copy=False)),
-            size=(counts.n_cells, counts.n_genes),
-            check_invariants=False,
-        )
+        parts = (counts.indptr.astype(np.int32), counts.indices, counts.data.astype(self._dtype, copy=False))
+        shape = (counts.n_cells, counts.n_genes)
+        crow, columns, values = (torch.from_numpy(part) for part in parts)
+        return torch.sparse_csr_tensor(crow, columns, values, size=shape, check_invariants=False)
 
 
 class _Ragged:

@@ -95,7 +95,7 @@ class CellLoader:
         form: str = "dense",
         obs: Sequence[str] = (),
         num_workers: int = 0,
-        prefetch: int = 2,
+        prefetch: int = 1,
         ranks: Ranks | None = None,
         pin_memory: bool = False,
         multiprocessing_context: str | None = None,
