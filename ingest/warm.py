@@ -28,9 +28,7 @@ from ingest.fetch.tiles.schema import XSchema
 from ingest.genes import Genes
 from ingest.validate import check_rows
 
-__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_transform_kernels"]
-=======
-__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_load_kernels"]
+__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_load_kernels", "compile_transform_kernels"]
 
 _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
@@ -174,6 +172,5 @@ def _encode(format_name: str, counts: Counts) -> None:
 if __name__ == "__main__":
     compile_kernels()
     compile_hvg_kernels()
-    compile_transform_kernels()
-=======
     compile_load_kernels()
+    compile_transform_kernels()
