@@ -129,7 +129,7 @@ class ChunkedDataModule(_base()):  # type: ignore[misc]  # one of three classes,
     def __init__(self, config: DatasetConfig | None = None, **named: Any) -> None:
         super().__init__()
         self.config = _configured(config, named)
-        self._train: _TrainLoader | None = None
+        self._train: _TrainBatches | None = None
         self._state: Mapping[str, Any] | None = None
 
     @cached_property
@@ -195,25 +195,25 @@ class ChunkedDataModule(_base()):  # type: ignore[misc]  # one of three classes,
         del stage  # all need the same
         _ = self.parts, self.genes
 
-    def train_dataloader(self) -> _TrainLoader:
+    def train_dataloader(self) -> _TrainBatches:
         """Return the loader of the cells to train with."""
-        self._train = _TrainLoader(self.loader("train"), self._current_epoch)
+        self._train = _TrainBatches(self.loader("train"), self._current_epoch)
         if self._state is not None:
             self._train.load_state_dict(self._state)
             self._state = None
         return self._train
 
-    def val_dataloader(self) -> CellLoader | list[CellLoader]:
+    def val_dataloader(self) -> _Batches | list[_Batches]:
         """Return the loader of the cells to validate with, in order; none where they have no share."""
-        return self.loader("val") if self.config.split.val else []
+        return _Batches(self.loader("val")) if self.config.split.val else []
 
-    def test_dataloader(self) -> CellLoader | list[CellLoader]:
+    def test_dataloader(self) -> _Batches | list[_Batches]:
         """Return the loader of the cells to test with, in order; none where they have no share."""
-        return self.loader("test") if self.config.split.test else []
+        return _Batches(self.loader("test")) if self.config.split.test else []
 
-    def predict_dataloader(self) -> CellLoader:
+    def predict_dataloader(self) -> _Batches:
         """Return a loader of all selected cells, in order."""
-        return self.loader(None)
+        return _Batches(self.loader(None))
 
     def teardown(self, stage: str | None = None) -> None:
         """Let go of files and threads; what is used again opens them again."""
@@ -250,18 +250,29 @@ class ChunkedDataModule(_base()):  # type: ignore[misc]  # one of three classes,
         return None if trainer is None else int(trainer.current_epoch)
 
 
-class _TrainLoader:
-    """A loader whose epochs are the Trainer's.
+class _Batches:
+    """A loader as a Trainer takes it: no attribute that it would look into as if it were a torch DataLoader's."""
 
-    A Trainer takes as many batches as there are and never asks for one more, or fewer, so that a loader that counts
+    def __init__(self, loader: CellLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        yield from self._loader
+
+
+class _TrainBatches(_Batches):
+    """Batches to train with, whose epochs are the Trainer's.
+
+    A Trainer takes as many batches as there are, or fewer, and never asks for one more, so that a loader that counts
     its own epochs would deliver the first one again and again.
     """
 
     def __init__(self, loader: CellLoader, epoch: Callable[[], int | None]) -> None:
-        self._loader, self._epoch = loader, epoch
-
-    def __len__(self) -> int:
-        return len(self._loader)
+        super().__init__(loader)
+        self._epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         epoch = self._epoch()

@@ -131,7 +131,7 @@ def split_groups(codes: np.ndarray[Any, Any], names: Sequence[str], rule: SplitR
     """Deal whole groups in an order drawn from the seed and their names, each to the part that lacks most cells.
 
     Cells without a group (code -1) are kept together as one, whose name is empty. Every part that has a share gets a
-    group.
+    group, so that with few groups shares are kept as far as their sizes let them.
 
     Parameters
     ----------
@@ -160,17 +160,23 @@ def split_groups(codes: np.ndarray[Any, Any], names: Sequence[str], rule: SplitR
             kind="few-groups",
             hint="val=0 or test=0 does without one; by='cell' divides the cells of each",
         )
-    lacking, given = shares * len(codes), np.zeros(len(PARTS), bool)
-    part_of = np.zeros(len(sizes), np.int8)
-    for place, group in enumerate(present):
-        empty = (shares > 0) & ~given
-        # As long as there are more groups than parts without one, the part that lacks most; then those without.
-        open_to = empty if len(present) - place <= np.count_nonzero(empty) else shares > 0
-        part = int(np.argmax(np.where(open_to, lacking, -np.inf)))
-        part_of[group], given[part] = part, True
-        lacking[part] -= sizes[group]
+    part_of = _dealt(present, sizes, shares)
     found: Int8 = part_of[codes + 1]
     return found
+
+
+def _dealt(groups: list[int], sizes: Int64, shares: np.ndarray[Any, np.dtype[np.float64]]) -> Int8:
+    """Return the part of each group, int8 ``(len(sizes),)``: at least one to each part that has a share."""
+    lacking, part_of = shares * sizes.sum(), np.zeros(len(sizes), np.int8)
+    empty = shares > 0
+    while groups:
+        if scarce := len(groups) <= np.count_nonzero(empty):
+            groups.sort(key=lambda group: -sizes[group])  # one to each that has none, the largest to the largest share
+        group = groups.pop(0)
+        part = int(np.argmax(np.where(empty if scarce else shares > 0, lacking, -np.inf)))
+        part_of[group], empty[part] = part, False
+        lacking[part] -= sizes[group]
+    return part_of
 
 
 def _lot(seed: int, name: str) -> bytes:
