@@ -19,7 +19,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ingest.load.dataset import ChunkedCells, ReadSettings, open_chunks
+    from ingest.load.dataset import ChunkedCells, open_chunks
+    from ingest.load.files import ReadSettings
     from ingest.load.torch.create import create_dataloader, create_hvg_dataloader
     from ingest.load.torch.datasets import ChunkDataset, HVGDataset, ScRNADataset, ShuffledCells
     from ingest.load.torch.loader import CellLoader
@@ -42,7 +43,7 @@ _HOMES = {
     "ChunkDataset": "ingest.load.torch.datasets",
     "ChunkedCells": "ingest.load.dataset",
     "HVGDataset": "ingest.load.torch.datasets",
-    "ReadSettings": "ingest.load.dataset",
+    "ReadSettings": "ingest.load.files",
     "ScRNADataset": "ingest.load.torch.datasets",
     "ShuffledCells": "ingest.load.torch.datasets",
     "create_dataloader": "ingest.load.torch.create",

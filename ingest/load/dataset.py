@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ingest.cpu import available_cpus
-from ingest.errors import ConfigError, CorruptError
-from ingest.layout import CELLS_KEY, CHUNK_OFFSETS_KEY, PRESENCE_KEY
+from ingest.errors import ConfigError
+from ingest.grammar import did_you_mean
+from ingest.layout import CELLS_KEY, PRESENCE_KEY
+from ingest.load.files import OpenFiles, ReadSettings, is_remote
 from ingest.load.genes import columns_onto, joint_genes, wanted_genes
 from ingest.load.local_copy import cache_folder, local_copy
 from ingest.load.manifest import Manifest, read_manifest
-from ingest.load.names import CellNames
 from ingest.load.obs import Obs
-from ingest.load.read.chunk import ChunkReader
-from ingest.load.read.disk_cache import DiskCachedChunks
-from ingest.load.read.layout import ChunkLayouts
-from ingest.load.read.ranges import StoredChunks
-from ingest.load.read.reader import CellReader, GeneColumns, ReadCells
-from ingest.naming import source_labels
-from ingest.source import Source
+from ingest.load.presence import measured_genes
 from ingest.store.open import open_store
-from ingest.store.url import parse_store_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,43 +28,17 @@ if TYPE_CHECKING:
 
     from ingest.block import Counts
     from ingest.genes import Genes
+    from ingest.load.names import CellNames
     from ingest.load.obs import Column
+    from ingest.load.read.reader import CellReader, GeneColumns, ReadCells
 
-__all__ = ["ChunkedCells", "ReadSettings", "open_chunks"]
+__all__ = ["ChunkedCells", "open_chunks"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 _SAMPLE_COLUMNS = ("dataset_id", "SRX_accession", "source")
 """What an experiment is, in a Census, in scBaseCount, and anywhere."""
-_LOCAL_GAP, _REMOTE_GAP = 1 << 14, 1 << 18
-"""Bytes read for nothing that a request is worth."""
-_CACHE_BYTES = 256 << 20
-_REMOTE_THREADS, _REMOTE_REQUESTS = 16, 32
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSettings:
-    """How cells are read; what is read does not depend on it."""
-
-    threads: int | None = None
-    """That inflate. None: one a CPU, more of a bucket, where they mostly wait."""
-    cache_bytes: int | None = None
-    """Inflated blocks kept in memory, of each process. None: 256 MiB, of a loader only where all cells fit."""
-    cache_dir: str | None = None
-    """For copies of remote files; None: a folder of this user's."""
-    disk_cache_bytes: int = 0
-    """Chunks of a bucket kept on the local disk; 0: none."""
-    endpoint_url: str | None = None
-    """Of an S3 or GCS look-alike."""
-    allow_incomplete: bool = False
-    """Open what there is of a dataset whose chunks are not all there."""
-
-
-def _inflated(manifest: Manifest) -> int:
-    if manifest.dense:
-        return manifest.n_cells * len(manifest.genes) * manifest.dtype.itemsize
-    return int(manifest.nnz.sum()) * (4 + manifest.dtype.itemsize)
 
 
 def open_chunks(
@@ -123,6 +91,8 @@ class ChunkedCells:
         self._urls, self._align, self.settings = urls, align, settings
         self._folder = cache_folder(settings.cache_dir)
         self._process = os.getpid()
+        self._opened: OpenFiles | None = None
+        self._lock = threading.Lock()
         stores = [open_store(url, endpoint_url=settings.endpoint_url) for url in urls]
         self.manifests: tuple[Manifest, ...] = tuple(
             read_manifest(store, allow_incomplete=settings.allow_incomplete) for store in stores
@@ -208,12 +178,13 @@ class ChunkedCells:
         ConfigError
             There is no such column, or an accession has no cells.
         """
-        column = self.obs.take("SRX_accession", np.arange(self.n_cells))
-        known = {text: code for code, text in enumerate(column.categories or ())}
+        known = set(self.categories("SRX_accession") or ())
         absent = [text for text in accessions if text not in known]
         if absent:
-            raise ConfigError(f"no cells of SRX_accession {absent[0]!r}", kind="unknown-accession")
-        return np.flatnonzero(np.isin(column.values, [known[text] for text in accessions]))
+            raise ConfigError(
+                f"no cells of SRX_accession {absent[0]!r}{did_you_mean(absent[0], known)}", kind="unknown-accession"
+            )
+        return self.obs.having("SRX_accession", accessions)
 
     def categories(self, column: str) -> tuple[str, ...] | None:
         """Return the distinct texts of an obs column, sorted; None of numbers."""
@@ -328,7 +299,7 @@ class ChunkedCells:
     def use_threads(self, threads: int) -> None:
         """Inflate on so many threads from now on; of a bucket, where they mostly wait, on more."""
         self.close()
-        self.settings = replace(self.settings, threads=threads if not self._remote else None)
+        self.settings = replace(self.settings, threads=None if any(map(is_remote, self._urls)) else threads)
 
     def use_cache(self, cache_bytes: int) -> None:
         """Keep so many bytes of inflated blocks from now on."""
@@ -337,98 +308,39 @@ class ChunkedCells:
 
     def close(self) -> None:
         """End threads and let go of files; the next read opens them again."""
-        reader = self.__dict__.pop("_opened", None)
-        if reader is not None and self._process == os.getpid():
-            reader[0].close()
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            found, self._opened = self._opened, None
+        if found is not None:
+            found.close()
 
     @property
     def _reader(self) -> CellReader:
-        return self._open()[0]
+        return self._open().reader
 
-    def _open(self) -> tuple[CellReader, list[ChunkReader]]:
-        if self._process != os.getpid():  # forked: threads and sockets stayed behind
-            self.__dict__.pop("_opened", None)
-            self._process = os.getpid()
-        found: tuple[CellReader, list[ChunkReader]] | None = self.__dict__.get("_opened")
-        if found is None:
-            readers = [self._chunk_reader(number) for number in range(len(self._urls))]
-            reader = CellReader(readers, self.dtype, threads=self._threads, cache_bytes=self._cache_bytes)
-            found = self.__dict__["_opened"] = reader, readers
-        return found
+    def _open(self) -> OpenFiles:
+        if self._process != os.getpid():  # forked: threads and sockets stayed behind, and whoever held the lock
+            self._opened, self._lock, self._process = None, threading.Lock(), os.getpid()
+        with self._lock:
+            if self._opened is None:
+                self._opened = OpenFiles(self.manifests, self.settings, self.dtype)
+            return self._opened
 
     @property
     def fit_cache(self) -> bool:
         """Whether all cells can be kept inflated."""
-        return sum(_inflated(manifest) for manifest in self.manifests) <= self._cache_bytes
+        return sum(manifest.inflated_bytes for manifest in self.manifests) <= self.settings.most_cache_bytes
 
     @property
-    def _cache_bytes(self) -> int:
-        given = self.settings.cache_bytes
-        return _CACHE_BYTES if given is None else given
-
-    @property
-    def _threads(self) -> int:
-        return self.settings.threads or max(available_cpus(), _REMOTE_THREADS if self._remote else 1)
-
-    @property
-    def _remote(self) -> bool:
-        return any(parse_store_url(url).scheme != "file" for url in self._urls)
-
-    def _chunk_reader(self, number: int) -> ChunkReader:
-        url, manifest = self._urls[number], self.manifests[number]
-        store = open_store(url, endpoint_url=self.settings.endpoint_url)
-        remote = parse_store_url(url).scheme != "file"
-        gap = _REMOTE_GAP if remote else _LOCAL_GAP
-        files: Any = StoredChunks(manifest, store, requests=_REMOTE_REQUESTS if remote else 0, max_gap_bytes=gap)
-        if remote and self.settings.disk_cache_bytes:
-            folder = self._folder / "chunks"
-            files = DiskCachedChunks(manifest, files, folder, max_bytes=self.settings.disk_cache_bytes)
-        return ChunkReader(
-            manifest, ChunkLayouts(manifest, local_copy(store, CHUNK_OFFSETS_KEY, self._folder), files), files
-        )
-
-    @property
-    def _names(self) -> list[CellNames]:
-        readers = self._open()[1]
-        found: list[CellNames] | None = self.__dict__.get("_named")
-        if found is None or self.__dict__.get("_named_of") is not readers:
-            found = [
-                CellNames(
-                    reader,
-                    self.obs,
-                    int(start),
-                    reader.manifest.sources,
-                    source_labels([Source.parse(text) for text in reader.manifest.sources]),
-                )
-                for reader, start in zip(readers, self._starts.tolist(), strict=False)
-            ]
-            self.__dict__["_named"], self.__dict__["_named_of"] = found, readers
-        return found
+    def _names(self) -> tuple[CellNames, ...]:
+        return self._open().names(self.obs)
 
     @cached_property
     def _presence(self) -> Bools:
-        experiments = {name: at for at, name in enumerate(self.categories(self.experiment_column) or ())}
-        found = np.zeros((len(experiments), self.n_genes), bool)
-        seen: set[str] = set()
-        for url, manifest in zip(self._urls, self.manifests, strict=True):
-            onto = manifest.genes.map_onto(self.genes)
-            path = self._local(url, PRESENCE_KEY)
-            try:
-                with np.load(path) as document:
-                    presence, names = document["presence"], document["datasets"].tolist()
-            except (OSError, ValueError, KeyError) as error:
-                raise CorruptError(f"{url}/{PRESENCE_KEY} is damaged ({error})", kind="bad-summary") from error
-            columns = np.arange(self.n_genes) if onto is None else onto
-            for name, row in zip(names, presence, strict=True):
-                if name in experiments:
-                    seen.add(name)
-                    found[experiments[name], columns[row & (columns >= 0)]] = True
-        absent = next((name for name in experiments if name not in seen), None)
-        if absent is not None:
-            raise CorruptError(
-                f"{self._urls[0]}/{PRESENCE_KEY} does not say what was measured in {absent}", kind="bad-summary"
-            )
-        return found
+        experiments = self.categories(self.experiment_column) or ()
+        files = [self._local(url, PRESENCE_KEY) for url in self._urls]
+        return measured_genes(files, self.manifests, self.genes, experiments)
 
     def _local(self, url: str, key: str) -> Any:
         store = open_store(url, endpoint_url=self.settings.endpoint_url)

@@ -70,6 +70,13 @@ class Manifest:
         """Whether chunks hold zeros, too."""
         return FORMATS[self.format].dense
 
+    @property
+    def inflated_bytes(self) -> int:
+        """What the blocks of all cells take in memory."""
+        if self.dense:
+            return self.n_cells * len(self.genes) * self.dtype.itemsize
+        return int(self.nnz.sum()) * (4 + self.dtype.itemsize)
+
     def chunk_of(self, rows: Int64) -> Int64:
         """Return which of the chunks each cell is in, int64 as `rows`."""
         found: Int64 = np.searchsorted(self.starts, rows, side="right") - 1

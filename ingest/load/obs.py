@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.errors import CorruptError
+from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import parse_filter, unknown_column
 from ingest.layout import CELLS_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Column", "Obs"]
@@ -53,9 +54,7 @@ class Obs:
     def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
         self._names = tuple(names)
         tables = [_mapped(path, name) for path, name in zip(paths, names, strict=True)]
-        self.columns: tuple[str, ...] = tuple(
-            column for column in tables[0].column_names if all(column in table.column_names for table in tables)
-        )
+        self.columns: tuple[str, ...] = tuple(column for column in tables[0].column_names if _is_alike(column, tables))
         self._tables = tables
         self._batches = [batch for table in tables for batch in table.select(self.columns).to_batches()]
         self._starts = np.concatenate([[0], np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)])
@@ -100,10 +99,8 @@ class Obs:
         place = self.columns.index(column)
         text = self._is_text(column)
         categories, recode = self._recoded(column) if text else (None, [])
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
         found: np.ndarray[Any, Any] | None = None
-        for number in np.unique(owner).tolist():
-            mine = owner == number
+        for number, mine in self._by_batch(rows):
             local = rows[mine] - self._starts[number]
             values = self._numbers(self._batches[number].column(place), local)
             if text:
@@ -116,6 +113,26 @@ class Obs:
         if found is None:
             found = np.empty(0, np.int32 if text else np.float64)
         return Column(found, categories)
+
+    def having(self, column: str, texts: Sequence[str]) -> Int64:
+        """Return the cells whose `column` is one of `texts`, int64, ascending.
+
+        Raises
+        ------
+        ConfigError
+            There is no such column of texts.
+        """
+        categories = self.categories(column)
+        if categories is None:
+            raise ConfigError(f"{column} is a column of numbers", kind="bad-column")
+        wanted = np.array([category in set(texts) for category in (*categories, None)])
+        place = self.columns.index(column)
+        found = [np.empty(0, np.int64)]
+        for number, start in enumerate(self._starts[:-1].tolist()):
+            local = np.arange(len(self._batches[number]))
+            codes = self._recoded(column)[1][number][self._numbers(self._batches[number].column(place), local)]
+            found.append(start + np.flatnonzero(wanted[codes]))
+        return np.concatenate(found)
 
     def where(self, text: str) -> Int64:
         """Return the cells that match a filter of the index grammar, int64, ascending.
@@ -143,13 +160,23 @@ class Obs:
             return pa.Table.from_batches([batch.select(names) for batch in self._batches])
         return pa.table({name: _arrow(self.take(name, rows)) for name in names}) if names else _no_columns(len(rows))
 
+    def _by_batch(self, rows: Int64) -> Iterator[tuple[int, Any]]:
+        """Yield each batch that has some of `rows`, with where among them these are."""
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        order = None if (np.diff(owner) >= 0).all() else np.argsort(owner, kind="stable")
+        if order is not None:
+            owner = owner[order]
+        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
+        for low, high in itertools.pairwise(cuts):
+            if high > low:
+                yield int(owner[low]), slice(low, high) if order is None else order[low:high]
+
     def _check(self, column: str) -> None:
         if column not in self.columns:
             raise unknown_column(column, self.columns, self._names[0] + (" and others" if self._names[1:] else ""))
 
     def _is_text(self, column: str) -> bool:
-        kind = self._batches[0].schema.field(column).type if self._batches else pa.null()
-        return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        return _is_text(self._tables[0].schema.field(column).type)
 
     def _recoded(self, column: str) -> tuple[tuple[str, ...], list[np.ndarray[Any, Any]]]:
         """Return the categories of all, and for each batch the place there of each of its own, the last -1 a null's."""
@@ -182,6 +209,16 @@ class Obs:
             return np.asarray(indices.take(pa.array(local)).fill_null(_MISSING).to_numpy(zero_copy_only=False))
         codes: np.ndarray[Any, Any] = indices.to_numpy()[local]
         return codes
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_alike(column: str, tables: Sequence[pa.Table]) -> bool:
+    """Return whether all tables have the column, as texts or as numbers."""
+    kinds = {_is_text(table.schema.field(column).type) if column in table.column_names else None for table in tables}
+    return len(kinds) == 1 and None not in kinds
 
 
 def _dictionary(array: pa.Array) -> pa.Array:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from ingest.load import HVGDataset, ScRNADataset, create_dataloader, create_hvg_dataloader
 from ingest.source import Source
 from ingest.testing.scbasecount import ScBaseCountSpec, build_scbasecount, put_scbasecount
 
@@ -91,6 +92,44 @@ def test_download_interrupt_resume_and_choose_genes(
     ingest("hvg", dest, "--n-hvgs", 100, "--force", "--output-dir", dest, "--pool", "serial", env=env)
     assert len(json.loads((dest / "hvg_info.json").read_text())["hvg_indices"]) == 100
     ingest("verify", dest, "--deep", env=env)
+    check_training(dest, matrix, accessions)
+
+
+def check_training(dest: Path, matrix: np.ndarray, accessions: list[str]) -> None:
+    """The seed's third step: cells by number, loaders of batches, highly variable genes alone."""
+    names = [name.decode() for path in sorted((dest / "chunks").glob("*.h5")) for name in h5py.File(path)["cells"]]
+    row_of = {name: row for row, name in enumerate(names)}
+    chosen = json.loads((dest / "hvg_info.json").read_text())["hvg_indices"]
+
+    dataset = ScRNADataset(dest)
+    assert len(dataset) == N_CELLS
+    for row in (0, 77, N_CELLS - 1):
+        expression, metadata = dataset[row]
+        np.testing.assert_array_equal(expression.numpy(), matrix[row])
+        assert metadata["cell_id"] == names[row]
+        assert dataset.categories["experiment_id"][metadata["experiment_id"]] == accessions[row]
+    genes = HVGDataset(dest, n_hvgs=100)
+    np.testing.assert_array_equal(genes[5][0].numpy(), matrix[5, chosen])
+
+    wholes = create_dataloader(dest, batch_size=32), matrix
+    parts = create_hvg_dataloader(dest, batch_size=32, n_hvgs=100), matrix[:, chosen]
+    for loader, wanted in (wholes, parts):
+        seen = []
+        for expression, metadata in loader:
+            assert expression.shape == (len(metadata["cell_id"]), wanted.shape[1])
+            rows = [row_of[name] for name in metadata["cell_id"]]
+            np.testing.assert_array_equal(expression.numpy(), wanted[rows])
+            assert [loader.categories["experiment_id"][code] for code in metadata["experiment_id"]] == [
+                accessions[row] for row in rows
+            ]
+            seen += rows
+        assert sorted(seen) == list(range(N_CELLS))
+        assert seen != sorted(seen)
+
+    some = accessions[0], accessions[-1]
+    loader = create_dataloader(dest, batch_size=32, include_srx_accessions=some)
+    found = [name for _, metadata in loader for name in metadata["cell_id"]]
+    assert sorted(found) == sorted(name for name, sample in zip(names, accessions, strict=True) if sample in some)
 
 
 def check_files(dest: Path, source: dict[str, anndata.AnnData]) -> tuple[np.ndarray, list[str]]:

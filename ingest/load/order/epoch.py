@@ -81,7 +81,7 @@ class Window:
             yield (self.ends[at - 1] if at else 0), self.ends[at]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Blocks:
     """The cells of an epoch before they are dealt: runs of neighbours, perhaps in another order."""
 
@@ -95,16 +95,20 @@ class Blocks:
         """Draw the order of an epoch."""
         return cls(n_cells, block_cells, permutation(-(-n_cells // block_cells), _OF_BLOCKS, seed, epoch))
 
+    @cached_property
+    def _short(self) -> int:
+        """Where in the order the block stands that may be short."""
+        return 0 if self.order is None else int(np.flatnonzero(self.order == len(self.order) - 1)[0])
+
     def places(self, start: int, stop: int) -> Rows:
         """Return which cells stand at ``[start, stop)`` of the new order, int64 ``(stop - start,)``."""
         if self.order is None or start >= stop:
             return np.arange(start, stop)
-        size, last = self.block_cells, len(self.order) - 1
+        size = self.block_cells
         # Only one block may be short, the last in place: all behind it begin earlier by what it lacks.
-        lacking = (last + 1) * size - self.n_cells
-        short = int(np.flatnonzero(self.order == last)[0]) if lacking else last
+        lacking = len(self.order) * size - self.n_cells
         at = np.arange(start, stop)
-        at += np.where(at >= short * size + size - lacking, lacking, 0)
+        at += np.where(at >= self._short * size + size - lacking, lacking, 0)
         found: Rows = self.order[at // size] * size + at % size
         return found
 

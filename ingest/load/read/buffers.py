@@ -12,9 +12,6 @@ __all__ = ["Buffers"]
 
 Array = np.ndarray[Any, Any]
 
-_OURS = 3
-"""References to a buffer that nobody else has: the list's, the loop's, and `getrefcount`'s own."""
-
 
 class Buffers:
     """Lend arrays, and lend those again of which no view is left anywhere.
@@ -48,8 +45,17 @@ class Buffers:
     def _free(self, size: int) -> Array | None:
         best: int | None = None
         for number in range(len(self._kept)):
-            buffer = self._kept[number]
-            fits = size <= len(buffer) <= max(4 * size, 1 << 16)
-            if fits and sys.getrefcount(buffer) <= _OURS and (best is None or len(buffer) < len(self._kept[best])):
+            length = len(self._kept[number])
+            fits = size <= length <= max(4 * size, 1 << 16)
+            if fits and _references(self._kept, number) <= _OURS and (best is None or length < len(self._kept[best])):
                 best = number
         return None if best is None else self._kept[best]
+
+
+def _references(kept: list[Array], number: int) -> int:
+    """Count the references to a buffer, as Python counts them here: how many of them are ours is measured."""
+    return sys.getrefcount(kept[number])
+
+
+_OURS = _references([np.empty(1, np.uint8)], 0)
+"""References to a buffer of which nobody has a view."""

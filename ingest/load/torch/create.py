@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ingest.load.choose import choose_cells, choose_sampler
-from ingest.load.dataset import ReadSettings
+from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.torch.datasets import cache_of_chunks, opened
@@ -115,9 +115,9 @@ def create_dataloader(
 
 
 def create_hvg_dataloader(
-    source: Source, batch_size: int = 512, *, n_hvgs: int = 2000, hvg_dir: str | None = None, **options: Any
+    source: Source, batch_size: int = 512, *, n_hvgs: int | None = None, hvg_dir: str | None = None, **options: Any
 ) -> CellLoader:
-    """Return a loader of the first `n_hvgs` highly variable genes, column j the j-th of hvg_info.json.
+    """Return a loader of the first `n_hvgs` highly variable genes (None: all), column j the j-th of hvg_info.json.
 
     Parameters
     ----------

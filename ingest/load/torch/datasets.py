@@ -10,13 +10,14 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ingest.errors import ConfigError
 from ingest.load.choose import choose_cells, choose_sampler
-from ingest.load.dataset import ChunkedCells, ReadSettings, open_chunks
+from ingest.load.dataset import ChunkedCells, open_chunks
+from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.metadata import MetadataReader
 from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.stream import read_window, stream_batches
 from ingest.load.torch.forms import maker_of
-from ingest.load.torch.loader import Ranks
+from ingest.load.torch.loader import Ranks, as_tensor
 
 if TYPE_CHECKING:
     import os
@@ -150,12 +151,14 @@ class HVGDataset(ChunkDataset):
     Parameters
     ----------
     n_hvgs
-        The first so many of those.
+        The first so many of those; None: all that were chosen.
     hvg_dir
         Where hvg_info.json is, if not in the dataset.
     """
 
-    def __init__(self, source: Source, n_hvgs: int = 2000, *, hvg_dir: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, source: Source, n_hvgs: int | None = None, *, hvg_dir: str | None = None, **options: Any
+    ) -> None:
         names = {field: options.pop(field) for field in ReadSettings.__slots__ if field in options}
         cells = opened(source, **names)
         super().__init__(cells, genes=chosen_hvgs(cells, n_hvgs, source=hvg_dir), **options)
@@ -249,7 +252,7 @@ class ShuffledCells(IterableDataset[Any]):
             metadata = self._metadata.of(batch.rows)
             yield (
                 self._makers[tokens](batch.counts),
-                {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in metadata.items()},
+                {name: as_tensor(values) for name, values in metadata.items()},
             )
 
 

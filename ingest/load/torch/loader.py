@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ingest.load.read.reader import GeneColumns
     from ingest.load.stream import Transform
 
-__all__ = ["CellLoader", "Ranks", "ranks_of"]
+__all__ = ["CellLoader", "Ranks", "as_tensor", "ranks_of"]
 
 _STATE_VERSION = 1
 
@@ -55,6 +55,8 @@ def ranks_of() -> tuple[int, int]:
 
 class CellLoader:
     """Batches ``(X, metadata)`` of an epoch, then of the next; it knows where it is and goes on from there.
+
+    Each pass over it is the next epoch, also after a pass that was left early; `set_epoch` says otherwise.
 
     Parameters
     ----------
@@ -111,8 +113,10 @@ class CellLoader:
         self._metadata = MetadataReader(cells, tuple(obs))
         self._workers, self._prefetch = num_workers, prefetch
         self._ranks = ranks or Ranks()
-        self._pin_memory = pin_memory
+        self._pin_memory = pin_memory and torch.cuda.is_available()
         self._context = multiprocessing_context
+        self._asked: list[tuple[int, int, int, int]] = []
+        self._processes: DataLoader[Any] | None = None
         self._epoch = self._batch = self._start = 0
 
     @property
@@ -140,15 +144,19 @@ class CellLoader:
         return self._order().n_batches
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        order, self._batch, self._start = self._order(), self._start, 0
-        first = order.window_of(self._batch)
+        if self._batch and not self._start:  # the pass before was left early: nobody wants its beginning again
+            self._epoch += 1
+        order, at = self._order(), self._start
+        self._batch, self._start = at, 0
+        first = order.window_of(at)
         numbers = range(first, order.n_windows)
         windows = self._by_workers(order, numbers) if self._workers else self._by_threads(order, numbers)
-        skipped = self._batch - first * order.batching.window_batches
+        skipped = at - first * order.batching.window_batches
         for batch in stream_batches(windows, first_batch=skipped):
-            self._batch += 1
+            at += 1
+            self._batch = at
             yield self._tensors(batch)
-        self._epoch, self._batch = self._epoch + 1, 0
+        self._epoch, self._batch = order.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: the batch after the last one that was taken."""
@@ -184,14 +192,15 @@ class CellLoader:
         self._epoch, self._start = int(state["epoch"]), int(state["batch"])
         self._batch = self._start
 
+    def close(self) -> None:
+        """End worker processes and threads, and let go of files; another pass starts them again."""
+        self._processes = None
+        self.cells.close()
+
     def _identity(self) -> dict[str, Any]:
-        rank, world_size = self._ranks.now()
-        return {
-            "datasets": list(self.cells.identity),
-            **self.sampler.identity(),
-            "rank": rank,
-            "world_size": world_size,
-        }
+        # Not the rank: each is at the same batch, and what the first one saved is loaded by all.
+        _, world_size = self._ranks.now()
+        return {"datasets": list(self.cells.identity), **self.sampler.identity(), "world_size": world_size}
 
     def _order(self) -> EpochOrder:
         rank, world_size = self._ranks.now()
@@ -201,43 +210,45 @@ class CellLoader:
         return stream_windows(self.cells, order, self._columns, self._transform, numbers=numbers, ahead=self._prefetch)
 
     def _by_workers(self, order: EpochOrder, numbers: range) -> Iterator[WindowCells]:
-        loader = DataLoader(
-            _Windows(self.cells, order, self._columns, self._transform),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=self._workers,
-            prefetch_factor=self._prefetch,
-            collate_fn=_as_tensors,
-            multiprocessing_context=self._context,
-            worker_init_fn=_begin_work,
-        )
-        for number, rows, ends, n_genes, indptr, indices, data in loader:
+        if self._processes is None:
+            self._processes = DataLoader(
+                _Windows(self.cells, self.sampler, self._columns, self._transform),
+                batch_size=None,
+                sampler=self._asked,
+                num_workers=self._workers,
+                prefetch_factor=self._prefetch,
+                collate_fn=_as_tensors,
+                multiprocessing_context=self._context,
+                worker_init_fn=_begin_work,
+                persistent_workers=True,
+            )
+        self._asked[:] = [(order.epoch, order.rank, order.world_size, number) for number in numbers]
+        for number, rows, ends, n_genes, indptr, indices, data in self._processes:
             counts = Counts(indptr.numpy(), indices.numpy(), data.numpy(), n_genes)
             yield WindowCells(number, rows.numpy(), tuple(ends), counts)
 
     def _tensors(self, batch: CellBatch) -> tuple[Any, dict[str, Any]]:
         tokens = self._transform is not None and batch.counts.data.dtype == np.int32
         found = self._makers[tokens](batch.counts)
-        metadata = {
-            name: torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
-            for name, values in self._metadata.of(batch.rows).items()
-        }
+        metadata = {name: as_tensor(values) for name, values in self._metadata.of(batch.rows).items()}
         return (_pinned(found), _pinned(metadata)) if self._pin_memory else (found, metadata)
 
 
 class _Windows(Dataset[Any]):
-    """Windows by number: what a worker reads."""
+    """Windows by epoch and number: what a worker reads, epoch after epoch."""
 
     def __init__(
-        self, cells: ChunkedCells, order: EpochOrder, columns: GeneColumns, transform: Transform | None
+        self, cells: ChunkedCells, sampler: Sampler, columns: GeneColumns, transform: Transform | None
     ) -> None:
-        self.cells, self._order, self._columns, self._transform = cells, order, columns, transform
+        self.cells, self._sampler, self._columns, self._transform = cells, sampler, columns, transform
+        self._order: EpochOrder | None = None
 
-    def __len__(self) -> int:
-        return self._order.n_windows
-
-    def __getitem__(self, number: int) -> WindowCells:
-        return read_window(self.cells, self._order, number, self._columns, self._transform)
+    def __getitem__(self, asked: tuple[int, int, int, int]) -> WindowCells:
+        epoch, rank, world_size, number = asked
+        order = self._order
+        if order is None or (order.epoch, order.rank, order.world_size) != (epoch, rank, world_size):
+            order = self._order = self._sampler.epoch(epoch, rank=rank, world_size=world_size)
+        return read_window(self.cells, order, number, self._columns, self._transform)
 
 
 def _begin_work(_number: int) -> None:
@@ -256,7 +267,19 @@ def _as_tensors(window: Any) -> tuple[Any, ...]:
     return (window.number, torch.from_numpy(window.rows), window.ends, counts.n_genes, *tensors)
 
 
+def as_tensor(values: Any) -> Any:
+    """Return numbers as a tensor, everything else (names, dates) as it is."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(values))
+    return values
+
+
 def _pinned(found: Any) -> Any:
+    if isinstance(found, torch.Tensor) and found.layout == torch.sparse_csr:
+        crow, columns, values = (
+            part.pin_memory() for part in (found.crow_indices(), found.col_indices(), found.values())
+        )
+        return torch.sparse_csr_tensor(crow, columns, values, size=found.shape, check_invariants=False)
     if isinstance(found, torch.Tensor):
         return found.pin_memory()
     if isinstance(found, tuple):

@@ -1,0 +1,55 @@
+"""Which genes were measured at all, from ``metadata/presence.npz``: zero of one that was not is no count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.errors import CorruptError
+from ingest.layout import PRESENCE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ingest.genes import Genes
+    from ingest.load.manifest import Manifest
+
+__all__ = ["measured_genes"]
+
+
+def measured_genes(
+    files: Sequence[Path], manifests: Sequence[Manifest], genes: Genes, experiments: Sequence[str]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return for each experiment which of `genes` were measured there, bool ``(n_experiments, n_genes)``.
+
+    Raises
+    ------
+    CorruptError
+        A file is damaged, or none names an experiment.
+    """
+    places = {name: at for at, name in enumerate(experiments)}
+    found = np.zeros((len(places), len(genes)), bool)
+    seen: set[str] = set()
+    for file, manifest in zip(files, manifests, strict=True):
+        onto = manifest.genes.map_onto(genes)
+        columns = np.arange(len(genes)) if onto is None else onto
+        for name, row in _read(file, manifest):
+            if name in places:
+                seen.add(name)
+                found[places[name], columns[row & (columns >= 0)]] = True
+    absent = next((name for name in experiments if name not in seen), None)
+    if absent is not None:
+        said = f"{manifests[0].url}/{PRESENCE_KEY} does not say what was measured in {absent}"
+        raise CorruptError(said, kind="bad-summary", key=PRESENCE_KEY)
+    return found
+
+
+def _read(file: Path, manifest: Manifest) -> list[tuple[str, np.ndarray[Any, np.dtype[np.bool_]]]]:
+    try:
+        with np.load(file) as document:
+            return list(zip(document["datasets"].tolist(), document["presence"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        said = f"{manifest.url}/{PRESENCE_KEY} is damaged ({error})"
+        raise CorruptError(said, kind="bad-summary", key=PRESENCE_KEY) from error
