@@ -25,6 +25,7 @@ from ingest.fetch.tiles.format import BYTE_SHUFFLE, ZSTD, Pipeline
 from ingest.fetch.tiles.loading import StoredTile
 from ingest.fetch.tiles.placing import TilePlacer
 from ingest.fetch.tiles.schema import XSchema
+from ingest.fetch.values import convert_counts
 from ingest.genes import Genes
 from ingest.validate import check_rows
 
@@ -52,7 +53,9 @@ def compile_kernels() -> None:
     _place(counts, genes)
     check_rows(counts, source="warm")
     _encode("h5ad", counts)
-    whole = replace(counts, data=counts.data.astype(np.int32))  # as they are fetched for int16
+    import ingest.fetch.h5ad_bytes  # noqa: F401 # compiles as it is imported
+
+    whole = convert_counts(counts, np.int32, source="warm")  # as they are fetched for int16
     check_rows(whole, source="warm")
     _encode("h5", _thinned(whole))
 
@@ -94,7 +97,7 @@ def compile_transform_kernels() -> None:
 def compile_load_kernels() -> None:
     """Place a few cells as a loader does, float32 and int16 ones, all genes and some: 3 CPU-seconds the first time."""
     from ingest.load.read.blocks import DenseBlocks, Parts, ShuffledBlocks  # the workers of a run do without
-    from ingest.load.read.kernels import keep_columns, tighten
+    from ingest.load.read.kernels import keep_columns, scatter_rows, tighten
     from ingest.load.read.layout import ArrayLayout
 
     counts, layout = _counts(), ArrayLayout(_N_CELLS * _N_GENES, np.empty(0, np.int64), np.empty(0, np.int64))
@@ -107,6 +110,8 @@ def compile_load_kernels() -> None:
     keep_columns(parts.begin, parts.end, np.arange(_N_GENES, dtype=np.int32), data, indices, kept, sums)
     tighten(parts.begin, kept, parts.begin, data, indices, data.copy(), indices.copy())
     order_rows(counts.indptr, indices, data, _N_GENES)
+    for kind, delivered in ((np.float32, np.float32), (np.int32, np.int64)):  # counts, and tokens
+        scatter_rows(counts.indptr, indices, data.astype(kind), np.zeros((_N_CELLS, _N_GENES), delivered))
     dense = DenseBlocks(layout, np.dtype(np.int16), _N_GENES, "deflate")
     whole = zlib.compress(_shuffled(counts.data.astype(np.int16)).tobytes(), 1)
     rows = replace(parts, begin=np.arange(_N_CELLS))

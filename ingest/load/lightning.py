@@ -22,7 +22,8 @@ import numpy as np
 from ingest.errors import ConfigError
 from ingest.grammar import did_you_mean
 from ingest.load.choose import choose_cells
-from ingest.load.dataset import ChunkedCells, ReadSettings, open_chunks
+from ingest.load.dataset import ChunkedCells, open_chunks
+from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.split import Part, Split, SplitRule, split
 from ingest.load.torch.create import create_dataloader

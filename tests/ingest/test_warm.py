@@ -10,13 +10,18 @@ import pytest
 
 WORK = """
 import sys
+from pathlib import Path
 import numpy as np, pyarrow as pa
 from numba.core.registry import CPUDispatcher
 from ingest.encode.base import encode_block
 from ingest.encode.open import open_codec
 from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
+from ingest.load.dataset import open_chunks
+from ingest.load.read.kernels import scatter_rows
 from ingest.load.transform import BinnedTokens, Compose, DirectTokens, LogTokens, Normalize, NormalizeLog1p, RankOrder
+from ingest.settings import DataSettings
 from ingest.testing.blocks import seeded_block
+from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
 from ingest.testing.windows import fresh
 from ingest.validate import check_rows
 
@@ -42,6 +47,15 @@ transforms = Normalize(), DirectTokens(9), LogTokens(9), BinnedTokens(9), RankOr
 for transform in (*transforms, Compose([NormalizeLog1p(), BinnedTokens(9)]), Compose([NormalizeLog1p(), RankOrder(9)])):
     transform(fresh(block.counts))
 
+files = write_sources(Path(sys.argv[1]), n_files=1, n_cells=90, n_genes=300)
+index = write_h5ad_index(Path(sys.argv[1]) / "index.feather", files)
+for form, dtype in (("h5ad", "float32"), ("h5", "int16")):
+    data = DataSettings(cells_per_chunk=40, format=form, dtype=dtype)
+    cells = open_chunks(make_dataset(f"{sys.argv[1]}/{form}", index, data=data).url)
+    cells.counts([70, 3, 50])
+some = open_chunks(f"{sys.argv[1]}/h5ad").counts([70, 3, 50], genes=[7, 3, 250])
+scatter_rows(some.indptr, some.indices, some.data, np.zeros((3, 3), np.float32))
+
 kernels = {
     id(kernel): kernel
     for name, module in list(sys.modules.items())
@@ -65,7 +79,7 @@ def run(folder, *arguments):
 def test_after_compiling_ahead_a_process_loads_everything(tmp_path):
     ahead = run(tmp_path, "-m", "ingest.warm")
     assert (ahead.returncode, ahead.stderr) == (0, "")
-    after = run(tmp_path, "-c", WORK)
+    after = run(tmp_path, "-c", WORK, tmp_path / "data")
     assert after.returncode == 0, after.stderr
     assert int(after.stdout) >= 8
 

@@ -117,10 +117,8 @@ class Weighted(_OfCells):
     """Cells as often as their weights say, on average: an epoch has `n_draws` of them, some several times.
 
     A cell of weight w is drawn floor or ceil of ``n_draws * w / sum(w)`` times, which that number is the mean of
-    (`systematic sampling`_). Copies of a cell lie a whole round apart before blocks are shuffled, so that one window
-    hardly sees two.
-
-    .. _systematic sampling: https://doi.org/10.1007/978-1-4612-4404-2
+    (systematic sampling: Madow, Annals of Mathematical Statistics 20, 1949, 333). Copies of a cell lie a whole round
+    apart before blocks are shuffled, so that one window hardly sees two.
     """
 
     weights: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)

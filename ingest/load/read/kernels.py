@@ -16,7 +16,7 @@ import numpy as np
 from ingest.encode.inner import inner
 from ingest.fetch.kernels import compiled
 
-__all__ = ["keep_columns", "place_dense", "place_plain", "place_planes", "tighten"]
+__all__ = ["keep_columns", "place_dense", "place_plain", "place_planes", "scatter_rows", "tighten"]
 
 Array = np.ndarray[Any, Any]
 
@@ -208,3 +208,17 @@ def place_dense(
                 at += 1
         wrong += at != stop
     return wrong
+
+
+@compiled
+def scatter_rows(indptr: Array, indices: Array, data: Array, out: Array) -> Any:
+    """Write entries into `out` ``(n_cells, n_genes)``, which holds zeros; return the largest column."""
+    largest = -1
+    for row in range(out.shape[0]):
+        target = out[row]
+        for entry in range(indptr[row], indptr[row + 1]):
+            column = indices[entry]
+            if column < 0 or column >= out.shape[1]:
+                return max(largest, out.shape[1])
+            target[column] = data[entry]
+    return largest

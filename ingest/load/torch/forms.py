@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ingest.errors import ConfigError
-from ingest.fetch.kernels import compiled
 from ingest.load.read.buffers import Buffers
+from ingest.load.read.kernels import scatter_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,25 +24,6 @@ Form = Literal["dense", "csr", "ragged"]
 FORMS: tuple[Form, ...] = ("dense", "csr", "ragged")
 
 
-@compiled
-def _scatter(indptr: Array, indices: Array, data: Array, out: Array) -> Any:
-    """Write entries into `out` ``(n_cells, n_genes)``, which holds zeros; return the largest column."""
-    largest = -1
-    for row in range(out.shape[0]):
-        target = out[row]
-        for entry in range(indptr[row], indptr[row + 1]):
-            column = indices[entry]
-            if column < 0 or column >= out.shape[1]:
-                return max(largest, out.shape[1])
-            target[column] = data[entry]
-    return largest
-
-
-def _numbers(data: Array) -> Array:
-    """Return values as a model takes them: tokens int64, everything else float32."""
-    return data.astype(np.int64 if data.dtype == np.int32 else np.float32, copy=False)
-
-
 class _Dense:
     def __init__(self, *, tokens: bool) -> None:
         self._dtype = np.dtype(np.int64 if tokens else np.float32)
@@ -52,7 +33,7 @@ class _Dense:
         shape = (counts.n_cells, counts.n_genes)
         out = self._buffers.lend(shape[0] * shape[1], self._dtype).reshape(shape)
         out.fill(0)
-        if _scatter(counts.indptr, counts.indices, counts.data, out) >= counts.n_genes:
+        if scatter_rows(counts.indptr, counts.indices, counts.data, out) >= counts.n_genes:
             raise ConfigError(
                 "this transform's numbers are no columns of a matrix", kind="bad-form", hint="use form='ragged'"
             )
