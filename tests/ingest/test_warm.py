@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 WORK = """
 import sys
 from pathlib import Path
@@ -75,7 +73,6 @@ def run(folder, *arguments):
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(180)
 def test_after_compiling_ahead_a_process_loads_everything(tmp_path):
     ahead = run(tmp_path, "-m", "ingest.warm")
     assert (ahead.returncode, ahead.stderr) == (0, "")
