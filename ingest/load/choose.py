@@ -44,7 +44,7 @@ def choose_cells(
     ConfigError
         A condition names what is not there.
     """
-    left = None if rows is None else np.asarray(rows, np.int64)
+    left = None if rows is None else cells.numbers(rows)
     if where is not None:
         found = cells.where(where)
         left = found if left is None else left[np.isin(left, found)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import did_you_mean
 from ingest.layout import CELLS_KEY, PRESENCE_KEY
 from ingest.load.files import OpenFiles, ReadSettings, is_remote
@@ -137,15 +137,21 @@ class ChunkedCells:
     @property
     def identity(self) -> tuple[str, ...]:
         """What the cells are: the digest of each dataset's plan, with the chunks that are there."""
-        return tuple(
-            manifest.digest if manifest.complete else f"{manifest.digest}:{len(manifest.numbers)}"
-            for manifest in self.manifests
-        )
+        return tuple(manifest.identity for manifest in self.manifests)
 
     @cached_property
     def obs(self) -> Obs:
         """Obs of all cells, mapped into memory."""
-        return Obs([self._local(url, CELLS_KEY) for url in self._urls], [m.url for m in self.manifests])
+        found = Obs([self._local(url, CELLS_KEY) for url in self._urls], [m.url for m in self.manifests])
+        for n_cells, manifest in zip(found.n_cells, self.manifests, strict=True):
+            if n_cells != manifest.n_cells:
+                raise CorruptError(
+                    f"{manifest.url}/{CELLS_KEY} is of {n_cells:,} cells, the chunks of {manifest.n_cells:,}",
+                    kind="bad-summary",
+                    hint=f"`python -m ingest run {manifest.url}` writes it again",
+                    key=CELLS_KEY,
+                )
+        return found
 
     @cached_property
     def experiment_column(self) -> str:
@@ -160,7 +166,7 @@ class ChunkedCells:
         ConfigError
             There is no such cell.
         """
-        [number] = self._checked([row]).tolist()
+        [number] = self.numbers([row]).tolist()
         dataset = int(np.searchsorted(self._starts, number, side="right")) - 1
         manifest, local = self.manifests[dataset], number - int(self._starts[dataset])
         at = int(manifest.chunk_of(np.array([local]))[0])
@@ -192,7 +198,7 @@ class ChunkedCells:
 
     def column(self, name: str, rows: Int64 | Sequence[int]) -> Column:
         """Return an obs column of some cells."""
-        return self.obs.take(name, self._checked(rows))
+        return self.obs.take(name, self.numbers(rows))
 
     def cell_ids(self, rows: Int64 | Sequence[int]) -> list[str]:
         """Return the names of some cells: ``obs_names`` of the chunks.
@@ -204,7 +210,7 @@ class ChunkedCells:
         CorruptError
             A chunk that has to be asked is missing or damaged.
         """
-        wanted = self._checked(rows)
+        wanted = self.numbers(rows)
         if len(self.manifests) == 1:
             return self._names[0].take(wanted)
         names = np.empty(len(wanted), object)
@@ -260,13 +266,13 @@ class ChunkedCells:
         CorruptError
             A chunk is missing or damaged; it is named.
         """
-        return self.read(self._checked(rows), self.gene_columns(genes)[1]).counts
+        return self.read(self.numbers(rows), self.gene_columns(genes)[1]).counts
 
     def measured(self, rows: Int64 | Sequence[int] | None = None) -> Bools:
         """Return for each cell, or each experiment when None, which genes were measured: bool ``(n, n_genes)``.
 
-        Zero of a gene that was not measured is not a count. Experiments are in the order of
-        ``categories(experiment_column)``.
+        Zero of a gene that was not measured is not a count; of a cell without experiment none is known to be measured.
+        Experiments are in the order of ``categories(experiment_column)``.
 
         Raises
         ------
@@ -275,8 +281,12 @@ class ChunkedCells:
         """
         if rows is None:
             return self._presence
-        codes = self.obs.take(self.experiment_column, self._checked(rows)).values
-        found: Bools = self._presence[codes]
+        wanted = self.numbers(rows)
+        codes = self.obs.take(self.experiment_column, wanted).values
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        # An experiment may have cells in several datasets, of which each has some of its genes.
+        found: Bools = self._presence[codes] & self._own_genes[owner]
+        found[codes < 0] = False
         return found
 
     def to_anndata(self, rows: Int64 | Sequence[int], *, genes: Any = None) -> anndata.AnnData:
@@ -285,7 +295,7 @@ class ChunkedCells:
         import pandas as pd
         import scipy.sparse as sp
 
-        wanted = self._checked(rows)
+        wanted = self.numbers(rows)
         names, columns = self.gene_columns(genes)
         counts = self.read(wanted, columns).counts
         shape = (counts.n_cells, counts.n_genes)
@@ -337,6 +347,11 @@ class ChunkedCells:
         return self._open().names(self.obs)
 
     @cached_property
+    def _own_genes(self) -> Bools:
+        """Which genes each dataset has, bool ``(n_datasets, n_genes)``."""
+        return np.array([np.isin(self.genes.ids, manifest.genes.ids) for manifest in self.manifests])
+
+    @cached_property
     def _presence(self) -> Bools:
         experiments = self.categories(self.experiment_column) or ()
         files = [self._local(url, PRESENCE_KEY) for url in self._urls]
@@ -349,9 +364,18 @@ class ChunkedCells:
         finally:
             store.close()
 
-    def _checked(self, rows: Int64 | Sequence[int]) -> Int64:
+    def numbers(self, rows: Int64 | Sequence[int]) -> Int64:
+        """Return cell numbers, int64 ``(n_cells,)``; of a mask over all cells, those that it marks.
+
+        Raises
+        ------
+        ConfigError
+            There is no such cell (kind ``row-out-of-range``), or these are no whole numbers (``bad-row``).
+        """
         wanted = np.atleast_1d(np.asarray(rows))
         if wanted.dtype == np.bool_:
+            if wanted.shape != (self.n_cells,):
+                raise ConfigError(f"a mask of {wanted.size:,} for {self.n_cells:,} cells", kind="bad-row")
             wanted = np.flatnonzero(wanted)
         if len(wanted) and wanted.dtype.kind not in "iu":
             raise ConfigError(f"cells are asked for by number, not by {wanted.dtype}", kind="bad-row")

@@ -40,7 +40,7 @@ def wanted_genes(genes: Genes, wanted: Sequence[str] | np.ndarray | Genes | None
     """
     if wanted is None or isinstance(wanted, Genes):
         return genes if wanted is None else wanted
-    if len(wanted) and not isinstance(wanted[0], str):
+    if not isinstance(next(iter(wanted), ""), str):  # of a pandas Series, wanted[0] would be a label
         columns = np.asarray(wanted)
         if columns.dtype.kind not in "iu" or columns.min() < 0 or columns.max() >= len(genes):
             raise ConfigError(f"genes are ids, or columns from 0 to {len(genes) - 1:,}", kind="bad-gene")

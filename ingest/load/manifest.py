@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,14 @@ class Manifest:
     def n_cells(self) -> int:
         """Cells of the chunks that exist."""
         return int(self.starts[-1])
+
+    @property
+    def identity(self) -> str:
+        """What the cells are: the plan's digest, with that of the chunks that are there where some are missing."""
+        if self.complete:
+            return self.digest
+        numbers = ",".join(map(str, self.numbers))
+        return f"{self.digest}:{hashlib.sha256(numbers.encode()).hexdigest()[:16]}"
 
     @property
     def dtype(self) -> np.dtype[Any]:

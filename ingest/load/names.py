@@ -109,7 +109,8 @@ class CellNames:
 
     def _find_numbers(self, wanted: Sequence[str]) -> dict[str, int]:
         numbers = {int(tail) for name in wanted if (tail := name.rpartition(":")[2]).isdecimal()}
-        sought, asked = np.array(sorted(numbers), np.int64), set(wanted)
+        largest = np.iinfo(np.int64).max
+        sought, asked = np.array(sorted(n for n in numbers if n <= largest), np.int64), set(wanted)
         found: dict[str, int] = {}
         n_cells = self._reader.manifest.n_cells
         for start in range(0, n_cells, _SCAN_CELLS):

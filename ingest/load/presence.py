@@ -48,8 +48,11 @@ def measured_genes(
 
 def _read(file: Path, manifest: Manifest) -> list[tuple[str, np.ndarray[Any, np.dtype[np.bool_]]]]:
     try:
-        with np.load(file) as document:
-            return list(zip(document["datasets"].tolist(), document["presence"], strict=True))
-    except (OSError, ValueError, KeyError) as error:
+        with file.open("rb") as opened, np.load(opened) as document:
+            presence = document["presence"]
+            if presence.dtype != np.bool_ or presence.shape[1:] != (len(manifest.genes),):
+                raise ValueError(f"{presence.dtype} {presence.shape} of {len(manifest.genes):,} genes")  # noqa: TRY301
+            return list(zip(document["datasets"].tolist(), presence, strict=True))
+    except Exception as error:  # damage makes zipfile, zlib and numpy raise anything
         said = f"{manifest.url}/{PRESENCE_KEY} is damaged ({error})"
         raise CorruptError(said, kind="bad-summary", key=PRESENCE_KEY) from error

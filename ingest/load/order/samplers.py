@@ -132,6 +132,8 @@ class Weighted(_OfCells):
             raise ConfigError(f"{self.weights.shape} weights for {self._n:,} cells", kind="bad-weights")
         if not np.isfinite(self.weights).all() or (self.weights < 0).any() or not self.weights.any():
             raise ConfigError("weights are finite, none negative and not all zero", kind="bad-weights")
+        if self.n_draws is not None and self.n_draws < 1:
+            raise ConfigError(f"an epoch of {self.n_draws:,} cells: at least one", kind="bad-order")
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a position to mean the same batch."""
@@ -145,7 +147,7 @@ class Weighted(_OfCells):
         return EpochOrder(blocks, self.batching, self.seed, number, rank, world_size, cells=drawn)
 
     def _drawn(self, number: int) -> Rows:
-        total = self.n_draws or self._n
+        total = self._n if self.n_draws is None else self.n_draws
         reach = np.cumsum(self.weights)
         reach *= total / reach[-1]
         reach[-1] = total

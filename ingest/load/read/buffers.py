@@ -30,6 +30,9 @@ class Buffers:
         self._kept: list[Array] = []
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Buffers, (self._most,)  # to another process go none: each has its own
+
     def lend(self, n: int, dtype: np.dtype[Any]) -> Array:
         """Return an array ``(n,)`` of whatever values."""
         size = n * dtype.itemsize

@@ -103,7 +103,7 @@ class ChunkReader:
         if self.manifest.codec == "none":
             return PlainBlocks(values, genes, dtype, n_genes, _PLAIN_ENTRIES)
         if values.elements != genes.elements or len(values.offsets) != len(genes.offsets):
-            raise self.damaged(at, "values and gene numbers are stored in blocks of different sizes")
+            raise self._layouts.foreign(at)
         return ShuffledBlocks(values, genes, dtype, n_genes, self.manifest.codec)
 
     def _dense_kind(self, at: int) -> BlockKind:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.errors import CorruptError, NotFoundError
+from ingest.errors import CorruptError
 from ingest.layout import CHUNK_OFFSETS_KEY
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class ArrayLayout:
     """int64 ``(n_blocks,)``: bytes from the file's begin."""
     sizes: np.ndarray[Any, Any]
     """int64 ``(n_blocks,)``: stored bytes."""
+
+    def inside(self, file_bytes: int) -> bool:
+        """Return whether all blocks lie in a file of so many bytes."""
+        lowest = min(self.offsets.min(initial=0), self.sizes.min(initial=0))
+        return bool(self.elements > 0 and lowest >= 0 and (self.sizes <= file_bytes - self.offsets).all())
 
 
 class ChunkLayouts:
@@ -69,13 +74,8 @@ class ChunkLayouts:
             names = datasets.take(pa.array(firsts)).to_pylist()
             chunks = table["chunk"].combine_chunks().to_numpy()[firsts].tolist()
         except (KeyError, pa.ArrowException, OSError, AttributeError) as error:
-            raise CorruptError(
-                f"{manifest.url}/{CHUNK_OFFSETS_KEY} is damaged ({error})",
-                kind="bad-summary",
-                hint=f"`python -m ingest run {manifest.url}` writes it again",
-                key=CHUNK_OFFSETS_KEY,
-            ) from error
-        ends = np.append(firsts[1:], len(self._offsets)).tolist()
+            raise _damaged(manifest, str(error)) from error
+        ends = [*firsts[1:].tolist(), len(self._offsets)][: len(firsts)]
         self._runs = {
             (chunk, name): (low, high)
             for chunk, name, low, high in zip(chunks, names, firsts.tolist(), ends, strict=True)
@@ -92,7 +92,11 @@ class ChunkLayouts:
         run = self._runs.get((self._manifest.numbers[at], name))
         if run is not None:
             part = slice(*run)
-            return ArrayLayout(int(self._elements[run[0]]), self._offsets[part], self._sizes[part])
+            found = ArrayLayout(int(self._elements[run[0]]), self._offsets[part], self._sizes[part])
+            if not found.inside(int(self._manifest.sizes[at])):
+                key = self._manifest.keys[at]
+                raise _damaged(self._manifest, f"blocks of {key} lie outside of it")
+            return found
         return self._looked_up(at)[name]
 
     def _looked_up(self, at: int) -> dict[str, ArrayLayout]:
@@ -104,17 +108,67 @@ class ChunkLayouts:
     def _look_up(self, at: int) -> dict[str, ArrayLayout]:
         import h5py
 
-        key = self._manifest.keys[at]
-        names = ("X",) if self._manifest.dense else ("X/data", "X/indices", "X/indptr")
+        manifest, number, key = self._manifest, self._manifest.numbers[at], self._manifest.keys[at]
         try:
             with h5py.File(io.BytesIO(self._files.whole(at)), "r") as file:
-                return {name: _layout_of(file[name]) for name in names}
-        except NotFoundError:
+                nodes = {name: file[name] for name in self._types(at)}
+                ours = all(_as_we_do(nodes[name], dtype, manifest.codec) for name, dtype in self._types(at).items())
+                found = {name: _layout_of(node) for name, node in nodes.items()} if ours else {}
+        except CorruptError:
             raise
         except Exception as error:  # damage makes HDF5 raise anything
             raise CorruptError(
-                f"{self._manifest.url}/{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key
+                f"{manifest.url}/{key} is damaged: {error}",
+                kind="chunk-damaged",
+                hint=f"`python -m ingest repair {manifest.url}` makes it again",
+                chunk=number,
+                key=key,
             ) from error
+        if not found:
+            raise self.foreign(at)
+        return found
+
+    def foreign(self, at: int) -> CorruptError:
+        """Return the error of a chunk with the right content in a way that only HDF5 itself reads."""
+        url, key = self._manifest.url, self._manifest.keys[at]
+        return CorruptError(
+            f"{url}/{key} is stored as another program stores it, which a loader does not read",
+            kind="foreign-layout",
+            hint=f"remove it, and `python -m ingest repair {url}` makes it again",
+            chunk=self._manifest.numbers[at],
+            key=key,
+        )
+
+    def _types(self, at: int) -> dict[str, str]:
+        """Return the arrays that are read of a chunk, and what they are of."""
+        dtype = self._manifest.dtypes[at]
+        if self._manifest.dense:
+            return {"X": dtype}
+        places = "int32" if self._manifest.nnz[at] <= np.iinfo(np.int32).max else "int64"
+        return {"X/data": dtype, "X/indices": "int32", "X/indptr": places}
+
+
+def _damaged(manifest: Manifest, what: str) -> CorruptError:
+    return CorruptError(
+        f"{manifest.url}/{CHUNK_OFFSETS_KEY} is damaged ({what})",
+        kind="bad-summary",
+        hint=f"`python -m ingest run {manifest.url}` writes it again",
+        key=CHUNK_OFFSETS_KEY,
+    )
+
+
+_FILTERS = {"none": [], "deflate": [2, 1], "zstd": [2, 32015], "lz4": [2, 32004]}
+"""HDF5's numbers of what is done to a block: bytes shuffled, then compressed."""
+
+
+def _as_we_do(node: Any, dtype: str, codec: str) -> bool:
+    """Return whether an open HDF5 dataset is stored as our encoders store it, of blocks of whatever size."""
+    made = node.id.get_create_plist()
+    filters = [made.get_filter(number)[0] for number in range(made.get_nfilters())]
+    whole_rows = node.chunks is None or node.chunks[1:] == node.shape[1:]
+    return bool(
+        node.dtype == dtype and filters == _FILTERS[codec] and whole_rows and (codec == "none") == (not node.chunks)
+    )
 
 
 def _layout_of(node: Any) -> ArrayLayout:

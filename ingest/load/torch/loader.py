@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ingest.block import Counts
 from ingest.cpu import available_cpus
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, IngestError
 from ingest.load.metadata import MetadataReader
 from ingest.load.stream import CellBatch, WindowCells, read_window, stream_batches, stream_windows
 from ingest.load.torch.forms import maker_of
@@ -42,6 +42,11 @@ class Ranks:
             raise ConfigError("rank and world_size are given together, or neither", kind="bad-rank")
         self._given = None if rank is None or world_size is None else (rank, world_size)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker that is spawned is not part of torch.distributed: it is of the rank that started it. Where that is
+        # not in use yet, this travels to a process that will be a rank.
+        return Ranks, self._given or (ranks_of() if _distributed() else (None, None))
+
     def now(self) -> tuple[int, int]:
         """Return rank and world size."""
         return self._given or ranks_of()
@@ -49,8 +54,11 @@ class Ranks:
 
 def ranks_of() -> tuple[int, int]:
     """Return rank and world size of ``torch.distributed``, (0, 1) where it is not in use."""
-    here = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if here else (0, 1)
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else (0, 1)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class CellLoader:
@@ -119,6 +127,9 @@ class CellLoader:
         self._processes: DataLoader[Any] | None = None
         self._epoch = self._batch = self._start = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_processes": None}  # another process starts its own
+
     @property
     def batch_size(self) -> int:
         """Cells of a batch; the last of an epoch has fewer."""
@@ -135,8 +146,8 @@ class CellLoader:
         return self._metadata.categories
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next pass at the start of `epoch`."""
-        if epoch != self._epoch:
+        """Begin the next pass at the start of `epoch`, or where a state of this very epoch says."""
+        if epoch != self._epoch or not self._start:  # a place that was loaded is kept, one that was left is not
             self._start = self._batch = 0
         self._epoch = epoch
 
@@ -177,10 +188,8 @@ class CellLoader:
         ConfigError
             The state is of another order of cells (kind ``other-order``), or no state.
         """
-        if state.get("version") != _STATE_VERSION:
-            raise ConfigError("this is no state of a loader, or one of another version", kind="bad-state")
+        epoch, batch, there = _places(state)
         here = self._identity()
-        there = state["order"]
         differing = [name for name in here if there.get(name) != here[name]]
         if differing:
             name = differing[0]
@@ -189,8 +198,10 @@ class CellLoader:
                 kind="other-order",
                 hint="make the loader as the one that the state is of; only num_workers, threads, prefetch may differ",
             )
-        self._epoch, self._start = int(state["epoch"]), int(state["batch"])
-        self._batch = self._start
+        if batch > len(self):
+            raise ConfigError(f"batch {batch:,} of {len(self):,}: this is no state of a loader", kind="bad-state")
+        self._epoch = epoch
+        self._batch = self._start = batch
 
     def close(self) -> None:
         """End worker processes and threads, and let go of files; another pass starts them again."""
@@ -223,7 +234,10 @@ class CellLoader:
                 persistent_workers=True,
             )
         self._asked[:] = [(order.epoch, order.rank, order.world_size, number) for number in numbers]
-        for number, rows, ends, n_genes, indptr, indices, data in self._processes:
+        for found in self._processes:
+            if isinstance(found, IngestError):
+                raise found
+            number, rows, ends, n_genes, indptr, indices, data = found
             counts = Counts(indptr.numpy(), indices.numpy(), data.numpy(), n_genes)
             yield WindowCells(number, rows.numpy(), tuple(ends), counts)
 
@@ -232,6 +246,15 @@ class CellLoader:
         found = self._makers[tokens](batch.counts)
         metadata = {name: as_tensor(values) for name, values in self._metadata.of(batch.rows).items()}
         return (_pinned(found), _pinned(metadata)) if self._pin_memory else (found, metadata)
+
+
+def _places(state: Mapping[str, Any]) -> tuple[int, int, Mapping[str, Any]]:
+    """Return epoch, batch and order that a state names."""
+    if state.get("version") == _STATE_VERSION:
+        epoch, batch, order = state.get("epoch"), state.get("batch"), state.get("order")
+        if isinstance(epoch, int) and isinstance(batch, int) and min(epoch, batch) >= 0 and isinstance(order, dict):
+            return epoch, batch, order
+    raise ConfigError("this is no state of a loader, or one of another version", kind="bad-state")
 
 
 class _Windows(Dataset[Any]):
@@ -243,12 +266,16 @@ class _Windows(Dataset[Any]):
         self.cells, self._sampler, self._columns, self._transform = cells, sampler, columns, transform
         self._order: EpochOrder | None = None
 
-    def __getitem__(self, asked: tuple[int, int, int, int]) -> WindowCells:
+    def __getitem__(self, asked: tuple[int, int, int, int]) -> WindowCells | IngestError:
+        """Return a window, or why it cannot be read: torch would raise it as its traceback, without hint and place."""
         epoch, rank, world_size, number = asked
         order = self._order
         if order is None or (order.epoch, order.rank, order.world_size) != (epoch, rank, world_size):
             order = self._order = self._sampler.epoch(epoch, rank=rank, world_size=world_size)
-        return read_window(self.cells, order, number, self._columns, self._transform)
+        try:
+            return read_window(self.cells, order, number, self._columns, self._transform)
+        except IngestError as error:
+            return error
 
 
 def _begin_work(_number: int) -> None:
@@ -259,8 +286,10 @@ def _begin_work(_number: int) -> None:
         windows.cells.use_threads(max(1, available_cpus() // info.num_workers))
 
 
-def _as_tensors(window: Any) -> tuple[Any, ...]:
-    """Return what travels through shared memory instead of a pipe."""
+def _as_tensors(window: Any) -> Any:
+    """Return what travels through shared memory instead of a pipe; an error as it is."""
+    if isinstance(window, IngestError):
+        return window
     counts = window.counts
     arrays = (counts.indptr, counts.indices, counts.data)
     tensors = (torch.from_numpy(array) for array in arrays)
