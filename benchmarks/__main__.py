@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results.json"
-_ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "moto")
+_ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "shuffle", "moto")
 _SCRIPTS = ("planner", "driver", "resume")
 _SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", "hvg", *_SCRIPTS)
 
@@ -99,7 +99,7 @@ def _warm_up(bench: Bench) -> None:
 
 
 def _runner(name: str) -> Callable[[Bench], list[Row]]:
-    from benchmarks import comparison, dense, encoding, encoding_h5, hvg, reading, sweeps
+    from benchmarks import comparison, dense, encoding, encoding_h5, hvg, reading, shuffle, sweeps
     from benchmarks.scripts import run_script
 
     runners: dict[str, Callable[[Bench], list[Row]]] = {
@@ -110,6 +110,7 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "memory": sweeps.memory,
         "scaling": sweeps.scaling,
         "latency": sweeps.latency,
+        "shuffle": shuffle.run,
         "moto": comparison.run_on_moto,
         "reading": reading.run,
         "encoding": encoding.run,

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from ingest.survey.model import SourceSurvey
     from ingest.testing.census import BuiltCensus
 
-__all__ = ["FULL", "TINY", "Selection", "bench_census", "select", "survey_of"]
+__all__ = ["FULL", "MANY_DATASETS", "TINY", "Selection", "bench_census", "select", "survey_of"]
 
 FULL = CensusSpec(n_cells=50_000, n_genes=60_530, mean_nnz_per_cell=2_440)
 """A human Census' genes and non-zeros, 25 bands."""
+
+MANY_DATASETS = CensusSpec(n_cells=120_000, n_genes=20_000, mean_nnz_per_cell=1_000, n_datasets=16)
+"""As many non-zeros in 59 bands of 16 datasets."""
 
 TINY = CensusSpec(n_cells=6_000, n_genes=5_000, mean_nnz_per_cell=400)
 """For trying the benchmarks themselves."""

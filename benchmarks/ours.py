@@ -50,6 +50,8 @@ class OurRun:
     """Behind `dest`; None for a folder."""
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     codec: str = "deflate"
+    shuffle_window: int | None = None
+    """Cells of a window; None: source order."""
 
     @property
     def work(self) -> WorkSettings:
@@ -66,7 +68,12 @@ def measure_ours(run: OurRun) -> Measured:
     RuntimeError
         Not every chunk was made.
     """
-    data = DataSettings(cells_per_chunk=run.cells_per_chunk, codec=run.codec)
+    data = DataSettings(
+        cells_per_chunk=run.cells_per_chunk,
+        codec=run.codec,
+        shuffle="none" if run.shuffle_window is None else "window",
+        shuffle_window=run.shuffle_window,
+    )
     clock = _Clock(run)
     with (
         closing(read_cells(run.index)) as cells,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _TARGET = {"seconds": 60.0, "peak_rss_mib": 2048}
 """For 100 M rows in source order."""
 
+_ORDERS = ("sorted", "shuffled", "mixed")
+"""Of the index; ``mixed``: one in source order becomes a plan in window order."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the index, plan it in a process of its own, and print one line of JSON."""
@@ -29,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder = Path(name) / order
             folder.mkdir()
             write_index(folder / "index.feather", options.rows, shuffled=order == "shuffled")
-            row = in_child("benchmarks.planner", folder, "--rows", options.rows, "-c", options.cells_per_chunk)
+            words = ["--rows", options.rows, "-c", options.cells_per_chunk, *(["--mix"] if order == "mixed" else [])]
+            row = in_child("benchmarks.planner", folder, *words)
             print(json.dumps({"order": order, **row, "target": _TARGET if order == "sorted" else None}), flush=True)
             (folder / "index.feather").unlink()
     return 0
@@ -39,8 +43,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000_000)
     parser.add_argument("-c", "--cells-per-chunk", type=int, default=1000)
-    parser.add_argument("--order", nargs="+", choices=["sorted", "shuffled"], default=["sorted", "shuffled"])
+    parser.add_argument("--order", nargs="+", choices=_ORDERS, default=list(_ORDERS))
     parser.add_argument("--folder", type=Path, help="scratch: some 100 bytes a row; a temporary one unless said")
+    parser.add_argument("--mix", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -54,7 +59,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
     from ingest.store.local import LocalStore
 
     clock, work = Clock(), WorkSettings(workers=16, scratch=folder)
-    data = DataSettings(cells_per_chunk=options.cells_per_chunk)
+    data = DataSettings(cells_per_chunk=options.cells_per_chunk, shuffle="window" if options.mix else "none")
     with clock.part("read_and_check"):
         cells = read_cells(folder / "index.feather", scratch=folder)
     with clock.part("draft"):

@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.findings import findings
-from benchmarks.results import medians
+from benchmarks.results import medians, ratios
 from benchmarks.tables import count, gib, kilobytes, number, spread, table
 
 if TYPE_CHECKING:
@@ -234,6 +234,43 @@ def _hvg(rows: list[Row]) -> str:
     )
 
 
+def _shuffle(rows: list[Row]) -> str:
+    lines = [
+        (
+            "source order" if first["window"] is None else f"windows of {count(first['window'])}",
+            count(medians(group, "cells_per_s")),
+            f"{median(_worker_cpu(row) for row in group):.2f}",
+            spread(ratios(group, [row for row in rows if row["window"] is None], _worker_cpu)),
+            gib(medians(group, "peak_rss_bytes")),
+            gib(first["projected_bytes"]),
+            kilobytes(medians(group, "bytes_per_cell")),
+            *_bits(first, rows),
+        )
+        for first, group in _groups(rows, "window")
+    ]
+    headers = ["", "cells/s", "worker CPU-s", "times source order's", "peak GiB", "projected GiB", "kB a cell"]
+    mixing = next((row["mixing"] for row in rows if "mixing" in row), None)
+    whole = "" if mixing is None else f", {mixing['whole_bits']:.2f} in all cells together"
+    return (
+        table([*headers, "bits a chunk", "least"], lines)
+        + f"\n\nFiles of {count(rows[0]['size'])} cells. Bits: entropy of `dataset_id` in a file{whole}."
+    )
+
+
+def _worker_cpu(row: Row) -> float:
+    """Return what the work cost: on a machine that others use, wall time says less."""
+    return float(row["cpu_seconds"]["workers"])
+
+
+def _bits(row: Row, rows: list[Row]) -> tuple[str, str]:
+    """Return mean and least entropy of a chunk; source order's is what the others compared themselves with."""
+    mixing = row.get("mixing") or next((other["mixing"] for other in rows if "mixing" in other), None)
+    if mixing is None:
+        return "-", "-"
+    bits = mixing["before" if row["window"] is None else "after"]
+    return f"{bits['mean_bits']:.2f}", f"{bits['min_bits']:.2f}"
+
+
 def _varied(**labels: str) -> Callable[[list[Row]], str]:
     """Return what shows rows by the keys that were varied."""
 
@@ -291,6 +328,7 @@ _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),
     "latency": ("Latency of every request to DEST", _varied(size="cells a file", latency_ms="ms more a request")),
     "memory": ("Memory of a worker, all cells to a folder", _memory),
+    "shuffle": ("Mixed chunks, all cells to a folder", _shuffle),
     "moto": ("The same against moto, one round", _comparison),
     "planner": ("Planning", _printed),
     "driver": ("Driving", _printed),

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 from ingest.documents import canonical, sha256_hex, unseal
 from ingest.errors import CorruptError
 from ingest.layout import PLAN_KEY, chunk_key
+from ingest.window_order import parse_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ingest.window_order import WindowOrder
+
 __all__ = ["Identity", "Plan", "Provenance", "differences", "parse_plan"]
+
+
+_FORMULA = "log1p(count * target_sum / total of the cell over these genes)"
+"""What `ingest.normalize` makes of a count."""
+
+_LATER: dict[str, object] = {"normalize": None}
+"""Entries of an identity that plans of earlier builds do not have, and what these stand for."""
 
 
 @dataclass(frozen=True)  # no slots: the digest, over thousands of sources, is wanted with every receipt
@@ -38,11 +48,28 @@ class Identity:
     codec: str
     level: int
     allow_noninteger: bool
+    normalize: float | None = None
+    """What cells' totals are brought to before ``log1p``; None: values are counts (`ingest.normalize`)."""
+
+    @property
+    def fractional(self) -> bool:
+        """Whether chunks may hold fractions."""
+        return self.allow_noninteger or self.normalize is not None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Attributes of every file: how its values were made of counts; none where they are counts."""
+        return {} if self.normalize is None else {"normalization": _FORMULA, "target_sum": self.normalize}
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plan.json holds it: what came later is left out where it says nothing, so that digests last."""
+        later = {name for name, usual in _LATER.items() if getattr(self, name) == usual}
+        return {name: value for name, value in asdict(self).items() if name not in later}
 
     @cached_property
     def digest(self) -> str:
         """32 hex digits that name this plan."""
-        return sha256_hex(canonical(asdict(self)))[:32]
+        return sha256_hex(canonical(self.document()))[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +82,8 @@ class Provenance:
     """Package -> version, of those that shape data."""
     settings: Mapping[str, Any]
     """Every setting, resolved, as it stood when the plan was made."""
+    mixing: Mapping[str, Any] | None = None
+    """How mixed the chunks are, of a plan in window order: see `ingest.planning.mixing_facts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +96,11 @@ class Plan:
     """Role (``index``, ``survey``, ``genes``) -> key; each key ends in the digest of the content."""
     sha256: Mapping[str, str]
     """Role -> sha256 of the file's bytes."""
+
+    @property
+    def windows(self) -> WindowOrder | None:
+        """The windows in which rows are mixed; None: cells stand in source order."""
+        return parse_order(self.identity.order)
 
     @property
     def n_cells(self) -> int:
@@ -95,8 +129,10 @@ class Plan:
     def document(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it, before sealing."""
         return {
-            "identity": asdict(self.identity),
-            "provenance": {**asdict(self.provenance)},
+            "identity": self.identity.document(),
+            "provenance": {
+                name: value for name, value in asdict(self.provenance).items() if value is not None or name != "mixing"
+            },
             "files": dict(self.files),
             "sha256": dict(self.sha256),
         }
@@ -115,6 +151,7 @@ def parse_plan(data: bytes) -> Plan:
         identity = dict(document["identity"])
         for name in ("sources", "matrices"):
             identity[name] = tuple(identity[name])
+        parse_order(identity["order"])
         return Plan(Identity(**identity), Provenance(**document["provenance"]), document["files"], document["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{PLAN_KEY} is no plan ({error!r})", key=PLAN_KEY) from error
@@ -127,6 +164,7 @@ _WORDS = {
     "genes": "genes (which, or their order)",
     "cells_per_chunk": "cells a chunk",
     "allow_noninteger": "fractional values",
+    "normalize": "normalised to totals of",
 }
 
 
@@ -137,8 +175,8 @@ def differences(there: Identity, here: Identity) -> list[str]:
         for field in fields(Identity)
         if getattr(there, field.name) != getattr(here, field.name)
     }
-    # A digest says nothing to a person where the number beside it differs already.
-    for digest, number in (("cells", "n_cells"), ("genes", "n_genes"), ("cells", "sources")):
+    # A digest says nothing to a person where the number beside it differs already, and that of cells is of their order.
+    for digest, number in (("cells", "n_cells"), ("genes", "n_genes"), ("cells", "sources"), ("cells", "order")):
         if number in found:
             found.pop(digest, None)
     return [_phrase(name, *pair) for name, pair in found.items()]
@@ -155,6 +193,7 @@ def _phrase(name: str, there: object, here: object) -> str:
         return f"{word}: {_some(only_there)} there, {_some(only_here)} here"
     if isinstance(there, int) and not isinstance(there, bool):
         return f"{word} {there:,} there, {here:,} here"
+    there, here = ("none" if value is None else value for value in (there, here))
     return f"{word} {there} there, {here} here"
 
 

@@ -31,9 +31,9 @@ READ_AHEAD_BYTES = 16 << 20
 """What is fetched at once by whoever reads the whole index."""
 
 
-def batch_rows(cells_per_chunk: int) -> int:
-    """Return the rows of all batches but the last: whole chunks, and at least one."""
-    return cells_per_chunk * max(1, _BATCH_ROWS // cells_per_chunk)
+def batch_rows(cells_per_chunk: int, most_rows: int = _BATCH_ROWS) -> int:
+    """Return the rows of all batches but the last: whole chunks, at least one, of `most_rows` if that is no fewer."""
+    return cells_per_chunk * max(1, most_rows // cells_per_chunk)
 
 
 class IndexWriter:

@@ -24,7 +24,7 @@ from ingest.survey.run import SurveyOptions, survey_sources
 from ingest.units import cut_units, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from ingest.cells import CellBatch, Cells
     from ingest.memory import MemoryPlan
@@ -79,8 +79,14 @@ def draft_dataset(
     *,
     cache: Path | None,
     on_survey: Callable[[Source], None] = lambda _: None,
+    quality: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Survey the sources of `cells` and plan the dataset.
+
+    Parameters
+    ----------
+    quality
+        What quality control has made of the index that was asked for, to be recorded; None: nothing.
 
     Raises
     ------
@@ -104,7 +110,7 @@ def draft_dataset(
         work,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: importlib.metadata.version(name) for name in _SHAPING},
-        recorded=_recorded(work),
+        recorded=_recorded(work) | ({} if quality is None else {"quality_control": dict(quality)}),
     )
 
 
@@ -169,7 +175,9 @@ def profile_of_plan(opened: OpenPlan, work: WorkSettings) -> Profile:
         The index is damaged.
     """
     identity = opened.plan.identity
-    builder = profile_builder(opened.surveys, identity.n_cells, identity.cells_per_chunk, identity.n_genes, work)
+    builder = profile_builder(
+        opened.surveys, identity.n_cells, identity.cells_per_chunk, identity.n_genes, work, opened.plan.windows
+    )
     for batch in plan_batches(opened, ("source", "soma_joinid", "row", "nnz")):
         builder.add(batch.codes, batch.coordinates, batch.table)
     return builder.finish()
@@ -209,12 +217,13 @@ def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> 
         kind=file_kind(plan.identity),
         n_genes=plan.identity.n_genes,
         remote=any(survey.layout == "soma" and survey.source.path is None for survey in plan_of.surveys),
+        window_cells=0 if plan.windows is None else min(plan.windows.cells, plan.n_cells),
     )
 
 
 def file_kind(identity: Identity) -> FileKind:
     """Return what decides the size of a plan's files."""
-    return FileKind(identity.format, identity.codec, identity.dtype, identity.allow_noninteger)
+    return FileKind(identity.format, identity.codec, identity.dtype, identity.fractional)
 
 
 def _default_workers(projected_bytes: int) -> int:

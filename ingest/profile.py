@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["Profile", "ProfileBuilder", "expected_nnz", "known_nnz"]
+__all__ = ["Profile", "ProfileBuilder", "band_bytes", "expected_nnz", "known_nnz"]
 
 _Int64 = np.ndarray[Any, np.dtype[np.int64]]
 _Int32 = np.ndarray[Any, np.dtype[np.int32]]
@@ -40,7 +40,9 @@ class Profile:
     largest_band_nnz: int
     """Non-zeros wanted of the fullest band: the least that must be read in one go."""
     uncut: np.ndarray[Any, np.dtype[np.bool_]]
-    """``uncut[k]``: chunks k-1 and k share a source that must be read by one worker (a large CSC file)."""
+    """``uncut[k]``: chunks k-1 and k must be made by one worker, for they share a large CSC file or a window."""
+    largest_window_nnz: int = 0
+    """Non-zeros of the fullest window: what is held until its rows stand in their places; 0 in source order."""
 
     @property
     def n_chunks(self) -> int:
@@ -76,7 +78,7 @@ class ProfileBuilder:
     ) -> None:
         self._surveys, self._n_cells, self._size, self._n_genes = surveys, n_cells, cells_per_chunk, n_genes
         self._band_rows = np.array([max(1, survey.band_rows) for survey in surveys], np.int64)
-        self._band_bytes = _band_bytes(surveys, self._band_rows)
+        self._band_bytes = band_bytes(surveys, self._band_rows)
         self._large_csc = np.array(
             [survey.layout == "csc" and survey.stored_bytes > uncut_bytes for survey in surveys], bool
         )
@@ -163,7 +165,7 @@ class ProfileBuilder:
         )
 
 
-def _band_bytes(surveys: Sequence[SourceSurvey], band_rows: _Int64) -> _Float64:
+def band_bytes(surveys: Sequence[SourceSurvey], band_rows: _Int64) -> _Float64:
     """Return for each source the stored bytes that reading any cell of a band costs."""
     row_bytes = np.array([survey.stored_bytes / max(1, survey.n_obs) for survey in surveys])
     costs: _Float64 = row_bytes * np.minimum(band_rows, np.array([max(1, survey.n_obs) for survey in surveys]))

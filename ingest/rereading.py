@@ -81,7 +81,7 @@ def compare_with_sources(
     identity = opened.plan.identity
     options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
     sources = OpenSources(opened, options, limits)
-    codec = open_codec(identity.format, identity.codec, identity.level, threads=limits.threads)
+    codec = open_codec(identity.format, identity.codec, identity.level, threads=limits.threads, about=identity.about)
     comparison = _Comparison(contents)
     try:
         for number, chunks in enumerate(_units(opened, sorted(contents))):
@@ -104,10 +104,12 @@ def compare_with_sources(
 
 
 def _units(opened: OpenPlan, chunks: Sequence[int]) -> Iterator[list[int]]:
-    """Yield runs of chunks that span at most `_ROWS` cells of the plan, or one chunk."""
-    unit: list[int] = []
+    """Yield runs of chunks that span at most `_ROWS` cells of the plan, or one chunk or what there is of one window."""
+    windows, unit = opened.plan.windows, list[int]()
+    together = 1 if windows is None else windows.cells // opened.plan.identity.cells_per_chunk
     for chunk in chunks:
-        if unit and opened.plan.rows(chunk)[1] - opened.plan.rows(unit[0])[0] > _ROWS:
+        is_apart = bool(unit) and chunk // together != unit[-1] // together
+        if is_apart and opened.plan.rows(chunk)[1] - opened.plan.rows(unit[0])[0] > _ROWS:
             yield unit
             unit = []
         unit.append(chunk)

@@ -184,6 +184,7 @@ def _drive(
         run_id=run_id,
         slab_bytes=work.memory.slab,
         upload_bytes=work.memory.upload,
+        window_bytes=work.memory.window,
         threads=settings.cpus or max(1, available_cpus() // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from ingest.encode.open import FORMATS
 from ingest.vocabulary import GeneRule
+from ingest.window_order import window_order
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ingest.window_order import WindowOrder
 
 __all__ = ["DEFAULT_CELLS_PER_CHUNK", "DEFAULT_MEMORY_BYTES", "DataSettings", "WorkSettings"]
 
@@ -34,6 +37,17 @@ class DataSettings:
     dtype: str = "float32"
     codec: str = "deflate"
     level: int = 1
+    normalize: float | None = None
+    """Store ``log1p`` of counts brought to this total a cell; None stores counts."""
+    shuffle: Literal["none", "window"] = "none"
+    shuffle_window: int | None = None
+    """Cells of a window, a multiple of `cells_per_chunk`; None: the fewest that hold 32,768."""
+    shuffle_seed: int = 0
+
+    @property
+    def order(self) -> WindowOrder | None:
+        """In which order cells stand; None: that of their sources. Raises ``ConfigError`` where it cannot be."""
+        return window_order(self.shuffle, self.shuffle_window, self.shuffle_seed, cells_per_chunk=self.cells_per_chunk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,15 @@ from ingest.errors import (
     SourceError,
     TransientError,
 )
+from ingest.memory import slab_entries
 from ingest.naming import cell_names
 from ingest.pool import Failure
 from ingest.sample_check import check_cells
 from ingest.unit_reader import Trouble, UnitReader
 from ingest.uploads import Uploads
 from ingest.wanted import Wanted
+from ingest.window_reader import WholeWindow, WindowReader
+from ingest.window_store import Room
 
 if TYPE_CHECKING:
     import threading
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from ingest.unit_reader import Piece
     from ingest.unit_rows import UnitRows
     from ingest.uploads import Landed
+    from ingest.window_store import HeldRows
 
 __all__ = ["Tally", "UnitMaker", "failure_of"]
 
@@ -91,6 +95,9 @@ class UnitMaker:
         Most that reading one slab may hold.
     upload_bytes
         Most that finished chunks under way to the store may hold together, but for a single larger one.
+    window_bytes
+        Of a plan in window order: most that rows may hold which wait for the others of their window, or for the
+        encoding of those before them; one window is held whatever it takes.
     stop
         Set from another thread: make no further chunk; those that are finished are still written.
     commit
@@ -109,12 +116,27 @@ class UnitMaker:
         upload_bytes: int,
         stop: threading.Event,
         commit: Commit,
+        window_bytes: int = 0,
     ) -> None:
         self._opened, self._codec, self._rows, self._stop = opened, codec, rows, stop
         self._wanted = Wanted({chunk: opened.plan.rows(chunk) for chunk in task.chunks})
         value_bytes = np.dtype(fetch_dtype(opened.plan.identity.dtype)).itemsize
-        slabs = rows.slabs(slab_bytes, value_bytes)
-        self._reader = UnitReader(sources, rows, self._wanted, slabs, stop, opened.amendments)
+        self._room = Room(window_bytes)
+        self._reader: UnitReader | WindowReader
+        if (windows := opened.plan.windows) is None:
+            slabs = rows.slabs(slab_bytes, value_bytes)
+            self._reader = UnitReader(sources, rows, self._wanted, slabs, stop, opened.amendments)
+        else:
+            self._reader = WindowReader(
+                opened,
+                sources,
+                rows,
+                self._wanted,
+                window_cells=windows.cells,
+                slab_entries=slab_entries(slab_bytes, value_bytes),
+                room=self._room,
+                stop=stop,
+            )
         self._commit = partial(commit, opened, attempt=task.attempt)
         self._upload_bytes = upload_bytes
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
@@ -135,7 +157,7 @@ class UnitMaker:
             Nothing further can be made by anyone: credentials, a full disk, a missing bucket.
         """
         uploads = Uploads(self._commit, threads=_UPLOADS, most_bytes=self._upload_bytes)
-        pieces = Ahead(self._reader.pieces())
+        pieces: Ahead[Piece | WholeWindow | Trouble] = Ahead(self._reader.pieces())
         try:
             self._finish_empty(uploads)
             for piece in pieces:
@@ -143,11 +165,14 @@ class UnitMaker:
                     break
                 if isinstance(piece, Trouble):
                     self._fail(piece.error, piece.chunks)
+                elif isinstance(piece, WholeWindow):
+                    self._deliver_window(piece, uploads)
                 else:
                     self._deliver(piece, uploads)
                 del piece  # a slab; the next one is there already
         finally:
             # Whatever went wrong, chunks that are finished are still written: they cost a read.
+            self._room.close()
             pieces.close()
             self._settle(uploads.drain(), uploads)
             uploads.close()
@@ -190,6 +215,30 @@ class UnitMaker:
                 self._fail(error, [chunk])
             if self._ends_early():
                 return
+
+    def _deliver_window(self, window: WholeWindow, uploads: Uploads) -> None:
+        self.tally.bytes_read += window.bytes_read
+        while window.chunks and not self._ends_early():
+            chunk = next(iter(window.chunks))
+            held = window.chunks.pop(chunk)
+            if self._wanted.wants(chunk):
+                self._make_of(chunk, held, uploads)
+            self._room.give(held.nbytes)
+        self._room.hand_back()
+
+    def _make_of(self, chunk: int, held: HeldRows, uploads: Uploads) -> None:
+        if held.was_unsorted:
+            self._notes.setdefault(chunk, set()).add("unsorted-indices")
+        try:
+            with self.tally.timed("encode"):
+                maker = self._maker(chunk)
+                for counts, names in held.parts():
+                    maker.add(counts, names)
+            self._finish(maker, uploads)
+        except ConfigError:
+            raise
+        except IngestError as error:
+            self._fail(error, [chunk])
 
     def _finish_empty(self, uploads: Uploads) -> None:
         """Make the chunks of which amendments leave nothing: no piece will come for them."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ingest.amendments import Amendments
-from ingest.errors import CorruptError, NotFoundError, SourceChangedError, SourceError, TransientError
+from ingest.errors import CorruptError, NotFoundError, SourceError, TransientError
+from ingest.row_fetch import RowFetch, is_of_rows
 
 if TYPE_CHECKING:
     import threading
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ingest.errors import IngestError
     from ingest.fetch.base import Fetched
     from ingest.open_sources import OpenSources
+    from ingest.row_fetch import Coordinates
     from ingest.unit_rows import UnitRows
     from ingest.wanted import Wanted
 
@@ -69,12 +70,15 @@ class UnitReader:
         amendments: Amendments | None = None,
     ) -> None:
         self._amendments = Amendments() if amendments is None else amendments
-        self._sources, self._rows, self._wanted, self._slabs, self._stop = sources, rows, wanted, slabs, stop
-        self._lost: dict[int, TransientError | SourceChangedError] = {}
+        self._rows, self._wanted, self._slabs, self._stop = rows, wanted, slabs, stop
+        self._fetch = RowFetch(sources, rows)
         self._following: tuple[int, tuple[int, int]] | None = None
         """Where the slab in hand ends, and the one after it."""
-        self.seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
         """Wall time spent in reading so far."""
+        return self._fetch.seconds
 
     def pieces(self) -> Generator[Piece | Trouble, None, None]:
         """Yield all rows of the wanted chunks, and what stands in the way of others."""
@@ -88,9 +92,10 @@ class UnitReader:
             if self._stop.is_set():
                 return
             try:
-                fetched = self._fetch(low, high)
+                number = self._rows.source(low)
+                fetched = self._fetch.read(number, self._rows.coordinates(low, high), self._next(number, high))
             except (SourceError, TransientError, CorruptError, NotFoundError) as error:
-                if len(chunks) > 1 and isinstance(error, SourceError) and not isinstance(error, SourceChangedError):
+                if len(chunks) > 1 and is_of_rows(error):
                     # One bad cell must not hold back its neighbours' chunks: it is looked for by halves.
                     middle = self._wanted.rows(chunks[len(chunks) // 2])[0]
                     yield from self._read(low, middle)
@@ -103,27 +108,11 @@ class UnitReader:
                 yield Piece(low, high, fetched)
                 del fetched  # whoever took it has it alone
 
-    def _fetch(self, start: int, stop: int) -> Fetched:
-        number = self._rows.source(start)
-        if number in self._lost:  # it was tried for minutes, or is another now: its other rows would find the same
-            raise self._lost[number]
-        before = time.perf_counter()
-        try:
-            self._expect_next(number, stop)
-            return self._sources.read(number, self._rows.coordinates(start, stop))
-        except (TransientError, SourceError) as error:
-            # Whatever label it was raised with: by this name the source is known to plan and ledger.
-            error.source = self._rows.source_name(number)
-            if isinstance(error, TransientError | SourceChangedError):
-                self._lost[number] = error
-            raise
-        finally:
-            self.seconds += time.perf_counter() - before
-
-    def _expect_next(self, number: int, stop: int) -> None:
-        """Tell the source what comes after a slab's last piece: its bytes may be on their way while this is decoded."""
+    def _next(self, number: int, stop: int) -> Coordinates | None:
+        """Return what comes after a slab's last piece, where that is of the same source."""
         if self._following is None or stop != self._following[0]:
-            return
+            return None
         start, end = self._following[1]
-        if self._rows.source(start) == number:  # another one's next read would be this itself, not the one after it
-            self._sources.expect(number, self._rows.coordinates(start, end))
+        if self._rows.source(start) != number:  # another one's next read would be this itself, not the one after it
+            return None
+        return self._rows.coordinates(start, end)

@@ -28,8 +28,15 @@ from ingest.fetch.tiles.schema import XSchema
 from ingest.fetch.values import convert_counts
 from ingest.genes import Genes
 from ingest.validate import check_rows
+from ingest.window_store import HeldRows
 
-__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_load_kernels", "compile_transform_kernels"]
+__all__ = [
+    "compile_hvg_kernels",
+    "compile_kernels",
+    "compile_load_kernels",
+    "compile_qc_kernels",
+    "compile_transform_kernels",
+]
 
 _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
@@ -39,7 +46,7 @@ _APART = 8
 
 @cache
 def compile_kernels() -> None:
-    """Send a few cells through all that is compiled: 14 CPU-seconds the first time, 0.06 when it is cached.
+    """Send a few cells through all that is compiled: 15 CPU-seconds the first time, 0.06 when it is cached.
 
     Once a process, however often it is asked.
 
@@ -58,6 +65,8 @@ def compile_kernels() -> None:
     whole = convert_counts(counts, np.int32, source="warm")  # as they are fetched for int16
     check_rows(whole, source="warm")
     _encode("h5", _thinned(whole))
+    for each in (counts, whole):
+        _hold(each)
 
 
 @cache
@@ -118,6 +127,24 @@ def compile_load_kernels() -> None:
     dense.place(dense.inflate([memoryview(whole)]), rows, np.empty(counts.nnz, np.uint16), indices)
 
 
+@cache
+def compile_qc_kernels() -> None:
+    """Send a few cells through what `qc` adds up with, for whole float32 counts."""
+    from ingest.hvg import kernels
+    from ingest.qc.kernels import measure_cells
+
+    counts, places = _counts(), np.zeros(_N_CELLS, np.int32)
+    check_rows(counts, source="warm")
+    limbs = np.zeros((1, _N_GENES, kernels.WORDS), np.uint64)
+    arrays = counts.indptr, counts.indices, counts.data
+    kernels.add_counts(*arrays, places, limbs)
+    measure_cells(*arrays, np.zeros(_N_GENES, bool), np.zeros(_N_CELLS, np.int32), np.zeros(_N_CELLS))
+    travelled = limbs[0].copy()
+    travelled.flags.writeable = False
+    for other in (travelled, limbs[0]):
+        kernels.add_limbs(limbs[0], other)
+
+
 def _counts() -> Counts:
     """Return cells that have all genes, with counts such that some planes are worth a search and some are not."""
     nnz = _N_CELLS * _N_GENES
@@ -152,6 +179,14 @@ def _place(counts: Counts, genes: GeneMap) -> None:
         placer.rows([tile], np.arange(_N_CELLS))
 
 
+def _hold(counts: Counts) -> None:
+    """Send cells through a window, as `run --shuffle window` holds them."""
+    held = HeldRows()
+    held.add(np.arange(_N_CELLS), counts, np.arange(_N_CELLS), pa.array([""] * _N_CELLS))
+    for part, _ in held.parts():
+        check_rows(part, source="warm")
+
+
 def _shuffled(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(values.view(np.uint8).reshape(len(values), -1).T)
 
@@ -178,4 +213,5 @@ if __name__ == "__main__":
     compile_kernels()
     compile_hvg_kernels()
     compile_load_kernels()
+    compile_qc_kernels()
     compile_transform_kernels()

@@ -43,6 +43,8 @@ class ChunkWorkerFactory:
     threads: int
     """For TileDB and for compressing: the worker's CPUs, not the machine's."""
     scratch: str
+    window_bytes: int = 0
+    """Most that rows may hold which wait for others of their window; of a plan in window order."""
     commit: Commit = commit_chunk
     """`commit_chunk` for a run; a repair replaces what is damaged."""
 
@@ -89,7 +91,9 @@ class ChunkWorker:
             threads = max(1, factory.threads // 2)
             limits = FetchLimits(factory.slab_bytes * 2 // 3, threads, Path(factory.scratch))
             self._sources = OpenSources(self._opened, options, limits)
-            self._codec = open_codec(identity.format, identity.codec, identity.level, threads=threads)
+            self._codec = open_codec(
+                identity.format, identity.codec, identity.level, threads=threads, about=identity.about
+            )
         return self._opened, self._sources, self._codec
 
     def run(self, task: UnitTask) -> UnitOutcome:
@@ -107,6 +111,7 @@ class ChunkWorker:
                 rows_of_chunks(opened, task.chunks),
                 slab_bytes=self._factory.slab_bytes,
                 upload_bytes=self._factory.upload_bytes,
+                window_bytes=self._factory.window_bytes,
                 stop=self._stop,
                 commit=self._factory.commit,
             )

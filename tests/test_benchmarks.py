@@ -122,6 +122,22 @@ def test_what_scripts_print_becomes_tables(results):
     assert "| chunks |\n| --- |\n| 3 |" in report
 
 
+def test_mixed_chunks_are_shown_beside_source_order(results):
+    mixing = {"whole_bits": 3.92, "before": {"mean_bits": 0.53, "min_bits": 0.0}, "after": {"mean_bits": 2.63}}
+    mixing["after"]["min_bits"] = 2.4
+    rows = [
+        _measured("ours", 5_000, noise * seconds, projected_bytes=1 << 30).row(
+            round=turn, size=5_000, window=window, **({"mixing": mixing} if window else {})
+        )
+        for turn, noise in enumerate((1.0, 3.0))
+        for window, seconds in ((None, 1.0), (15_000, 1.25))
+    ]
+    report = report_text(results.with_section("shuffle", rows, "x", 1.0))
+    assert "| source order | 667 | 2.00 | 1 (1 to 1) | 1.00 | 1.00 | 4.00 | 0.53 | 0.00 |" in report
+    assert "| windows of 15,000 | 533 | 2.50 | 1.25 (1.25 to 1.25) | 1.00 | 1.00 | 4.00 | 2.63 | 2.40 |" in report
+    assert "Files of 5,000 cells. Bits: entropy of `dataset_id` in a file, 3.92 in all cells together." in report
+
+
 def test_the_plot_is_drawn(results, tmp_path):
     from benchmarks.plot import draw
 

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from ingest.settings import WorkSettings
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["Facts", "describe_sources", "describe_work", "execute", "plan_facts", "say_end", "speed_line"]
+__all__ = [
+    "Facts",
+    "describe_sources",
+    "describe_work",
+    "execute",
+    "mixing_text",
+    "plan_facts",
+    "say_end",
+    "speed_line",
+]
 
 _READ_BYTES_PER_SECOND = 8e7
 _NNZ_PER_SECOND = 7e7
@@ -73,7 +82,26 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) ->
             / max(1, work.workers),
             1,
         ),
+        **_mixing(plan_of),
     }
+
+
+def _mixing(plan_of: Draft | OpenPlan) -> Facts:
+    """Return what is known of how mixed the chunks are; nothing in source order."""
+    windows, mixing = plan_of.plan.windows, plan_of.plan.provenance.mixing
+    if windows is None or mixing is None:
+        return {}
+    return {"mixing": {"window_cells": windows.cells, "seed": windows.seed, **mixing}}
+
+
+def mixing_text(mixing: Facts) -> str:
+    """Return how mixed chunks are, in a line: entropies in bits, 0 where all cells of a chunk are of one origin."""
+    before, after = mixing["before"], mixing["after"]
+    return (
+        f"{after['mean_bits']:.2f} bits of {mixing['origin']} a chunk, {after['min_bits']:.2f} in the least mixed; "
+        f"in source order {before['mean_bits']:.2f} and {before['min_bits']:.2f}; all cells together have "
+        f"{mixing['whole_bits']:.2f}"
+    )
 
 
 def describe_sources(surveys: Sequence[SourceSurvey], genes: Genes) -> None:
@@ -116,6 +144,9 @@ def describe_work(facts: Facts) -> None:
     writing = f"about {bytes_text(facts['write_bytes'])} to write, about {duration_text(facts['seconds'])}"
     notice("Plan", what)
     note(f"{'':8} {reading}, {writing}")
+    if "mixing" in facts:
+        notice("Shuffle", f"in windows of {facts['mixing']['window_cells']:,} cells, seed {facts['mixing']['seed']}")
+        note(f"{'':8} {mixing_text(facts['mixing'])}")
 
 
 def execute(
@@ -179,6 +210,7 @@ def report_facts(opened: OpenPlan, report: RunReport) -> Facts:
             "bytes": finished.bytes,
             "digest": finished.digest,
         }
+    facts |= _mixing(opened)
     if opened.amendments:
         facts["left_out"] = [
             {"source": opened.plan.identity.sources[entry.source], "kind": entry.kind, "cells": entry.n_cells}

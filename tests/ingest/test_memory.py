@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,49 @@ def test_the_chunk_size_that_is_offered_fits(cells, nnz_per_cell):
         fits = int(found[1])
         assert 0 < fits < cells
         plan(fits * nnz_per_cell, cells=fits, limit=1 << 30)
+
+
+def window_plan(window_nnz, *, window_cells=50_000, cells=25_000, limit=3 << 29, **more):
+    profile = replace(profile_of(10**7), largest_window_nnz=window_nnz)
+    return plan_memory(
+        profile, cells_per_chunk=cells, value_bytes=4, limit=limit, window_cells=window_cells, n_genes=60_530, **more
+    )
+
+
+@given(st.integers(0, 10**9), st.integers(1, 8), st.integers(1 << 29, 1 << 34))
+def test_a_window_fits_or_what_would_is_told(nnz_per_chunk, chunks, limit):
+    refused = None
+    try:
+        memory = window_plan(nnz_per_chunk * chunks, window_cells=25_000 * chunks, limit=limit)
+    except ConfigError as error:
+        refused = error
+    if refused is None:
+        assert memory.projected <= limit
+        assert memory.window >= nnz_per_chunk * chunks * 4
+        return
+    assert refused.kind == "memory"
+    enough = int(re.search(r"--memory (\d+)M", refused.hint)[1]) * MIB
+    assert enough > limit
+    assert window_plan(nnz_per_chunk * chunks, window_cells=25_000 * chunks, limit=enough).projected <= enough
+    if found := re.search(r"--shuffle-window (\d+)", refused.hint):
+        fits = int(found[1]) // 25_000
+        assert 0 < fits < chunks
+        window_plan(nnz_per_chunk * fits, window_cells=25_000 * fits, limit=limit)
+
+
+def test_the_usual_window_fits_into_the_usual_memory():
+    profile = replace(profile_of(25_000 * 2440, 2048 * 2440), largest_window_nnz=50_000 * 2440)
+    memory = plan_memory(
+        profile, cells_per_chunk=25_000, value_bytes=4, limit=3 << 29, window_cells=50_000, n_genes=60_530
+    )
+    assert memory.window >= 50_000 * 2440 * 4
+
+
+def test_a_window_costs_what_its_entries_do():
+    usual = window_plan(10**7).window
+    assert window_plan(10**7, kind=FileKind("h5ad", "deflate", "float32", True)).window > 2 * usual
+    assert usual > 10**7 * 4, "what is left is for reading ahead"
+    assert plan(10**7).window == 0
 
 
 @pytest.mark.parametrize("value_bytes", [2, 4, 8])

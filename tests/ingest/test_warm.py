@@ -47,11 +47,11 @@ for transform in (*transforms, Compose([NormalizeLog1p(), BinnedTokens(9)]), Com
 
 files = write_sources(Path(sys.argv[1]), n_files=1, n_cells=90, n_genes=300)
 index = write_h5ad_index(Path(sys.argv[1]) / "index.feather", files)
-for form, dtype in (("h5ad", "float32"), ("h5", "int16")):
-    data = DataSettings(cells_per_chunk=40, format=form, dtype=dtype)
-    cells = open_chunks(make_dataset(f"{sys.argv[1]}/{form}", index, data=data).url)
+for form, dtype, order in (("h5ad", "float32", "none"), ("h5", "int16", "none"), ("h5ad", "float32", "window")):
+    data = DataSettings(cells_per_chunk=40, format=form, dtype=dtype, shuffle=order)
+    cells = open_chunks(make_dataset(f"{sys.argv[1]}/{form}-{order}", index, data=data).url)
     cells.counts([70, 3, 50])
-some = open_chunks(f"{sys.argv[1]}/h5ad").counts([70, 3, 50], genes=[7, 3, 250])
+some = open_chunks(f"{sys.argv[1]}/h5ad-none").counts([70, 3, 50], genes=[7, 3, 250])
 scatter_rows(some.indptr, some.indices, some.data, np.zeros((3, 3), np.float32))
 
 kernels = {
