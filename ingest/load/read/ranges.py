@@ -39,6 +39,10 @@ class ChunkBytes(Protocol):
         """Return all bytes of a file."""
         ...
 
+    def forget(self, at: int) -> None:
+        """Ask the dataset itself next time: what was read of this file has proved damaged."""
+        ...
+
     def close(self) -> None:
         """Let go of clients and threads."""
         ...
@@ -103,6 +107,9 @@ class StoredChunks:
             return self._store.get(key)
         except (NotFoundError, CorruptError) as error:
             raise self._explained(at, error) from error
+
+    def forget(self, at: int) -> None:
+        """Do nothing: it is asked each time."""
 
     def close(self) -> None:
         """Let go of clients and threads."""
