@@ -16,6 +16,7 @@ from ingest.documents import sha256_hex
 from ingest.encode.decode import decode_chunk
 from ingest.errors import AlreadyExistsError, ConflictError, CorruptError, SourceError
 from ingest.ledger.receipts import ChunkReceipt, Receipt
+from ingest.normalize import normalize_counts
 from ingest.validate import check_rows
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class ChunkMaker:
         self._encoder = codec.begin(opened.genes, opened.plan.identity.dtype)
         self._names: list[pa.StringArray] = []
         self._sums: list[np.ndarray[Any, Any]] = []
+        """Of what is stored."""
+        self._totals: list[np.ndarray[Any, Any]] = []
+        """Of counts, where these are not what is stored."""
         self._n_genes: list[np.ndarray[Any, np.dtype[np.int32]]] = []
         self._total = 0
         self._integer = True
@@ -114,10 +118,15 @@ class ChunkMaker:
         SourceError
             The counts are no counts.
         """
-        allow = self._opened.plan.identity.allow_noninteger
+        identity = self._opened.plan.identity
+        where, allow = f"chunk {self.chunk}", identity.allow_noninteger
         for first, last in _cut_rows(counts.indptr):
             part = counts.rows(first, last)
-            found = check_rows(part, source=f"chunk {self.chunk}", allow_noninteger=allow, first_row=self._n_cells)
+            found = check_rows(part, source=where, allow_noninteger=allow, first_row=self._n_cells)
+            if identity.normalize is not None:
+                self._totals.append(found.sums)
+                part = normalize_counts(part, found.sums, identity.normalize)
+                found = check_rows(part, source=where, allow_noninteger=True, first_row=self._n_cells)
             self._encoder.add(part)
             self._sums.append(found.sums)
             self._n_genes.append(found.nnz)
@@ -147,7 +156,8 @@ class ChunkMaker:
         sums = np.concatenate([np.empty(0), *self._sums])
         n_genes = np.concatenate([np.empty(0, np.int32), *self._n_genes])
         _check_names(names, f"chunk {self.chunk}")
-        _check_promise(self._opened, obs, codes, coordinates, sums, n_genes, self._whole, self.chunk)
+        totals = np.concatenate([np.empty(0), *self._totals]) if identity.normalize is not None else sums
+        _check_promise(self._opened, obs, codes, coordinates, totals, n_genes, self._whole, self.chunk)
         encoded = self._encoder.finish(obs, names)
         if identity.dtype in _NARROW and encoded.dtype != identity.dtype:
             notes = (*notes, f"widened-to-{encoded.dtype}")

@@ -15,6 +15,7 @@ from ingest.encode.decode import decode_chunk
 from ingest.errors import IngestError
 from ingest.findings import Finding
 from ingest.naming import cell_names
+from ingest.normalize import totals_of
 from ingest.validate import check_counts
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = ["DeepCheck", "first_difference", "same_column"]
 Array = np.ndarray[Any, Any]
 
 _ROWS_AT_ONCE = 1024
+_ROUNDED = 1e-5
+"""Of a total whose parts were logged and rounded to float32 each."""
 
 
 class DeepCheck:
@@ -59,7 +62,7 @@ class DeepCheck:
         """
         try:
             block = decode_chunk(data, key=entry.key)
-            check_counts(block.counts, source=entry.key, allow_noninteger=self._opened.plan.identity.allow_noninteger)
+            check_counts(block.counts, source=entry.key, allow_noninteger=self._opened.plan.identity.fractional)
         except IngestError as error:
             return [Finding(error.kind, error.message, entry.chunk, entry.key)]
         mine = committed_rows(self._opened, rows, entry)
@@ -122,13 +125,16 @@ class DeepCheck:
             yield _finding(entry, "totals", f"{said}; its receipt says otherwise")
         if sums_digest(sums, n_genes) != entry.cell_sums:
             yield _finding(entry, "cell-sums", "has other sums of counts per cell than its receipt records")
+        if self._opened.plan.identity.normalize is not None:
+            yield from _normalisation(entry, counts, self._opened.plan.identity.normalize)
         if counts.n_cells == len(rows):
             yield from self._promise(entry, rows, sums, n_genes)
 
     def _promise(self, entry: ChunkReceipt, rows: ChunkRows, sums: Array, n_genes: Array) -> Iterator[Finding]:
         """Compare with what the Census says of each cell, where all its genes are kept."""
         obs, whole = rows.obs, self._whole[rows.codes]
-        for name, found in (("raw_sum", sums), ("nnz", n_genes)):
+        counted = self._opened.plan.identity.normalize is None  # else sums are no longer those of counts
+        for name, found in ((("raw_sum", sums),) if counted else ()) + (("nnz", n_genes),):
             if name not in obs.column_names or obs[name].null_count:
                 continue
             promised = obs[name].to_numpy()
@@ -138,6 +144,14 @@ class DeepCheck:
                 cell = rows.coordinates[at]
                 said = f"has {name} {found[at]:g} for cell {cell}, the index {promised[at]:g} ({len(wrong):,} such)"
                 yield _finding(entry, f"index-{name.replace('_', '-')}", said)
+
+
+def _normalisation(entry: ChunkReceipt, counts: Counts, target: float) -> Iterator[Finding]:
+    """Undo the logarithm: every cell with counts must have the total that all were brought to."""
+    wrong = np.flatnonzero((np.diff(counts.indptr) > 0) & ~np.isclose(totals_of(counts), target, rtol=_ROUNDED, atol=0))
+    if len(wrong):
+        said = f"has {len(wrong):,} cells, number {wrong[0]:,} the first, whose totals are not normalised to {target:g}"
+        yield _finding(entry, "normalization", said)
 
 
 def _finding(entry: ChunkReceipt, kind: str, said: str) -> Finding:

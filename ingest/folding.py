@@ -133,6 +133,7 @@ def fold_chunks(
     open_pool: OpenPool,
     observer: FoldObserver,
     *,
+    state: S | None = None,
     state_bytes: int = 0,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> S:
@@ -142,6 +143,8 @@ def fold_chunks(
     ----------
     entries
         What receipts say of the chunks, in order; only bytes with these digests are read.
+    state
+        Sums of nothing that all others are merged into, in this process; those of `ChunkFold.begin` unless given.
     state_bytes
         Size of the fold's sums: for the scheduler of a cluster.
 
@@ -161,7 +164,7 @@ def fold_chunks(
     scheduler = Scheduler(units, run_id=f"fold-{secrets.token_hex(4)}", draw=random.random)
     sizes = {entry.chunk: entry.size for entry in entries}
     with open_pool(factory, workers, memory_bytes=projected) as pool:
-        loop = _Loop(scheduler, pool, fold, fold.begin(opened), observer, sizes)
+        loop = _Loop(scheduler, pool, fold, fold.begin(opened) if state is None else state, observer, sizes)
         while not scheduler.finished:
             if stop_requested():
                 raise KeyboardInterrupt

@@ -24,6 +24,12 @@ __all__ = [
     "PLAN_KEY",
     "PRESENCE_KEY",
     "PROCESSING_KEY",
+    "QC_CELLS_KEY",
+    "QC_GENES_KEY",
+    "QC_GENE_LIST_KEY",
+    "QC_INDEX_KEY",
+    "QC_KEY",
+    "QC_PLOT_KEY",
     "RECEIPTS",
     "RUNS",
     "SUCCESS_KEY",
@@ -65,6 +71,12 @@ PRESENCE_KEY: Final = "metadata/presence.npz"
 SUCCESS_KEY: Final = "_SUCCESS.json"
 HVG_KEY: Final = "hvg_info.json"
 HVG_PLOT_KEY: Final = "hvg_analysis.png"
+QC_KEY: Final = "qc.json"
+QC_PLOT_KEY: Final = "qc.png"
+QC_CELLS_KEY: Final = "qc_cells.feather"
+QC_GENES_KEY: Final = "qc_genes.feather"
+QC_INDEX_KEY: Final = "qc_index.feather"
+QC_GENE_LIST_KEY: Final = "qc_genes.txt"
 
 _RECEIPT = re.compile(r"_ingest/receipts/(\d+)-(\d+)\.json\Z")
 

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["Identity", "Plan", "Provenance", "differences", "parse_plan"]
 
 
+_FORMULA = "log1p(count * target_sum / total of the cell over these genes)"
+"""What `ingest.normalize` makes of a count."""
+
+_LATER: dict[str, object] = {"normalize": None}
+"""Entries of an identity that plans of earlier builds do not have, and what these stand for."""
+
+
 @dataclass(frozen=True)  # no slots: the digest, over thousands of sources, is wanted with every receipt
 class Identity:
     """What is compared: two plans with equal identities make equal datasets."""
@@ -38,11 +45,28 @@ class Identity:
     codec: str
     level: int
     allow_noninteger: bool
+    normalize: float | None = None
+    """What cells' totals are brought to before ``log1p``; None: values are counts (`ingest.normalize`)."""
+
+    @property
+    def fractional(self) -> bool:
+        """Whether chunks may hold fractions."""
+        return self.allow_noninteger or self.normalize is not None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Attributes of every file: how its values were made of counts; none where they are counts."""
+        return {} if self.normalize is None else {"normalization": _FORMULA, "target_sum": self.normalize}
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plan.json holds it: what came later is left out where it says nothing, so that digests last."""
+        later = {name for name, usual in _LATER.items() if getattr(self, name) == usual}
+        return {name: value for name, value in asdict(self).items() if name not in later}
 
     @cached_property
     def digest(self) -> str:
         """32 hex digits that name this plan."""
-        return sha256_hex(canonical(asdict(self)))[:32]
+        return sha256_hex(canonical(self.document()))[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +119,7 @@ class Plan:
     def document(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it, before sealing."""
         return {
-            "identity": asdict(self.identity),
+            "identity": self.identity.document(),
             "provenance": {**asdict(self.provenance)},
             "files": dict(self.files),
             "sha256": dict(self.sha256),
@@ -127,6 +151,7 @@ _WORDS = {
     "genes": "genes (which, or their order)",
     "cells_per_chunk": "cells a chunk",
     "allow_noninteger": "fractional values",
+    "normalize": "normalised to totals of",
 }
 
 
@@ -155,6 +180,7 @@ def _phrase(name: str, there: object, here: object) -> str:
         return f"{word}: {_some(only_there)} there, {_some(only_here)} here"
     if isinstance(there, int) and not isinstance(there, bool):
         return f"{word} {there:,} there, {here:,} here"
+    there, here = ("none" if value is None else value for value in (there, here))
     return f"{word} {there} there, {here} here"
 
 

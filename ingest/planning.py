@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "draft_plan", "profile_builder"]
 
+_MOST_TARGET = 1e12
+"""From 1 to this, no count of a cell becomes 0 or infinite in float32."""
 _UNCUT_SHARE = 16
 """A CSC file with more stored bytes than this part of a worker's memory is read by one worker."""
 
@@ -112,6 +114,7 @@ def draft_plan(
         codec=settings.codec,
         level=settings.level,
         allow_noninteger=settings.allow_noninteger,
+        normalize=settings.normalize,
     )
     small = {"survey": surveys_to_bytes(surveys), "genes": genes_to_bytes(genes)}
     sha256 = {"index": index.sha256, **{role: sha256_hex(data) for role, data in small.items()}}
@@ -139,6 +142,13 @@ def _check_settings(settings: DataSettings) -> None:
         raise ConfigError(f"-c {settings.cells_per_chunk}: a chunk holds at least one cell", kind="bad-chunk-size")
     if settings.allow_noninteger and settings.dtype != "float32":
         raise ConfigError(f"--allow-noninteger with --dtype {settings.dtype}: fractions need float32", kind="bad-dtype")
+    if settings.normalize is None:
+        return
+    if settings.dtype != "float32":
+        raise ConfigError(f"--normalize with --dtype {settings.dtype}: fractions need float32", kind="bad-dtype")
+    if not 1 <= settings.normalize <= _MOST_TARGET:
+        message = f"--target-sum {settings.normalize:g}: a number from 1 to {_MOST_TARGET:g}"
+        raise ConfigError(message, kind="bad-target-sum")
 
 
 def _check_genes(genes: Genes) -> None:

@@ -24,7 +24,7 @@ from ingest.survey.run import SurveyOptions, survey_sources
 from ingest.units import cut_units, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from ingest.cells import CellBatch, Cells
     from ingest.memory import MemoryPlan
@@ -79,8 +79,14 @@ def draft_dataset(
     *,
     cache: Path | None,
     on_survey: Callable[[Source], None] = lambda _: None,
+    quality: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Survey the sources of `cells` and plan the dataset.
+
+    Parameters
+    ----------
+    quality
+        What quality control has made of the index that was asked for, to be recorded; None: nothing.
 
     Raises
     ------
@@ -104,7 +110,7 @@ def draft_dataset(
         work,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: importlib.metadata.version(name) for name in _SHAPING},
-        recorded=_recorded(work),
+        recorded=_recorded(work) | ({} if quality is None else {"quality_control": dict(quality)}),
     )
 
 
@@ -214,7 +220,7 @@ def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> 
 
 def file_kind(identity: Identity) -> FileKind:
     """Return what decides the size of a plan's files."""
-    return FileKind(identity.format, identity.codec, identity.dtype, identity.allow_noninteger)
+    return FileKind(identity.format, identity.codec, identity.dtype, identity.fractional)
 
 
 def _default_workers(projected_bytes: int) -> int:

@@ -81,7 +81,7 @@ def compare_with_sources(
     identity = opened.plan.identity
     options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
     sources = OpenSources(opened, options, limits)
-    codec = open_codec(identity.format, identity.codec, identity.level, threads=limits.threads)
+    codec = open_codec(identity.format, identity.codec, identity.level, threads=limits.threads, about=identity.about)
     comparison = _Comparison(contents)
     try:
         for number, chunks in enumerate(_units(opened, sorted(contents))):

@@ -34,6 +34,8 @@ class DataSettings:
     dtype: str = "float32"
     codec: str = "deflate"
     level: int = 1
+    normalize: float | None = None
+    """Store ``log1p`` of counts brought to this total a cell; None stores counts."""
 
 
 @dataclass(frozen=True, slots=True)

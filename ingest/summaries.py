@@ -220,6 +220,7 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 def _processing(dataset: Dataset) -> dict[str, Any]:
     document = dataset.plan.document()
+    settings = dict(document["provenance"]["settings"])
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     for chunk in dataset.chunks:
@@ -228,9 +229,10 @@ def _processing(dataset: Dataset) -> dict[str, Any]:
     return {
         "plan": dataset.plan.identity.digest,
         "data": document["identity"],
-        "settings": document["provenance"]["settings"],
+        "settings": {name: value for name, value in settings.items() if name != "quality_control"},
         "versions": document["provenance"]["versions"],
         "created": document["provenance"]["created"],
+        **({"quality_control": quality} if (quality := settings.get("quality_control")) else {}),
         "dropped_cells": dict(sorted(dropped.items())),
         "chunks_with_note": dict(sorted(notes.items())),
         **_left_out(dataset),
@@ -264,6 +266,7 @@ def _config(dataset: Dataset) -> dict[str, Any]:
         "gene_list": dataset.opened.genes.ids,
         "max_expression_value": _whole(max((chunk.maximum for chunk in dataset.chunks), default=0)),
         "sparsity": 1 - dataset.nnz / entries if entries else 0.0,
+        **dataset.plan.identity.about,
         "download_timestamp": dataset.plan.provenance.created,
         "source_samples": [
             {

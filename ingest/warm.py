@@ -29,7 +29,7 @@ from ingest.fetch.values import convert_counts
 from ingest.genes import Genes
 from ingest.validate import check_rows
 
-__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_load_kernels"]
+__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_load_kernels", "compile_qc_kernels"]
 
 _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
@@ -103,6 +103,24 @@ def compile_load_kernels() -> None:
     dense.place(dense.inflate([memoryview(whole)]), rows, np.empty(counts.nnz, np.uint16), indices)
 
 
+@cache
+def compile_qc_kernels() -> None:
+    """Send a few cells through what `qc` adds up with, for whole float32 counts."""
+    from ingest.hvg import kernels
+    from ingest.qc.kernels import measure_cells
+
+    counts, places = _counts(), np.zeros(_N_CELLS, np.int32)
+    check_rows(counts, source="warm")
+    limbs = np.zeros((1, _N_GENES, kernels.WORDS), np.uint64)
+    arrays = counts.indptr, counts.indices, counts.data
+    kernels.add_counts(*arrays, places, limbs)
+    measure_cells(*arrays, np.zeros(_N_GENES, bool), np.zeros(_N_CELLS, np.int32), np.zeros(_N_CELLS))
+    travelled = limbs[0].copy()
+    travelled.flags.writeable = False
+    for other in (travelled, limbs[0]):
+        kernels.add_limbs(limbs[0], other)
+
+
 def _counts() -> Counts:
     """Return cells that have all genes, with counts such that some planes are worth a search and some are not."""
     nnz = _N_CELLS * _N_GENES
@@ -163,3 +181,4 @@ if __name__ == "__main__":
     compile_kernels()
     compile_hvg_kernels()
     compile_load_kernels()
+    compile_qc_kernels()

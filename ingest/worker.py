@@ -89,7 +89,9 @@ class ChunkWorker:
             threads = max(1, factory.threads // 2)
             limits = FetchLimits(factory.slab_bytes * 2 // 3, threads, Path(factory.scratch))
             self._sources = OpenSources(self._opened, options, limits)
-            self._codec = open_codec(identity.format, identity.codec, identity.level, threads=threads)
+            self._codec = open_codec(
+                identity.format, identity.codec, identity.level, threads=threads, about=identity.about
+            )
         return self._opened, self._sources, self._codec
 
     def run(self, task: UnitTask) -> UnitOutcome:

@@ -14,6 +14,7 @@ from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.demo import demo
 from ingest.cli.hvg import hvg
 from ingest.cli.index import index
+from ingest.cli.qc import qc
 from ingest.cli.run import run
 from ingest.cli.style import Group
 from ingest.errors import IngestError, TransientError, mask_secrets
@@ -41,7 +42,7 @@ def cli(*, debug: bool) -> None:
     del debug  # looked at by main(), which sees the error
 
 
-for _command in (demo, index, run, status, verify, repair, gc, hvg):
+for _command in (demo, index, run, status, verify, repair, gc, hvg, qc):
     cli.add_command(_command)
 
 

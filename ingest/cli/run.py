@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.progress import notice
-from ingest.cli.style import ByteSize, Command, config_option
+from ingest.cli.style import CONFIG_RULES, ByteSize, Command, config_option
 from ingest.cli.words import count_text, short_source
 from ingest.cpu import available_cpus
 from ingest.encode.open import FORMATS
@@ -20,9 +20,12 @@ from ingest.settings import DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
 from ingest.vocabulary import GeneRule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ingest.opened import OpenPlan
     from ingest.planning import Draft
     from ingest.preparing import Work
+    from ingest.qc.parameters import QcRules
     from ingest.source import Source
     from ingest.store.base import Store
 
@@ -37,14 +40,25 @@ _SHAPING = {
 }
 """Options that a committed plan has settled -> their name in its identity."""
 
-_ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "strip_version", "allow_noninteger")
+_ONLY_WITH_INDEX = (
+    "max_cells",
+    "gene_filter",
+    "genes",
+    "max_genes",
+    "layer",
+    "strip_version",
+    "allow_noninteger",
+    "normalize",
+    "target_sum",
+    "qc",
+)
 
 
 @click.command(
     cls=Command,
     examples=(
         "python -m ingest run ./lung --index lung.feather -c 5000 -d 4",
-        "python -m ingest run s3://bucket/lung --index lung.feather --gene-filter ENSG00000161798,ENSG00000139618",
+        "python -m ingest run s3://bucket/lung --index lung.feather --qc min_genes=200 --qc max_mito_pct=10 -d 16",
     ),
 )
 @click.argument("dest", metavar="DEST")
@@ -79,6 +93,14 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--census-version", metavar="DATE", help="Where an index without a source column lies.")
 @click.option("--uri", metavar="URI", help="The same, for another copy of a Census.")
 @click.option("--organism", default="homo_sapiens", show_default=True, help="The same.")
+@click.option(
+    "--qc",
+    multiple=True,
+    metavar="RULE=VALUE",
+    help="Drop cells and genes: min_genes=200, max_mito_pct=10, mad=5, … as `qc` has them; repeatable. What the "
+    "index cannot answer takes two steps.",
+)
+@click.option("--raw-dest", metavar="DIR|URL", help="Where the first of two steps goes; DEST-raw unless said.")
 @click.option(
     "--format",
     type=click.Choice(list(FORMATS)),
@@ -122,6 +144,10 @@ _ONLY_WITH_INDEX = ("max_cells", "gene_filter", "genes", "max_genes", "layer", "
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard with a local Ray.")
 @click.option("--single-driver", is_flag=True, help="Accept a store that ignores preconditions.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Most that one unit may take.")
+@click.option("--normalize", is_flag=True, help="Store log1p of counts brought to one total a cell, not counts.")
+@click.option(
+    "--target-sum", type=float, metavar="N", help="With --normalize: that total, over the genes kept; 1e4 unless said."
+)
 @click.option("--cells-json", is_flag=True, help="Write metadata/cells.json, too: an object a cell.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
@@ -137,9 +163,57 @@ def run(ctx: click.Context, /, **options: Any) -> int:
     try:
         if options["index_path"] is None:
             return _resume(ctx, store, work, options)
-        return _from_index(store, data, work, options)
+        rules = _rules(ctx, options)
+        if rules is not None:
+            return _run_judged(store, data, work, rules, options)
+        return _from_index(store, options["index_path"], data, work, options, limit=data.max_cells)
     finally:
         store.close()
+
+
+def _rules(ctx: click.Context, options: dict[str, Any]) -> QcRules | None:
+    """Return the quality rules of the config file and of the command line, which beats it rule by rule."""
+    from ingest.qc.parameters import QcRules
+
+    where, rules = ctx.meta.get(CONFIG_RULES, ("", {}))
+    found = QcRules.of(rules, where=where)
+    said: dict[str, list[str]] = {}
+    for text in options["qc"]:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--qc {text}: write RULE=VALUE, such as min_genes=200", kind="bad-qc")
+        said.setdefault(name.strip(), []).append(value.strip())
+    if said:
+        found = found.updated({name: values if len(values) > 1 else values[0] for name, values in said.items()})
+    return found if found.document() else None
+
+
+def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcRules, options: dict[str, Any]) -> int:
+    from ingest.cli.judged import run_judged
+
+    def bring(
+        store: Store,
+        index: Path,
+        data: DataSettings,
+        work: WorkSettings,
+        *,
+        limit: int | None,
+        quality: Mapping[str, Any] | None,
+        between: bool,
+    ) -> int:
+        return _from_index(store, index, data, work, options, limit=limit, quality=quality, between=between)
+
+    return run_judged(
+        store,
+        options["index_path"],
+        rules,
+        data,
+        work,
+        bring,
+        default_source=_default_source(options),
+        raw_dest=options["raw_dest"],
+        dry_run=options["dry_run"],
+    )
 
 
 def _data_settings(options: dict[str, Any]) -> DataSettings:
@@ -153,10 +227,19 @@ def _data_settings(options: dict[str, Any]) -> DataSettings:
         layer=options["layer"],
         allow_noninteger=options["allow_noninteger"],
         format=options["format"],
-        dtype=options["dtype"] or usual.dtype(allow_noninteger=options["allow_noninteger"]),
+        dtype=options["dtype"] or usual.dtype(allow_noninteger=options["allow_noninteger"] or options["normalize"]),
         codec=options["codec"],
         level=0 if options["codec"] == "none" else options["level"],
+        normalize=_target_sum(options),
     )
+
+
+def _target_sum(options: dict[str, Any]) -> float | None:
+    if options["normalize"]:
+        return 1e4 if options["target_sum"] is None else options["target_sum"]
+    if options["target_sum"] is not None:
+        raise ConfigError("--target-sum means nothing without --normalize", kind="bad-target-sum")
+    return None
 
 
 def gene_ids(text: str) -> tuple[str, ...]:
@@ -223,18 +306,27 @@ def _default_source(options: dict[str, Any]) -> Source | None:
     return Source("census", date, date, options["organism"])
 
 
-def _from_index(store: Store, data: DataSettings, work: WorkSettings, options: dict[str, Any]) -> int:
+def _from_index(
+    store: Store,
+    path: Path,
+    data: DataSettings,
+    work: WorkSettings,
+    options: dict[str, Any],
+    *,
+    limit: int | None,
+    quality: Mapping[str, Any] | None = None,
+    between: bool = False,
+) -> int:
     from ingest.cells import read_cells
     from ingest.cli.execute import describe_sources
     from ingest.committing import check_destination, commit_plan
     from ingest.preparing import divide_work, draft_dataset
     from ingest.survey.run import default_cache
 
-    path = options["index_path"]
-    cells = read_cells(path, limit=data.max_cells, default_source=_default_source(options), scratch=work.scratch)
+    cells = read_cells(path, limit=limit, default_source=_default_source(options), scratch=work.scratch)
     sources = count_text(len(cells.sources), "source") if len(cells.sources) > 1 else short_source(cells.sources[0])
-    notice("Index", f"{count_text(len(cells), 'cell')} of {sources}    {path}")
-    draft = draft_dataset(cells, data, work, cache=default_cache())
+    notice("Index", f"{count_text(len(cells), 'cell')} of {sources}    {options['index_path']}")
+    draft = draft_dataset(cells, data, work, cache=default_cache(), quality=quality)
     cells.close()
     describe_sources(draft.surveys, draft.genes)
     # The work is divided before anything is written: a chunk that cannot fit must not leave a plan behind.
@@ -244,7 +336,8 @@ def _from_index(store: Store, data: DataSettings, work: WorkSettings, options: d
         return _dry_run(draft, divided, work, options)
     opened = commit_plan(store, draft, single_driver=work.single_driver)
     draft.close()
-    return _go(opened, divide_work(draft.profile, opened, opened.ledger.done(), work), work, options)
+    divided = divide_work(draft.profile, opened, opened.ledger.done(), work)
+    return _go(opened, divided, work, options, between=between)
 
 
 def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[str, Any]) -> int:
@@ -293,7 +386,7 @@ def _dry_run(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, opti
     return 0
 
 
-def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any]) -> int:
+def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any], *, between: bool = False) -> int:
     from ingest.cli.execute import describe_work, execute, plan_facts, say_end, speed_line
 
     if work.missing:
@@ -302,6 +395,8 @@ def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str,
         notice("Resume", f"all {count_text(opened.plan.n_chunks, 'chunk')} are there")
     opened, report = execute(opened, work, settings, without_bad=options["without_bad"])
     facts = say_end(opened, report)
+    if between:
+        return report.exit_code
     if options["as_json"]:
         click.echo(json.dumps(facts, indent=1))
     elif report.finished is not None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.cli.config_file import QUALITY_TABLES, read_settings, unknown_setting
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ByteSize", "Command", "Group", "config_option"]
+__all__ = ["CONFIG_RULES", "ByteSize", "Command", "Group", "config_option"]
+
+CONFIG_RULES = "quality_control"
+"""Where a context keeps (file, rules) of a config file."""
 
 _ENVIRONMENT = "CELL_INGEST_"
+_GENE_OPTIONS = ("gene-filter", "genes", "max-genes", "strip-version", "normalize", "target-sum")
+_GENE_RULES = ("min_cells", "min_cells_pct", "min_cells_per_gene", "mito_genes")
 
 
 def _example_lines(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
@@ -81,31 +85,61 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 def _from_environment(command: click.Command) -> dict[str, Any]:
     return {
-        name: os.environ[_ENVIRONMENT + name.upper()]
-        for name in _options(command)
-        if _ENVIRONMENT + name.upper() in os.environ
+        name: os.environ[key].split() if option.multiple else os.environ[key]
+        for name, option in _options(command).items()
+        if (key := _ENVIRONMENT + name.upper()) in os.environ
     }
+
+
+_ALIASES = {"chunk-size": "cells-per-chunk", "compression-level": "level"}
+"""Settings that the first configurations of the kind had under other names."""
 
 
 def _read_config(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
-    try:
-        settings = tomllib.loads(Path(value).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{value}: no readable TOML file ({error})", kind="bad-config") from error
+    settings = read_settings(value)
     names = _spellings(ctx.command)
+    tables = QUALITY_TABLES if "qc" in names else ()
+    rules: dict[str, Any] = {}
     said: dict[str, Any] = {}
     for key, setting in settings.items():
-        if key.replace("_", "-") not in names:
-            close = difflib.get_close_matches(key.replace("_", "-"), names, n=1)
-            meant = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"{value}: no setting '{key}'{meant}", kind="bad-config")
-        if isinstance(setting, dict):
-            raise ConfigError(f"{value}: '{key}' is a table; settings stand at the top level", kind="bad-config")
-        said[names[key.replace("_", "-")]] = _as_typed(setting)
+        if key in tables:
+            _read_table(value, key, setting, names, said, rules)
+        elif tables and key == "subset_to_control_cells":
+            rules[key] = setting
+        else:
+            _read_setting(value, key, setting, names, said)
     ctx.default_map = {**(ctx.default_map or {}), **said}
+    ctx.meta[CONFIG_RULES] = (value, rules)
     return value
+
+
+def _read_setting(path: str, key: str, setting: Any, names: dict[str, str], said: dict[str, Any]) -> None:
+    name = key.replace("_", "-")
+    name = _ALIASES.get(name, name)
+    if name not in names:
+        raise unknown_setting(path, key, [*names, *(_ALIASES if "level" in names else ())])
+    if isinstance(setting, dict):
+        raise ConfigError(f"{path}: '{key}' is a table; settings stand at the top level", kind="bad-config")
+    said[names[name]] = _as_typed(setting)
+
+
+def _read_table(
+    path: str, table: str, settings: Any, names: dict[str, str], said: dict[str, Any], rules: dict[str, Any]
+) -> None:
+    """Take the rules of one table, and of genes the options of the command about them."""
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: '{table}' is no table of settings", kind="bad-config")
+    for key, setting in settings.items():
+        if setting is None:
+            continue
+        if table == "gene_processing" and key.replace("_", "-") in _GENE_OPTIONS:
+            _read_setting(path, key, setting, names, said)
+        elif table == "gene_processing" and key.replace("-", "_") not in _GENE_RULES:
+            raise unknown_setting(f"{path}: gene_processing", key, [*_GENE_OPTIONS, *_GENE_RULES])
+        else:
+            rules[key] = setting
 
 
 def _spellings(command: click.Command) -> dict[str, str]:
@@ -129,7 +163,7 @@ config_option = click.option(
     is_eager=True,
     callback=_read_config,
     metavar="FILE",
-    help="TOML file of settings, named as the long options; flags beat it.",
+    help="TOML or JSON file of settings, named as the long options; flags beat it.",
 )
 
 

@@ -19,7 +19,7 @@ from ingest.genes import Genes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["decode_chunk", "decode_counts"]
+__all__ = ["decode_chunk", "decode_counts", "decode_names"]
 
 
 def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
@@ -60,6 +60,23 @@ def decode_counts(data: bytes | memoryview, *, key: str, most_entries: int) -> I
             refuse_detours(file)
             load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
             yield from _counts_by_rows(file["X"], most_entries)
+    except Exception as error:  # as in decode_chunk
+        raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+
+
+def decode_names(data: bytes | memoryview, *, key: str) -> pa.StringArray:
+    """Decode the names of a chunk's cells and nothing else, ``(n_cells,)``.
+
+    Raises
+    ------
+    CorruptError
+        As `decode_chunk`, as far as it shows in them.
+    """
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            refuse_detours(file)
+            names = texts_of(file["cells"]) if key.endswith(".h5") else _index(file["obs"])
+            return pa.array(names, pa.string())
     except Exception as error:  # as in decode_chunk
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
 

@@ -34,6 +34,8 @@ from ingest.encode.value_type import holding
 from ingest.validate import check_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from ingest.block import Counts
@@ -53,12 +55,16 @@ class H5Codec:
         As `ingest.encode.filters.choose_filter` has them.
     threads
         That compress; 1 for none but the caller's.
+    about
+        As `ingest.encode.open.open_codec` has it.
     """
 
-    def __init__(self, codec: str = "deflate", level: int = 1, *, threads: int = 1) -> None:
+    def __init__(
+        self, codec: str = "deflate", level: int = 1, *, threads: int = 1, about: Mapping[str, Any] | None = None
+    ) -> None:
         how = choose_filter(codec, level)
         self._compressors = Compressors(how, threads)
-        self._table = _GeneTable(None if how is None else TEXT)
+        self._table = _GeneTable(None if how is None else TEXT, about or {})
 
     def begin(self, genes: Genes, dtype: str) -> H5Encoder:
         """Start a file; see `ingest.encode.base.Codec`."""
@@ -72,8 +78,8 @@ class H5Codec:
 class _GeneTable:
     """The genes as a file to begin with, made once for all files of a dataset."""
 
-    def __init__(self, how: Filter | None) -> None:
-        self._how = how
+    def __init__(self, how: Filter | None, about: Mapping[str, Any]) -> None:
+        self._how, self._about = how, about
         self._made: tuple[Genes, bytes] | None = None
 
     def of(self, genes: Genes) -> bytes:
@@ -84,6 +90,7 @@ class _GeneTable:
 
     def _make(self, genes: Genes) -> bytes:
         with H5File() as file:
+            file.describe(self._about)
             write_texts(file, "genes", genes.ids, self._how, {})
             file.group("var", {})
             write_texts(file, "var/feature_name", genes.names, self._how, {})

@@ -17,6 +17,8 @@ from ingest.encode.h5ad_outline import Outlines
 from ingest.encode.value_type import holding
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from ingest.block import Counts
@@ -38,12 +40,16 @@ class H5adCodec:
         As `ingest.encode.filters.choose_filter` has them.
     threads
         That compress; 1 for none but the caller's.
+    about
+        As `ingest.encode.open.open_codec` has it.
     """
 
-    def __init__(self, codec: str = "deflate", level: int = 1, *, threads: int = 1) -> None:
+    def __init__(
+        self, codec: str = "deflate", level: int = 1, *, threads: int = 1, about: Mapping[str, Any] | None = None
+    ) -> None:
         how = choose_filter(codec, level)
         self._compressors = Compressors(how, threads)
-        self._outlines = Outlines(None if how is None else TEXT)
+        self._outlines = Outlines(None if how is None else TEXT, about or {})
 
     def begin(self, genes: Genes, dtype: str) -> H5adEncoder:
         """Start a file; see `ingest.encode.base.Codec`."""

@@ -40,10 +40,12 @@ class Outlines:
     ----------
     how
         To compress the gene table; None: not at all.
+    about
+        Attributes of the root: how values were made of counts, where they are not counts.
     """
 
-    def __init__(self, how: Filter | None) -> None:
-        self._how = how
+    def __init__(self, how: Filter | None, about: Mapping[str, Any]) -> None:
+        self._how, self._about = how, about
         self._table: tuple[Genes, bytes] | None = None
         self._known: dict[tuple[Any, ...], tuple[bytes, bytes, Mapping[str, int]]] = {}
         """Cells, columns and types of numbers -> the gene table, and what was made from it."""
@@ -86,9 +88,11 @@ class Outlines:
     def _make_table(self, genes: Genes) -> bytes:
         lengths = np.array(genes.lengths, np.int64)
         with H5File() as file:
-            file.describe(encoding("anndata", "0.1.0"))
+            file.describe({**encoding("anndata", "0.1.0"), **self._about})
             for name in _GROUPS:
                 file.group(name, DICT)
+            if self._about:
+                file.group("uns/log1p", DICT)  # where scanpy looks before it takes the logarithm again
             outline_frame(file, "var", dict.fromkeys(("feature_id", "feature_name", "feature_length"), lengths))
             write_texts(file, "var/_index", genes.ids, self._how)
             file.link("var/_index", "var/feature_id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import ConfigError
 
@@ -63,13 +63,17 @@ def check_codec(format_name: str, codec: str, level: int, dtype: str | None = No
         )
 
 
-def open_codec(format_name: str, codec: str, level: int, *, threads: int = 1) -> Codec:
+def open_codec(
+    format_name: str, codec: str, level: int, *, threads: int = 1, about: Mapping[str, Any] | None = None
+) -> Codec:
     """Return the codec for chunks of `format_name`, compressed by `codec` at `level`.
 
     Parameters
     ----------
     threads
         That compress, beside the caller's; with 1 the caller's own does. `Codec.close` ends them.
+    about
+        Attributes of the root of every file: how its values were made of counts, where they are not counts.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def open_codec(format_name: str, codec: str, level: int, *, threads: int = 1) ->
     if format_name == "h5":
         from ingest.encode.h5 import H5Codec
 
-        return H5Codec(codec, level, threads=threads)
+        return H5Codec(codec, level, threads=threads, about=about)
     from ingest.encode.h5ad import H5adCodec
 
-    return H5adCodec(codec, level, threads=threads)
+    return H5adCodec(codec, level, threads=threads, about=about)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
 
-__all__ = ["Found", "HvgData", "Passes", "Request", "check_request", "find_hvgs", "read_data"]
+__all__ = ["Found", "HvgData", "Passes", "Request", "check_request", "find_hvgs", "read_data", "refuse_normalized"]
 
 S = TypeVar("S")
 
@@ -81,6 +81,22 @@ def read_data(opened: OpenPlan, *, allow_incomplete: bool = False) -> HvgData:
     if not chunks:
         raise EmptySelectionError(f"{url} has no chunk yet")
     return HvgData(opened, chunks, complete)
+
+
+def refuse_normalized(data: HvgData, command: str) -> None:
+    """Refuse a dataset of normalised values.
+
+    Raises
+    ------
+    ConfigError
+        Kind ``normalized``.
+    """
+    if data.opened.plan.identity.normalize is not None:
+        raise ConfigError(
+            f"{data.opened.store.url} holds normalised values; {command} works on counts",
+            kind="normalized",
+            hint="ingest the same cells without --normalize, and take what is found there",
+        )
 
 
 def _exists(opened: OpenPlan, key: str) -> bool:
@@ -139,13 +155,15 @@ def check_request(data: HvgData, parameters: HvgParameters, *, memory_bytes: int
     Raises
     ------
     ConfigError
-        No such batch column (kind ``unknown-column``), cells without a value in it (``bad-batch-key``), more batches
+        The dataset holds normalised values (kind ``normalized``), no such batch column (kind ``unknown-column``), cells
+        without a value in it (``bad-batch-key``), more batches
         than sums fit into `memory_bytes` (``memory``), scikit-misc missing (``missing-package``).
     EmptySelectionError
         Fewer than two cells.
     CorruptError
         The plan's index, which names the batches, is damaged.
     """
+    refuse_normalized(data, "hvg")
     if parameters.flavour == "seurat_v3":
         require_loess()
     if data.n_cells < 2:

@@ -16,10 +16,11 @@ from ingest.hvg.sums import BatchSums, shift_for
 from ingest.warm import compile_hvg_kernels
 
 if TYPE_CHECKING:
+    from ingest.block import Counts
     from ingest.fold_worker import ReadChunk
     from ingest.opened import OpenPlan
 
-__all__ = ["CellTotals", "ClippedSums", "CountSums", "NormalisedSums", "median_total"]
+__all__ = ["CellTotals", "ClippedSums", "CountSums", "NormalisedSums", "add_values", "median_total"]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +35,32 @@ def _placed(state: BatchSums, chunk: ReadChunk, batch_key: str | None) -> Array:
     labels, codes = batch_codes(chunk.obs[batch_key])
     places: Array = state.places(labels, np.bincount(codes, minlength=len(labels)).tolist())[codes]
     return places
+
+
+def add_values(state: BatchSums, counts: Counts, places: Array, bound: float | None, chunk: int) -> None:
+    """Add checked values to `state`: counts as they are, fractions as multiples of its unit.
+
+    Parameters
+    ----------
+    counts
+        ``(n_cells, n_genes)``, of chunk number `chunk`.
+    places
+        int32 ``(n_cells,)``: where in `state` each cell belongs.
+    bound
+        The largest value, where fractions are allowed; None when all values are whole.
+
+    Raises
+    ------
+    CorruptError
+        A value is above `bound` (kind ``totals``).
+    """
+    if bound is None:
+        add_counts(counts.indptr, counts.indices, counts.data, places, state.limbs)
+        return
+    scale = math.ldexp(1.0, state.shift)
+    if add_fractions(counts.indptr, counts.indices, counts.data, places, scale, state.limbs) >= 0:
+        said = f"chunk {chunk} holds a value above {bound:g}, the largest of all receipts"
+        raise CorruptError(said, kind="totals", chunk=chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +87,7 @@ class CountSums:
         """
         batches = _placed(state, chunk, self.batch_key)
         for piece in chunk.pieces(allow_noninteger=self.bound is not None):
-            counts, mine = piece.counts, batches[piece.cells]
-            if self.bound is None:
-                add_counts(counts.indptr, counts.indices, counts.data, mine, state.limbs)
-                continue
-            scale = math.ldexp(1.0, state.shift)
-            if add_fractions(counts.indptr, counts.indices, counts.data, mine, scale, state.limbs) >= 0:
-                said = f"chunk {chunk.number} holds a value above {self.bound:g}, the largest of all receipts"
-                raise CorruptError(said, kind="totals", chunk=chunk.number)
+            add_values(state, piece.counts, batches[piece.cells], self.bound, chunk.number)
 
     def merge(self, state: BatchSums, other: BatchSums) -> None:
         """Add `other`."""

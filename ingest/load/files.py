@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ingest.load.names import CellNames
 from ingest.load.read.chunk import ChunkReader
 from ingest.load.read.disk_cache import DiskCachedChunks
 from ingest.load.read.layout import ChunkLayouts
-from ingest.load.read.ranges import StoredChunks
+from ingest.load.read.ranges import LocalChunks, StoredChunks
 from ingest.load.read.reader import CellReader
 from ingest.naming import source_labels
 from ingest.source import Source
@@ -107,10 +108,14 @@ def _labelled(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _open_chunks(manifest: Manifest, settings: ReadSettings) -> ChunkReader:
+    folder, where = cache_folder(settings.cache_dir), parse_store_url(manifest.url)
+    files: ChunkBytes
     store = open_store(manifest.url, endpoint_url=settings.endpoint_url)
-    remote, folder = is_remote(manifest.url), cache_folder(settings.cache_dir)
-    requests, gap = (_REMOTE_REQUESTS, _REMOTE_GAP) if remote else (0, _LOCAL_GAP)
-    files: ChunkBytes = StoredChunks(manifest, store, requests=requests, max_gap_bytes=gap)
-    if remote and settings.disk_cache_bytes:
-        files = DiskCachedChunks(manifest, files, folder / "chunks", max_bytes=settings.disk_cache_bytes)
-    return ChunkReader(manifest, ChunkLayouts(manifest, local_copy(store, CHUNK_OFFSETS_KEY, folder), files), files)
+    offsets = local_copy(store, CHUNK_OFFSETS_KEY, folder)
+    if where.scheme == "file":
+        files = LocalChunks(manifest, Path(where.prefix), max_gap_bytes=_LOCAL_GAP)
+    else:
+        files = StoredChunks(manifest, store, requests=_REMOTE_REQUESTS, max_gap_bytes=_REMOTE_GAP)
+        if settings.disk_cache_bytes:
+            files = DiskCachedChunks(manifest, files, folder / "chunks", max_bytes=settings.disk_cache_bytes)
+    return ChunkReader(manifest, ChunkLayouts(manifest, offsets, files), files)

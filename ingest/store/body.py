@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ingest.store.base import Store
 
-__all__ = ["Body", "FileBody", "as_view", "holds", "object_sha256", "open_body", "pieces", "readable"]
+__all__ = ["Body", "FileBody", "as_view", "file_sha256", "holds", "object_sha256", "open_body", "pieces", "readable"]
 
 _PIECE_BYTES = 16 << 20
 """What is compared or hashed is held in such pieces."""
@@ -128,6 +128,12 @@ def object_sha256(store: Store, key: str, size: int) -> str:
     for start in range(0, size, _PIECE_BYTES):
         digest.update(store.get_range(key, start, min(_PIECE_BYTES, size - start)))
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a local file as 64 hex digits, in memory that does not grow with it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def holds(store: Store, key: str, body: Body) -> bool:

@@ -6,6 +6,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from actors.pool import RayPool
@@ -16,6 +17,8 @@ from ingest.hvg.document import hvg_document, hvg_identity
 from ingest.hvg.find import check_request, find_hvgs, read_data
 from ingest.hvg.folds import CountSums
 from ingest.hvg.parameters import HvgParameters
+from ingest.qc.folds import CellsAndGenes, QcSums
+from ingest.qc.table import CellTable
 from ingest.settings import DataSettings, WorkSettings
 from ingest.testing.datasets import make_dataset, open_serial_pool, write_h5ad_index
 from ingest.testing.h5ad_files import write_h5ad_variant
@@ -83,6 +86,27 @@ def test_sums_are_those_of_a_quiet_run_to_the_last_bit(opened, tmp_path):
         ours, theirs = troubled.labels.index(label), quiet.labels.index(label)
         assert (troubled.limbs[ours] == quiet.limbs[theirs]).all()
         assert troubled.n_cells[ours] == quiet.n_cells[theirs]
+
+
+def test_cells_of_a_troubled_run_are_those_of_a_quiet_one(opened, tmp_path):
+    chunks, _ = read_chunks(opened)
+    what = CellsAndGenes(np.arange(150) < 20)
+    tables = []
+    for name, deeds, open_pool in (
+        ("troubled", {2: "kill", 13: "kill", 19: "raise"}, open_ray_pool),
+        ("quiet", {}, open_serial_pool),
+    ):
+        (tmp_path / name).mkdir()
+        table = CellTable(tmp_path / f"{name}.bin", chunks)
+        scripted = Scripted(what, str(tmp_path / name), deeds)
+        state = QcSums(what.begin(opened).genes, table=table)
+        found = fold_chunks(opened, scripted, chunks, SETTINGS, open_pool, Watching(), state=state)
+        assert found is state
+        assert not state.cells
+        tables.append((table.rows(0, N_CELLS), state.genes.limbs[0]))
+    assert (tables[0][0] == tables[1][0]).all()
+    assert (tables[0][0]["total"] > 0).any()
+    assert (tables[0][1] == tables[1][1]).all()
 
 
 def test_a_chunk_that_always_kills_ends_the_fold_and_is_named(opened, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.documents import seal
+from ingest.documents import seal, sha256_hex
 from ingest.errors import CorruptError
 from ingest.plan import Identity, Plan, Provenance, differences, parse_plan
 
@@ -46,11 +46,21 @@ OTHER = {
     "codec": "none",
     "level": 6,
     "allow_noninteger": True,
+    "normalize": 1e4,
 }
 
 
 def test_a_plan_comes_back():
     assert parse_plan(seal(PLAN.document())) == PLAN
+
+
+def test_plans_of_earlier_builds_open_and_keep_their_digest():
+    """As the build before stored normalisation wrote it: that field has no place in such a plan."""
+    sealed = seal(PLAN.document())
+    assert sha256_hex(sealed) == "dabf5ad1cde80045bd7f3c258e577bfbbc490a100b3c026af526ebd6afd59b65"
+    assert IDENTITY.digest == "3d50bfad00f7953b257d84faaab3aa9f"
+    assert b"normalize" not in sealed
+    assert parse_plan(sealed).identity.normalize is None
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Identity)])

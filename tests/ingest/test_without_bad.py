@@ -15,12 +15,14 @@ import pytest
 from scipy import sparse
 
 from index.build import ScBaseCountOptions, index_scbasecount
+from ingest.cli.qc import judge_dataset
 from ingest.errors import ConfigError
 from ingest.hvg.find import check_request, find_hvgs, read_data
 from ingest.hvg.parameters import HvgParameters
 from ingest.opened import open_plan
 from ingest.pool import Failure
 from ingest.preparing import divide_work, profile_of_plan
+from ingest.qc.parameters import QcRules
 from ingest.repairing import repair_dataset
 from ingest.running import run_plan
 from ingest.settings import DataSettings, WorkSettings
@@ -351,3 +353,15 @@ def test_what_is_left_out_is_no_part_of_what_is_computed(copy, tmp_path, format_
     found = find_hvgs(request, WORK, open_serial_pool, lambda _word: Unmoved())
     assert found.moments.n_cells == len(cells)
     assert verify_dataset(opened, deep=True).exit_code == 0
+    # `qc` numbers the cells that chunks hold, too, and its index has no others.
+    judge_dataset(
+        read_data(opened), QcRules.of({"mad": 1}), open_store(str(tmp_path / "qc")), replace(WORK, pool="serial")
+    )
+    judged = pd.read_feather(tmp_path / "qc" / "qc_cells.feather")
+    assert len(judged) == len(cells)
+    assert 0 < judged["kept"].sum() < len(cells)
+    if format_name == "h5ad":
+        counts, _ = cells_of(tmp_path / "dest")
+        assert judged["n_genes_by_counts"].tolist() == [int((row > 0).sum()) for row in counts.values()]
+    kept = cells[judged["kept"].to_numpy()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pd.read_feather(tmp_path / "qc" / "qc_index.feather"), kept)

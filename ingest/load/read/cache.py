@@ -27,8 +27,15 @@ class ByteLru(Generic[V]):
         self.nbytes = 0
         self.hits = self.misses = 0
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether there is room for anything."""
+        return self._max_bytes > 0
+
     def get(self, key: Hashable) -> V | None:
         """Return what is kept under `key`, which becomes the most recently used."""
+        if not self._max_bytes:
+            return None
         with self._lock:
             found = self._held.get(key)
             if found is None:

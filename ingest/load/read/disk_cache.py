@@ -52,7 +52,7 @@ class DiskCachedChunks:
         self._since_sweep = _SWEEP_BYTES
         self.hits = self.misses = 0
 
-    def read(self, at: int, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    def read(self, at: int, ranges: Sequence[tuple[int, int]], *, lasting: bool = True) -> list[memoryview]:  # noqa: ARG002 # all do
         """Return the bytes of each range; see `ingest.load.read.ranges.ChunkBytes`."""
         found = self._held(at, ranges)
         missing = [number for number, part in enumerate(found) if part is None]

@@ -36,9 +36,9 @@ def _zstd(stored: memoryview, size: int) -> memoryview:
     return memoryview(pa.Codec("zstd").decompress(stored, size))
 
 
-def _lz4(stored: memoryview, size: int) -> memoryview:
+def _lz4(stored: memoryview, size: int) -> bytes | memoryview:
     packed = stored[_LZ4_HEAD:]
-    return packed if len(packed) == size else memoryview(pa.Codec("lz4_raw").decompress(packed, size))
+    return bytes(packed) if len(packed) == size else memoryview(pa.Codec("lz4_raw").decompress(packed, size))
 
 
 _COUNTS: dict[str, Inflate] = {"deflate": _isal, "zstd": _zstd, "lz4": _lz4}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ingest.errors import CorruptError, IngestError, NotFoundError
+from ingest.errors import CorruptError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from ingest.load.manifest import Manifest
     from ingest.store.base import Store
 
-__all__ = ["ChunkBytes", "Ranges", "StoredChunks", "join_ranges"]
+__all__ = ["ChunkBytes", "LocalChunks", "Ranges", "StoredChunks", "join_ranges"]
 
 Ranges = "Sequence[tuple[int, int]]"
 """(start, length) in bytes."""
@@ -25,8 +28,13 @@ _MOST_BYTES = 16 << 20
 class ChunkBytes(Protocol):
     """Chunk files, by their place in the manifest; called from several threads at once."""
 
-    def read(self, at: int, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    def read(self, at: int, ranges: Sequence[tuple[int, int]], *, lasting: bool = True) -> list[memoryview]:
         """Return the bytes of each range.
+
+        Parameters
+        ----------
+        lasting
+            Unless set, this thread's next read may overwrite them.
 
         Raises
         ------
@@ -51,7 +59,8 @@ class ChunkBytes(Protocol):
 def join_ranges(ranges: Sequence[tuple[int, int]], *, max_gap_bytes: int) -> list[tuple[int, int, list[int]]]:
     """Join what lies closely together: start, length, and which of `ranges` are inside. Pure."""
     joined: list[tuple[int, int, list[int]]] = []
-    for number, (start, length) in enumerate(ranges):
+    for number in sorted(range(len(ranges)), key=ranges.__getitem__):
+        start, length = ranges[number]
         if joined:
             first, span, members = joined[-1]
             end = max(first + span, start + length)
@@ -80,10 +89,9 @@ class StoredChunks:
         self._max_gap_bytes = max_gap_bytes
         self._pool = ThreadPoolExecutor(requests, "cell-ingest-read") if requests else None
 
-    def read(self, at: int, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    def read(self, at: int, ranges: Sequence[tuple[int, int]], *, lasting: bool = True) -> list[memoryview]:  # noqa: ARG002 # all do
         """Return the bytes of each range; see `ChunkBytes`."""
-        order = sorted(range(len(ranges)), key=lambda number: ranges[number][0])
-        joined = join_ranges([ranges[number] for number in order], max_gap_bytes=self._max_gap_bytes)
+        joined = join_ranges(ranges, max_gap_bytes=self._max_gap_bytes)
         if self._pool is None:
             parts = [self._get(at, start, length) for start, length, _ in joined]
         else:
@@ -91,14 +99,7 @@ class StoredChunks:
                 self._pool.submit(self._get, at, start, length) for start, length, _ in joined
             ]
             parts = [future.result() for future in asked]
-        found: list[memoryview] = [memoryview(b"")] * len(ranges)
-        for (start, _, members), part in zip(joined, parts, strict=True):
-            view = memoryview(part)
-            for member in members:
-                number = order[member]
-                first, length = ranges[number]
-                found[number] = view[first - start : first - start + length]
-        return found
+        return _cut_out(ranges, joined, [memoryview(part) for part in parts])
 
     def whole(self, at: int) -> bytes:
         """Return all bytes of a file; see `ChunkBytes`."""
@@ -106,7 +107,7 @@ class StoredChunks:
         try:
             return self._store.get(key)
         except (NotFoundError, CorruptError) as error:
-            raise self._explained(at, error) from error
+            raise _explained(self._manifest, at, error) from error
 
     def forget(self, at: int) -> None:
         """Do nothing: it is asked each time."""
@@ -121,15 +122,90 @@ class StoredChunks:
         try:
             return self._store.get_range(self._manifest.keys[at], start, length)
         except (NotFoundError, CorruptError) as error:
-            raise self._explained(at, error) from error
+            raise _explained(self._manifest, at, error) from error
 
-    def _explained(self, at: int, error: IngestError | NotFoundError) -> CorruptError:
-        url, key = self._manifest.url, self._manifest.keys[at]
-        missing = isinstance(error, NotFoundError)
-        return CorruptError(
-            f"{url}/{key} is missing" if missing else f"{url}/{key} is damaged ({error})",
-            kind="chunk-missing" if missing else "chunk-damaged",
-            hint=f"`python -m ingest repair {url}` makes it again",
-            chunk=self._manifest.numbers[at],
-            key=key,
-        )
+
+class LocalChunks:
+    """The files of a dataset in a folder, read into memory that each thread uses again.
+
+    Parameters
+    ----------
+    manifest, root
+        The dataset, and its folder.
+    max_gap_bytes
+        Read what lies between two ranges when it is no more than this.
+    """
+
+    def __init__(self, manifest: Manifest, root: Path, *, max_gap_bytes: int) -> None:
+        self._manifest = manifest
+        self._paths = [str(root / key) for key in manifest.keys]
+        self._max_gap_bytes = max_gap_bytes
+        self._mine = threading.local()
+
+    def read(self, at: int, ranges: Sequence[tuple[int, int]], *, lasting: bool = True) -> list[memoryview]:
+        """Return the bytes of each range; see `ChunkBytes`."""
+        joined = join_ranges(ranges, max_gap_bytes=self._max_gap_bytes)
+        room, start, parts = self._room(sum(length for _, length, _ in joined), lasting=lasting), 0, []
+        try:
+            descriptor = os.open(self._paths[at], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                for offset, length, _ in joined:
+                    part = room[start : start + length]
+                    self._fill(at, descriptor, offset, part)
+                    parts.append(part)
+                    start += length
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _explained(self._manifest, at, error) from error
+        return _cut_out(ranges, joined, parts)
+
+    def whole(self, at: int) -> bytes:
+        """Return all bytes of a file; see `ChunkBytes`."""
+        try:
+            return Path(self._paths[at]).read_bytes()
+        except OSError as error:
+            raise _explained(self._manifest, at, error) from error
+
+    def close(self) -> None:
+        """Nothing is open between two reads."""
+
+    def _room(self, size: int, *, lasting: bool) -> memoryview:
+        if lasting:
+            return memoryview(bytearray(size))
+        room: bytearray | None = getattr(self._mine, "room", None)
+        if room is None or len(room) < size:
+            room = self._mine.room = bytearray(size + size // 4)
+        return memoryview(room)[:size]
+
+    def _fill(self, at: int, descriptor: int, offset: int, into: memoryview) -> None:
+        done = 0
+        while done < len(into):
+            n = os.preadv(descriptor, [into[done:]], offset + done)
+            if not n:
+                short = OSError(f"it ends {len(into) - done} bytes early")
+                raise _explained(self._manifest, at, short)
+            done += n
+
+
+def _cut_out(
+    ranges: Sequence[tuple[int, int]], joined: Sequence[tuple[int, int, list[int]]], parts: Sequence[memoryview]
+) -> list[memoryview]:
+    found: list[memoryview] = [memoryview(b"")] * len(ranges)
+    for (start, _, members), part in zip(joined, parts, strict=True):
+        for number in members:
+            first, length = ranges[number]
+            found[number] = part[first - start : first - start + length]
+    return found
+
+
+def _explained(manifest: Manifest, at: int, error: Exception) -> CorruptError:
+    url, key = manifest.url, manifest.keys[at]
+    missing = isinstance(error, (NotFoundError, FileNotFoundError))
+    return CorruptError(
+        f"{url}/{key} is missing" if missing else f"{url}/{key} is damaged ({error})",
+        kind="chunk-missing" if missing else "chunk-damaged",
+        hint=f"`python -m ingest repair {url}` makes it again",
+        chunk=manifest.numbers[at],
+        key=key,
+    )

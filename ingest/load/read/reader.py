@@ -114,7 +114,8 @@ class CellReader:
         if any(dataset.manifest.dense for dataset in self._datasets):
             stop = np.minimum(plan.indptr[plan.row + 1], np.where(self._is_dense(chunks)[plan.row], 1 << 62, stop))
         kept, sums = np.empty(len(plan.begin), np.int64), np.empty(len(plan.begin))
-        window = _Filling(plan, stop, data, indices, columns, kept, sums)
+        bits = data.view(unsigned(data.dtype))
+        window = _Filling(plan, stop, data, bits, indices, columns, kept, sums)
         self._run(window)
         if columns.as_they_are:
             return ReadCells(Counts(plan.indptr, indices, data, columns.n_genes), None)
@@ -163,7 +164,7 @@ class CellReader:
         held = {block: self._cache.get((job.at, block)) for block in blocks}
         missing = [block for block in blocks if held[block] is None]
         ranges = [kind.ranges(block) for block in missing]
-        stored = iter(dataset.files.read(at, [span for spans in ranges for span in spans]) if ranges else [])
+        stored = iter(self._fetch(dataset, at, [span for spans in ranges for span in spans]) if ranges else [])
         fetched = {block: list(islice(stored, len(spans))) for block, spans in zip(missing, ranges, strict=True)}
         exact = np.dtype(dataset.manifest.dtypes[at])
         for place, block in enumerate(blocks):
@@ -181,6 +182,10 @@ class CellReader:
             if wrong is not None:
                 raise dataset.damaged(at, wrong)
             window.keep(slice(low, high), number)
+
+    def _fetch(self, dataset: ChunkReader, at: int, spans: list[tuple[int, int]]) -> list[memoryview]:
+        # What is kept inflated may be what was stored, as it is.
+        return dataset.files.read(at, spans, lasting=self._cache.keeps_any)
 
     def _tightened(self, window: _Filling, n_rows: int) -> ReadCells:
         plan, columns = window.plan, window.columns
@@ -205,6 +210,8 @@ class _Filling:
     plan: WindowPlan
     stop: Int64
     data: Array
+    bits: Array
+    """The same, unsigned: counts are moved as bits."""
     indices: Array
     columns: GeneColumns
     kept: Int64
@@ -216,7 +223,7 @@ class _Filling:
         parts = Parts(plan.begin[mine], plan.end[mine], plan.dst[mine], self.stop[mine])
         same = exact == self.data.dtype or (exact.kind in "iu" and self.data.dtype.kind in "iu")
         if same:  # counts are not negative: wider bits say the same number
-            found: str | None = kind.place(inflated, parts, self.data.view(unsigned(self.data.dtype)), self.indices)
+            found: str | None = kind.place(inflated, parts, self.bits, self.indices)
             return found
         bits = np.empty(int(parts.stop.max() - parts.dst.min()) if len(parts.dst) else 0, unsigned(exact))
         base = int(parts.dst.min()) if len(parts.dst) else 0

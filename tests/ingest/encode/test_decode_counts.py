@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.encode.base import encode_block
-from ingest.encode.decode import decode_chunk, decode_counts
+from ingest.encode.decode import decode_chunk, decode_counts, decode_names
 from ingest.encode.open import CODECS, open_codec
 from ingest.errors import CorruptError
 from ingest.testing.blocks import blocks, seeded_block
@@ -111,3 +111,13 @@ def test_dense_chunks_come_in_pieces_of_wider_integers(most_entries):
     np.testing.assert_array_equal(np.concatenate([piece.data for piece in pieces]), block.counts.data)
     np.testing.assert_array_equal(np.concatenate([piece.indices for piece in pieces]), block.counts.indices)
     assert all(piece.nnz <= most_entries or piece.n_cells == 1 for piece in pieces)
+
+
+@pytest.mark.parametrize("format_name", ["h5ad", "h5"])
+def test_names_alone_are_those_of_the_whole_chunk(format_name):
+    block = seeded_block(30, 40)
+    data = encode_block(open_codec(format_name, "deflate", 1), block).data
+    assert decode_names(data, key=f"c.{format_name}") == block.obs_names
+    for broken in (data[:200], b"no file"):
+        with pytest.raises(CorruptError, match="is no readable chunk"):
+            decode_names(broken, key=f"c.{format_name}")
