@@ -167,6 +167,9 @@ class LocalChunks:
         except OSError as error:
             raise _explained(self._manifest, at, error) from error
 
+    def forget(self, at: int) -> None:
+        """Do nothing: the file is read each time."""
+
     def close(self) -> None:
         """Nothing is open between two reads."""
 
