@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long lint check bench clean
+.PHONY: demo test test-long lint check bench bench-loading clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
@@ -56,6 +56,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@touch $@
+
+# Training loaders beside others', which are installed into environments of their own (some GB, in the user's cache).
+bench-loading: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --only loading loading_first loading_workers loading_far
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo

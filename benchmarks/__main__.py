@@ -25,6 +25,8 @@ _RESULTS = _ROOT / "benchmarks" / "results.json"
 _ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "shuffle", "moto")
 _SCRIPTS = ("planner", "driver", "resume")
 _SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", "hvg", *_SCRIPTS)
+_WITH_PEERS = ("loading", "loading_first", "loading_workers", "loading_far")
+"""Measured only by name: environments with others' loaders are installed for them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=_SECTIONS, help="these alone; the others' numbers stay")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*_SECTIONS, *_WITH_PEERS), help="these alone; the others' numbers stay"
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny Census and one round: does everything run?")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of what is compared")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="scratch, on the disk to measure; a temporary one unless said")
+    parser.add_argument("--python312", type=Path, metavar="PATH", help="for annbatch; what is on PATH unless said")
     parser.add_argument("--results", type=Path, metavar="FILE", help="instead of benchmarks/results.json")
     parser.add_argument("--report", action="store_true", help="write the report again; measure nothing")
     return parser.parse_args(arguments)
@@ -80,7 +85,7 @@ def _bench(stack: ExitStack, options: argparse.Namespace, folder: Path, wanted: 
         stack.enter_context(connected_ray(options.workers))
     repeats = 1 if options.quick else options.repeats
     census = bench_census(TINY if options.quick else FULL)
-    bench = Bench(folder, census, store, options.workers, repeats, options.quick)
+    bench = Bench(folder, census, store, options.workers, repeats, options.quick, options.python312)
     if set(wanted) & set(_ON_RAY):
         _warm_up(bench)
     return bench
@@ -99,7 +104,7 @@ def _warm_up(bench: Bench) -> None:
 
 
 def _runner(name: str) -> Callable[[Bench], list[Row]]:
-    from benchmarks import comparison, dense, encoding, encoding_h5, hvg, reading, shuffle, sweeps
+    from benchmarks import comparison, dense, encoding, encoding_h5, hvg, loading, loading_far, reading, shuffle, sweeps
     from benchmarks.scripts import run_script
 
     runners: dict[str, Callable[[Bench], list[Row]]] = {
@@ -116,6 +121,10 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "encoding": encoding.run,
         "encoding_h5": encoding_h5.run,
         "hvg": hvg.run,
+        "loading": loading.run,
+        "loading_first": loading.run_first,
+        "loading_workers": loading.run_workers,
+        "loading_far": loading_far.run,
     }
     return runners.get(name, lambda bench: run_script(name, quick=bench.quick))
 

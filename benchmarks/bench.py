@@ -36,6 +36,8 @@ class Bench:
     """Rounds of what is compared by medians of ratios."""
     quick: bool
     """Little data and one round: to see that everything runs, not how fast."""
+    python312: Path | None = None
+    """For loaders that need Python 3.12; None: what is on PATH."""
     selections: dict[float, Selection] = field(default_factory=dict)
 
     def selection(self, density: float) -> Selection:

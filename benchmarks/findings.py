@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.results import Results
     from benchmarks.values import Row
 
-__all__ = ["Finding", "cpu_ratios", "encoding_ratios", "findings", "read_ratios", "seed_ratios"]
+__all__ = ["Finding", "cpu_ratios", "encoding_ratios", "findings", "loading_ratios", "read_ratios", "seed_ratios"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,32 @@ def cpu_ratios(results: Results, size: int) -> list[float]:
 def encoding_ratios(results: Results, size: int) -> list[float]:
     """Return how many times faster our encoder is than gzip by anndata."""
     return _of(results, "encoding", "write_h5ad", "ours", size, lambda row: float(row["seconds"]))
+
+
+def loading_ratios(results: Results, one: str, other: str, form: str = "csr") -> list[float]:
+    """Return one way of loading over another, cells a CPU-second, delivered in that form."""
+    ones, others = (results.rows("loading", way=name, form=form) for name in (one, other))
+    return ratios(ones, others, lambda row: float(row["rows_per_cpu_s"]))
+
+
+def _loading_findings(results: Results) -> list[Finding]:
+    compared = (
+        ("annbatch's, lz4", "ours, lz4", "annbatch", 1.3),
+        ("annbatch's, lz4, blocks of 32", "ours, lz4, blocks of 32", "annbatch, blocks of 32", 1.3),
+        ("annbatch's, lz4, its blocks of 512", "ours, lz4, blocks of 512", "annbatch, blocks of 512", 1.3),
+        ("scDataset's on gzip h5ad, lz4", "ours, lz4", "scDataset", 8),
+        ("scDataset's on gzip h5ad, deflate", "ours, deflate", "scDataset", 3),
+        ("AnnLoader's on gzip h5ad, lz4", "ours, lz4", "AnnLoader", 20),
+        ("AnnLoader's on gzip h5ad, deflate", "ours, deflate", "AnnLoader", 8),
+    )
+    first = [float(row["first_batch_s"]) for row in results.rows("loading_first", way="ours, deflate, 100 files")]
+    return [
+        Finding(f"times the cells a CPU-second that are {what}", values, least=least, wanted=f"at least {least}")
+        for what, one, other, least in compared
+        if (values := loading_ratios(results, one, other))
+    ] + (
+        [Finding("seconds from opening 100 files to the first batch", first, most=2, wanted="under 2")] if first else []
+    )
 
 
 def findings(results: Results) -> list[Finding]:
@@ -121,6 +147,7 @@ def findings(results: Results) -> list[Finding]:
             )
             for size in (5_000, 25_000)
         ),
+        *_loading_findings(results),
         Finding("of its bytes, a file of 5,000 cells", smaller, most=1.0, wanted="at most 1"),
         Finding("kB a cell, 100 cells a file", kilobytes[100], most=11, wanted="at most 11"),
         Finding("kB a cell, 5,000 cells a file", kilobytes[5_000], most=4.5, wanted="at most 4.5"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from benchmarks.store import BenchStore
 
-__all__ = ["PLAIN_MALLOC", "Gauge", "Usage", "peak_rss_bytes", "process_cpu_seconds"]
+__all__ = ["PLAIN_MALLOC", "Gauge", "TreePeak", "Usage", "peak_rss_bytes", "process_cpu_seconds"]
 
 PLAIN_MALLOC: dict[str, Any] = {"env_vars": {"MALLOC_ARENA_MAX": "", "GLIBC_TUNABLES": ""}}
 """A runtime environment without what a local Ray of ours sets for our workers: others run as they would anywhere."""
@@ -74,6 +75,48 @@ class Gauge:
     def _cpu(self) -> dict[str, float]:
         found = {"workers": sum(map(process_cpu_seconds, self._pids)), "driver": time.process_time()}
         return found | ({"store": process_cpu_seconds(self._store.pid)} if self._store else {})
+
+
+class TreePeak:
+    """The most memory that a process and all it started held at once, looked at every tenth of a second from here.
+
+    Proportional: a page that several of them share is divided among them; files that are mapped count while they are
+    in memory.
+    """
+
+    _EVERY_S = 0.1
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._over = threading.Event()
+        self._peak_bytes = 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """End, and return the peak in bytes."""
+        self._over.set()
+        self._thread.join()
+        return self._peak_bytes
+
+    def _watch(self) -> None:
+        while True:
+            self._peak_bytes = max(self._peak_bytes, self._now())
+            if self._over.wait(self._EVERY_S):
+                return
+
+    def _now(self) -> int:
+        total = 0
+        with suppress(psutil.NoSuchProcess):  # the root has gone: nothing is held
+            for process in (self._root, *self._root.children(recursive=True)):
+                with suppress(OSError, StopIteration):  # has ended meanwhile
+                    total += _pss_bytes(process.pid)
+        return total
+
+
+def _pss_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def process_cpu_seconds(pid: int) -> float:

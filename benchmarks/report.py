@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.findings import findings
+from benchmarks.loading_report import far_text, first_text, loading_text, workers_text
 from benchmarks.results import medians, ratios
 from benchmarks.tables import count, gib, kilobytes, number, spread, table
 
@@ -48,12 +49,15 @@ _HVG_WAYS = {
 
 def write_report(results: Results, docs: Path) -> None:
     """Renew the tables and the plot in `docs`."""
-    from benchmarks.plot import draw  # matplotlib is an extra
+    from benchmarks.loading_plot import draw_loading  # matplotlib takes its time
+    from benchmarks.plot import draw
 
     page = docs / "performance.md"
     page.write_text(with_report(page.read_text(encoding="utf-8"), report_text(results)), encoding="utf-8")
     if results.rows("comparison"):
         draw(results, docs / "performance.png")
+    if results.rows("loading"):
+        draw_loading(results, docs / "loading.png")
 
 
 def with_report(page: str, report: str) -> str:
@@ -323,6 +327,10 @@ _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "encoding": ("Encoding alone", _encoding),
     "encoding_h5": ("Encoding dense chunks (`--format h5`) alone", _encoding),
     "hvg": ("Highly variable genes", _hvg),
+    "loading": ("Training loaders, shuffled batches of 512", loading_text),
+    "loading_workers": ("Training loaders with DataLoader workers, sparse", workers_text),
+    "loading_first": ("Time to the first batch, a process just started", first_text),
+    "loading_far": ("Loading from a bucket, sparse", far_text),
     "density": ("Share of the cells selected", _varied(density="share")),
     "chunk_size": ("Cells a file", _varied(size="cells a file")),
     "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),
