@@ -45,7 +45,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (some minutes the first time)"
 	$(PIP) --constraint constraints.txt --editable .
-	@echo "compiling kernels (about 10 s, once)"
+	@echo "compiling kernels (about 20 s, once)"
 	$(BIN)/python -m ingest.warm
 	@touch $@
 

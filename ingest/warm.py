@@ -30,7 +30,13 @@ from ingest.genes import Genes
 from ingest.validate import check_rows
 from ingest.window_store import HeldRows
 
-__all__ = ["compile_hvg_kernels", "compile_kernels", "compile_load_kernels", "compile_qc_kernels"]
+__all__ = [
+    "compile_hvg_kernels",
+    "compile_kernels",
+    "compile_load_kernels",
+    "compile_qc_kernels",
+    "compile_transform_kernels",
+]
 
 _N_CELLS, _N_GENES = 4, 1024
 """Enough entries for planes to be coded on their own."""
@@ -79,6 +85,21 @@ def compile_hvg_kernels() -> None:
     travelled.flags.writeable = False
     for other in (travelled, limbs[0]):
         kernels.add_limbs(limbs[0], other)
+
+
+@cache
+def compile_transform_kernels() -> None:
+    """Send a few float32 counts through every transform, and normalised ones through those that may follow.
+
+    6.5 CPU-seconds the first time.
+    """
+    from ingest.load import transform as to  # a run does without
+
+    scaled = to.RankOrder(9, np.ones(_N_GENES), np.arange(_N_GENES))
+    for transform in (to.Normalize(), to.DirectTokens(9), to.LogTokens(9), to.BinnedTokens(9, "uniform"), scaled):
+        transform(_counts())
+    for then in (to.BinnedTokens(9), to.RankOrder(9)):
+        to.Compose([to.NormalizeLog1p(), then])(_counts())
 
 
 @cache
@@ -193,3 +214,4 @@ if __name__ == "__main__":
     compile_hvg_kernels()
     compile_load_kernels()
     compile_qc_kernels()
+    compile_transform_kernels()

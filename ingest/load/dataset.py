@@ -184,13 +184,15 @@ class ChunkedCells:
         ConfigError
             There is no such column, or an accession has no cells.
         """
-        known = set(self.categories("SRX_accession") or ())
-        absent = [text for text in accessions if text not in known]
-        if absent:
-            raise ConfigError(
-                f"no cells of SRX_accession {absent[0]!r}{did_you_mean(absent[0], known)}", kind="unknown-accession"
-            )
-        return self.obs.having("SRX_accession", accessions)
+        known = self.categories("SRX_accession") or ()
+        found = self.obs.having("SRX_accession", list(set(accessions).intersection(known)))
+        # `run --without-bad` leaves names of which no cell is left.
+        has = {known[code] for code in np.unique(self.obs.take("SRX_accession", found).values).tolist()}
+        absent = next((text for text in accessions if text not in has), None)
+        if absent is not None:
+            said = f"no cells of SRX_accession {absent!r}{did_you_mean(absent, set(known) - {absent})}"
+            raise ConfigError(said, kind="unknown-accession")
+        return found
 
     def categories(self, column: str) -> tuple[str, ...] | None:
         """Return the distinct texts of an obs column, sorted; None of numbers."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.store.url import parse_store_url
 
 if TYPE_CHECKING:
@@ -30,14 +32,26 @@ def local_copy(store: Store, key: str, folder: Path) -> Path:
 
     Raises
     ------
-    NotFoundError
-        There is no such object.
+    CorruptError
+        There is no such object in the bucket.
     ConfigError
         The folder cannot be written.
     """
     where = parse_store_url(store.url)
     if where.scheme == "file":
         return Path(where.prefix) / key
+    try:
+        return _copied(store, key, folder)
+    except NotFoundError as error:
+        raise CorruptError(
+            f"{store.url}/{key} is missing",
+            kind="bad-summary",
+            hint=f"`python -m ingest run {store.url}` writes it again",
+            key=key,
+        ) from error
+
+
+def _copied(store: Store, key: str, folder: Path) -> Path:
     version = store.stat(key).version
     name = hashlib.sha256(f"{store.url}\n{key}\n{version}".encode()).hexdigest()[:32]
     path = folder / f"{name}-{key.rpartition('/')[2]}"
@@ -47,7 +61,7 @@ def local_copy(store: Store, key: str, folder: Path) -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
@@ -59,4 +73,5 @@ def _write(path: Path, data: bytes) -> None:
             hint="name another folder: cache_dir=…",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

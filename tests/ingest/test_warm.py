@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 WORK = """
 import sys
 from pathlib import Path
@@ -18,9 +16,11 @@ from ingest.encode.open import open_codec
 from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
 from ingest.load.dataset import open_chunks
 from ingest.load.read.kernels import scatter_rows
+from ingest.load.transform import BinnedTokens, Compose, DirectTokens, LogTokens, Normalize, NormalizeLog1p, RankOrder
 from ingest.settings import DataSettings
 from ingest.testing.blocks import seeded_block
 from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
+from ingest.testing.windows import fresh
 from ingest.validate import check_rows
 
 block = seeded_block(90, 1_500, density=0.4)
@@ -41,6 +41,9 @@ encoder = open_codec("h5", "deflate", 1).begin(whole.genes, "int16")
 check_rows(whole.counts.rows(3, 50), source="t")
 encoder.add(whole.counts)
 encoder.finish(whole.obs, whole.obs_names)
+transforms = Normalize(), DirectTokens(9), LogTokens(9), BinnedTokens(9), RankOrder(9, np.ones(1_500))
+for transform in (*transforms, Compose([NormalizeLog1p(), BinnedTokens(9)]), Compose([NormalizeLog1p(), RankOrder(9)])):
+    transform(fresh(block.counts))
 
 files = write_sources(Path(sys.argv[1]), n_files=1, n_cells=90, n_genes=300)
 index = write_h5ad_index(Path(sys.argv[1]) / "index.feather", files)
@@ -70,7 +73,6 @@ def run(folder, *arguments):
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(180)
 def test_after_compiling_ahead_a_process_loads_everything(tmp_path):
     ahead = run(tmp_path, "-m", "ingest.warm")
     assert (ahead.returncode, ahead.stderr) == (0, "")

@@ -71,6 +71,7 @@ class ChunkReader:
 
     def damaged(self, at: int, what: str) -> CorruptError:
         """Return the error that names the chunk at place `at`."""
+        self.files.forget(at)
         url, key = self.manifest.url, self.manifest.keys[at]
         return CorruptError(
             f"{url}/{key} is damaged: {what}",

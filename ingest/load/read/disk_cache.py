@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,14 @@ class DiskCachedChunks:
     def whole(self, at: int) -> bytes:
         """Return all bytes of a file."""
         return self._inner.whole(at)
+
+    def forget(self, at: int) -> None:
+        """Remove what is kept of a file that has proved damaged: the repaired one may have the same name."""
+        with self._lock:
+            self._known.pop(at, None)
+        with suppress(OSError):
+            self._path(at).with_suffix(".log").unlink(missing_ok=True)
+            self._path(at).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the inner files."""

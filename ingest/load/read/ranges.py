@@ -47,6 +47,10 @@ class ChunkBytes(Protocol):
         """Return all bytes of a file."""
         ...
 
+    def forget(self, at: int) -> None:
+        """Ask the dataset itself next time: what was read of this file has proved damaged."""
+        ...
+
     def close(self) -> None:
         """Let go of clients and threads."""
         ...
@@ -105,6 +109,9 @@ class StoredChunks:
         except (NotFoundError, CorruptError) as error:
             raise _explained(self._manifest, at, error) from error
 
+    def forget(self, at: int) -> None:
+        """Do nothing: it is asked each time."""
+
     def close(self) -> None:
         """Let go of clients and threads."""
         if self._pool is not None:
@@ -159,6 +166,9 @@ class LocalChunks:
             return Path(self._paths[at]).read_bytes()
         except OSError as error:
             raise _explained(self._manifest, at, error) from error
+
+    def forget(self, at: int) -> None:
+        """Do nothing: the file is read each time."""
 
     def close(self) -> None:
         """Nothing is open between two reads."""

@@ -112,7 +112,7 @@ class CellLoader:
     ) -> None:
         if num_workers < 0 or prefetch < 0 or (num_workers and not prefetch):
             raise ConfigError(f"num_workers={num_workers} with prefetch={prefetch} cannot be", kind="bad-loader")
-        self.cells, self.sampler = cells, sampler
+        self.cells, self._sampler = cells, sampler  # Lightning looks into what is called sampler
         self.genes: Genes
         self.genes, self._columns = cells.gene_columns(genes)
         self._transform = transform
@@ -133,7 +133,7 @@ class CellLoader:
     @property
     def batch_size(self) -> int:
         """Cells of a batch; the last of an epoch has fewer."""
-        return self.sampler.batching.batch_cells
+        return self._sampler.batching.batch_cells
 
     @property
     def epoch(self) -> int:
@@ -211,11 +211,11 @@ class CellLoader:
     def _identity(self) -> dict[str, Any]:
         # Not the rank: each is at the same batch, and what the first one saved is loaded by all.
         _, world_size = self._ranks.now()
-        return {"datasets": list(self.cells.identity), **self.sampler.identity(), "world_size": world_size}
+        return {"datasets": list(self.cells.identity), **self._sampler.identity(), "world_size": world_size}
 
     def _order(self) -> EpochOrder:
         rank, world_size = self._ranks.now()
-        return self.sampler.epoch(self._epoch, rank=rank, world_size=world_size)
+        return self._sampler.epoch(self._epoch, rank=rank, world_size=world_size)
 
     def _by_threads(self, order: EpochOrder, numbers: range) -> Iterator[WindowCells]:
         return stream_windows(self.cells, order, self._columns, self._transform, numbers=numbers, ahead=self._prefetch)
@@ -223,7 +223,7 @@ class CellLoader:
     def _by_workers(self, order: EpochOrder, numbers: range) -> Iterator[WindowCells]:
         if self._processes is None:
             self._processes = DataLoader(
-                _Windows(self.cells, self.sampler, self._columns, self._transform),
+                _Windows(self.cells, self._sampler, self._columns, self._transform),
                 batch_size=None,
                 sampler=self._asked,
                 num_workers=self._workers,

@@ -9,34 +9,44 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ingest.errors import CorruptError
+from index.build import ScBaseCountOptions, index_scbasecount
+from ingest.errors import ConfigError, CorruptError
 from ingest.finish import finish
 from ingest.load.dataset import open_chunks
+from ingest.load.torch.create import create_dataloader
 from ingest.opened import open_plan
 from ingest.preparing import divide_work, profile_of_plan
 from ingest.repairing import repair_dataset
 from ingest.running import run_plan
 from ingest.settings import DataSettings, WorkSettings
 from ingest.store.open import open_store
-from ingest.testing.datasets import SilentObserver, make_dataset, open_serial_pool, write_h5ad_index
+from ingest.testing.datasets import SilentObserver, make_dataset, open_serial_pool
 from ingest.testing.plain_chunks import read_plainly
-from ingest.testing.shelf import KINDS, add_columns, small_blocks, write_sample
+from ingest.testing.scbasecount import ScBaseCountSpec, build_scbasecount
+from ingest.testing.scbasecount_damage import damage_sample
+from ingest.testing.shelf import KINDS, small_blocks
 from ingest.without_bad import run_without_bad
+
+pytest.importorskip("torch")
 
 WORK = WorkSettings(workers=1)
 
 
-def check_all(path, plain):
+def check_counts(cells, plain):
     n = len(plain.obs)
+    assert cells.n_cells == n
+    found = cells.to_anndata(np.arange(n))
+    np.testing.assert_array_equal(found.X.toarray(), plain.matrix.toarray())
+    assert list(found.obs_names) == plain.names
+    rows = np.random.default_rng(0).integers(0, n, 60)
+    np.testing.assert_array_equal(cells.counts(rows).data, plain.matrix[rows].data)
+    assert cells.find(plain.names[::-1]).tolist() == list(range(n))[::-1]
+
+
+def check_all(path, plain):
     with open_chunks(path, threads=2) as cells:
-        assert cells.n_cells == n
-        found = cells.to_anndata(np.arange(n))
-        np.testing.assert_array_equal(found.X.toarray(), plain.matrix.toarray())
-        assert list(found.obs_names) == plain.names
-        assert found.obs.age.tolist() == plain.obs.age.tolist()
-        rows = np.random.default_rng(0).integers(0, n, 60)
-        np.testing.assert_array_equal(cells.counts(rows).data, plain.matrix[rows].data)
-        assert cells.find(plain.names[::-1]).tolist() == list(range(n))[::-1]
+        check_counts(cells, plain)
+        assert cells.column("age", range(cells.n_cells)).values.tolist() == plain.obs.age.tolist()
 
 
 def run_again(dest, shelf, kind):
@@ -137,41 +147,64 @@ def test_without_offsets_at_all(shelf, damageable):
     check_all(dest.path, shelf.plain("float32-deflate"))
 
 
-@pytest.fixture(params=["h5ad", "h5"])
-def without_bad(request, tmp_path):
-    """Finish without the second of three files: chunks lose some of their rows, one all of them."""
-    files = [write_sample(tmp_path / f"s{n}.h5ad", n_cells=25, n_genes=30, seed=n) for n in range(3)]
-    index = add_columns(write_h5ad_index(tmp_path / "index.feather", files))
-    files[1].write_bytes(files[1].read_bytes()[:1000])
-    data = DataSettings(cells_per_chunk=10, **({"format": "h5", "dtype": "int16"} if request.param == "h5" else {}))
+BAD = "SRX1041167"
+SPEC = ScBaseCountSpec(
+    mean_cells=15,
+    n_genes=60,
+    mean_molecules=20,
+    releases=("2026-01-12",),
+    features=("GeneFull_Ex50pAS",),
+    organisms=("Homo_sapiens",),
+)
+
+
+@pytest.fixture(scope="module")
+def bad_sample(tmp_path_factory):
+    """Index samples of which one has been cut since."""
+    folder = tmp_path_factory.mktemp("bad")
+    built = build_scbasecount(folder / "bucket", SPEC)
+    index_scbasecount(ScBaseCountOptions(folder / "index.feather", root=str(built.path)))
+    wanted = {"release": SPEC.releases[0], "feature": SPEC.features[0], "organism": SPEC.organisms[0]}
+    damage_sample(built.file(BAD, **wanted), "truncated")
+    return folder / "index.feather"
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "h5"])
+def test_chunks_without_the_rows_of_a_bad_source(bad_sample, tmp_path, kind):
+    """``--without-bad`` shortens some chunks, and leaves one empty."""
+    data = DataSettings(cells_per_chunk=6, **({"format": "h5", "dtype": "int16"} if kind == "h5" else {}))
     with small_blocks():
-        assert make_dataset_with_failures(tmp_path / "dest", index, data) == 3
+        assert make_dataset(str(tmp_path / "dest"), bad_sample, data=data, work=WORK).report.exit_code == 3
         opened = open_plan(open_store(str(tmp_path / "dest")))
         work = divide_work(profile_of_plan(opened, WORK), opened, opened.ledger.done(), WORK)
         _, report = run_without_bad(opened, work, WORK, run_once, lambda *_: None)
     assert report.exit_code == 0
-    return tmp_path / "dest", files
-
-
-def make_dataset_with_failures(dest, index, data):
-    return make_dataset(str(dest), index, data=data).report.exit_code
+    plain = read_plainly(tmp_path / "dest")
+    wanted = pd.read_feather(bad_sample)
+    assert len(plain.obs) == (wanted.SRX_accession != BAD).sum() < len(wanted)
+    with open_chunks(tmp_path / "dest", threads=2) as cells:
+        sizes = np.diff(cells.manifests[0].starts)
+        assert sizes.min() == 0
+        assert len(set(sizes.tolist())) > 2
+        check_counts(cells, plain)
+        assert cells.column("SRX_accession", range(cells.n_cells)).values.min() >= 0
+        loader = create_dataloader(cells, 16, window_cells=32, obs=["SRX_accession"])
+        seen = []
+        for expression, metadata in loader:
+            rows = plain.obs.index.get_indexer(metadata["cell_id"])
+            np.testing.assert_array_equal(expression.numpy(), plain.matrix[rows].toarray())
+            codes = metadata["SRX_accession"].tolist()
+            assert [loader.categories["SRX_accession"][code] for code in codes] == plain.obs.SRX_accession.iloc[
+                rows
+            ].tolist()
+            seen += rows.tolist()
+        assert sorted(seen) == list(range(cells.n_cells))
+        with pytest.raises(ConfigError, match=BAD):
+            cells.of_accessions([BAD])
 
 
 def run_once(opened, work):
     return run_plan(opened, work, WORK, open_serial_pool, SilentObserver(), stop_requested=lambda: False)
-
-
-def test_chunks_without_the_rows_of_a_bad_source(without_bad):
-    dest, _ = without_bad
-    plain = read_plainly(dest)
-    sizes = [len(part) for part in np.array_split(plain.names, [0])][1:]
-    assert sizes == [50]
-    check_all(dest, plain)
-    with open_chunks(dest) as cells:
-        chunks = {cells.locate(row)[1] for row in range(50)}
-        assert len(chunks) < cells.manifests[0].n_chunks  # some have no row at all
-        assert set(cells.categories("source")) >= set(plain.obs.source)
-        assert sorted(pd.Series(plain.obs.source).value_counts().tolist()) == [25, 25]
 
 
 def test_finishing_again_changes_nothing(damageable, shelf):

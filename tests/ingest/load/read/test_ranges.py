@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import CorruptError
 from ingest.load.manifest import read_manifest
 from ingest.load.read import ranges as module
-from ingest.load.read.ranges import StoredChunks, join_ranges
+from ingest.load.read.ranges import LocalChunks, StoredChunks, join_ranges
 from ingest.store.open import open_store
 
 SPANS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 60)), max_size=20)
@@ -44,17 +46,57 @@ def test_a_request_has_a_largest_size(monkeypatch):
     assert [length for _, length, _ in joined] == [90, 90, 90, 30]
 
 
-@pytest.mark.parametrize("requests", [0, 3])
-@given(spans=SPANS, gap=st.integers(0, 80))
-def test_what_is_read_is_what_stands_there(shelf, requests, spans, gap):
-    folder = shelf.made("float32-deflate")
+def files_of(folder, requests):
+    """Open the chunks: 0 for the local way, else so many requests at a time."""
     store = open_store(str(folder))
-    files = StoredChunks(read_manifest(store), store, requests=requests, max_gap_bytes=gap)
+    manifest = read_manifest(store)
+    if not requests:
+        return LocalChunks(manifest, folder, max_gap_bytes=20)
+    return StoredChunks(manifest, store, requests=requests, max_gap_bytes=20)
+
+
+@pytest.mark.parametrize("requests", [0, 1, 3])
+@settings(max_examples=40)
+@given(spans=SPANS, lasting=st.booleans())
+def test_what_is_read_is_what_stands_there(shelf, requests, spans, lasting):
+    folder = shelf.made("float32-deflate")
+    files = files_of(folder, requests)
     whole = (folder / "chunks" / "chunk_000001.h5ad").read_bytes()
     for order in (spans, sorted(spans)):
-        assert [bytes(part) for part in files.read(1, order)] == [whole[a : a + n] for a, n in order]
+        found = files.read(1, order, lasting=lasting)
+        assert [bytes(part) for part in found] == [whole[a : a + n] for a, n in order]
     assert files.whole(1) == whole
     files.close()
+
+
+def test_what_is_to_last_does(shelf):
+    folder = shelf.made("float32-deflate")
+    files = files_of(folder, 0)
+    held = files.read(1, [(0, 400), (1000, 50)])
+    for start in range(0, 3000, 400):
+        files.read(2, [(start, 400)])
+        files.read(2, [(start, 400)], lasting=False)
+    whole = (folder / "chunks" / "chunk_000001.h5ad").read_bytes()
+    assert [bytes(part) for part in held] == [whole[:400], whole[1000:1050]]
+
+
+def test_threads_do_not_share_memory(shelf):
+    folder = shelf.made("float32-deflate")
+    files, wrong = files_of(folder, 0), []
+    wholes = [path.read_bytes() for path in sorted((folder / "chunks").iterdir())]
+
+    def work(at):
+        for start in range(0, 4000, 7):
+            [part] = files.read(at, [(start, 500)], lasting=False)
+            if bytes(part) != wholes[at][start : start + 500]:
+                wrong.append(at)
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 @pytest.mark.parametrize("requests", [0, 3])
@@ -62,8 +104,7 @@ def test_what_is_not_there_is_named(damageable, requests):
     dest = damageable()
     dest.chunk(2).unlink()
     dest.chunk(1).write_bytes(b"short")
-    store = open_store(str(dest.path))
-    files = StoredChunks(read_manifest(store), store, requests=requests, max_gap_bytes=0)
+    files = files_of(dest.path, requests)
     for at, kind, ask in [
         (2, "chunk-missing", lambda at: files.read(at, [(0, 4)])),
         (2, "chunk-missing", files.whole),
