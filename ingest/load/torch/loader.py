@@ -236,7 +236,10 @@ class CellLoader:
         self._asked[:] = [(order.epoch, order.rank, order.world_size, number) for number in numbers]
         for found in self._processes:
             if isinstance(found, IngestError):
-                raise found
+                try:
+                    raise found
+                finally:
+                    del found  # else frame and error hold each other, and workers that only gc lets go of take seconds
             number, rows, ends, n_genes, indptr, indices, data = found
             counts = Counts(indptr.numpy(), indices.numpy(), data.numpy(), n_genes)
             yield WindowCells(number, rows.numpy(), tuple(ends), counts)

@@ -130,6 +130,7 @@ def test_through_a_loader(damageable, workers, damage):
     check_named(raised.value, dest)
     state = loader.state_dict()
     assert (state["epoch"], state["batch"]) == (0, 3)
+    loader.close()
 
 
 @pytest.mark.parametrize("kind", ["map", "stream"])
