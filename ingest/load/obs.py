@@ -13,6 +13,7 @@ import pyarrow as pa
 from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import parse_filter, unknown_column
 from ingest.layout import CELLS_KEY
+from ingest.load.arrow import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -201,14 +202,14 @@ class Obs:
             indices = array.indices
         elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
             indices = array.dictionary_encode().indices
+        elif array.null_count:
+            return numbers_of(array.take(pa.array(local)))
         else:
-            taken = array.take(pa.array(local))
-            values: np.ndarray[Any, Any] = taken.to_numpy(zero_copy_only=False)
-            return values
+            indices = array
         if indices.null_count:
-            return np.asarray(indices.take(pa.array(local)).fill_null(_MISSING).to_numpy(zero_copy_only=False))
-        codes: np.ndarray[Any, Any] = indices.to_numpy()[local]
-        return codes
+            return numbers_of(indices.take(pa.array(local)).fill_null(_MISSING))
+        found: np.ndarray[Any, Any] = numbers_of(indices)[local]
+        return found
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ingest.errors import CorruptError
 from ingest.layout import CHUNK_OFFSETS_KEY
+from ingest.load.arrow import numbers_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,12 +68,13 @@ class ChunkLayouts:
         try:
             table = _mapped(path)
             self._offsets, self._sizes, self._elements = (
-                table[name].combine_chunks().to_numpy() for name in ("offset", "size", "elements")
+                numbers_of(table[name].combine_chunks()) for name in ("offset", "size", "elements")
             )
-            firsts = np.flatnonzero(table["hdf5_chunk"].combine_chunks().to_numpy() == 0)
+            firsts = np.flatnonzero(numbers_of(table["hdf5_chunk"].combine_chunks()) == 0)
             datasets = table["dataset"].combine_chunks()
-            names = datasets.take(pa.array(firsts)).to_pylist()
-            chunks = table["chunk"].combine_chunks().to_numpy()[firsts].tolist()
+            texts = datasets.dictionary.to_pylist()
+            names = [texts[code] for code in numbers_of(datasets.indices)[firsts].tolist()]
+            chunks = numbers_of(table["chunk"].combine_chunks())[firsts].tolist()
         except (KeyError, pa.ArrowException, OSError, AttributeError) as error:
             raise _damaged(manifest, str(error)) from error
         ends = [*firsts[1:].tolist(), len(self._offsets)][: len(firsts)]
