@@ -27,8 +27,6 @@ from ingest.testing.scbasecount_damage import damage_sample
 from ingest.testing.shelf import KINDS, small_blocks
 from ingest.without_bad import run_without_bad
 
-pytest.importorskip("torch")
-
 WORK = WorkSettings(workers=1)
 
 

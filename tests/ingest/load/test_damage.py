@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from torch.utils.data import DataLoader
 
 from ingest.errors import ConfigError, CorruptError, IncompleteError
 from ingest.finish import finish
@@ -18,9 +19,6 @@ from ingest.settings import WorkSettings
 from ingest.testing.damage import flip_bit
 from ingest.testing.datasets import SilentObserver, open_serial_pool
 from ingest.testing.shelf import small_blocks
-
-pytest.importorskip("torch")
-from torch.utils.data import DataLoader
 
 N = 106
 CHUNK = 2

@@ -97,7 +97,8 @@ def test_obs_as_a_table(cells, plain):
 
 def test_numbers_and_flags_with_gaps(tmp_path):
     """Whole numbers and flags of which some are missing, as pandas writes them: batches have them all the same."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from ingest.load.torch.create import create_dataloader
 
     file = write_sample(tmp_path / "x.h5ad", n_cells=12, n_genes=6)

@@ -13,8 +13,6 @@ from ingest.load.torch.create import create_dataloader
 from ingest.store.open import open_store
 from ingest.testing.damage import flip_bit
 
-pytest.importorskip("torch")
-
 N = 106
 
 

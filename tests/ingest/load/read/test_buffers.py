@@ -9,13 +9,12 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ingest.load.read.buffers import Buffers
-
-torch = pytest.importorskip("torch")
 
 FLOAT = np.dtype(np.float32)
 

@@ -7,6 +7,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from ingest.errors import ConfigError, CorruptError
 from ingest.hvg.document import hvg_document, hvg_identity
@@ -16,9 +18,6 @@ from ingest.load.torch.create import create_hvg_dataloader
 from ingest.load.torch.datasets import ChunkDataset, HVGDataset, ScRNADataset, ShuffledCells
 from ingest.settings import WorkSettings
 from ingest.testing.datasets import open_serial_pool
-
-torch = pytest.importorskip("torch")
-from torch.utils.data import DataLoader  # noqa: E402 # there is one only when torch is
 
 N = 106
 

@@ -9,6 +9,7 @@ from itertools import chain, pairwise
 import numpy as np
 import psutil
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +17,6 @@ from ingest.block import Counts
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.load.dataset import open_chunks
 from ingest.load.torch.create import create_dataloader
-
-torch = pytest.importorskip("torch")
 
 N = 106
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +18,6 @@ from ingest.load.dataset import open_chunks
 from ingest.load.torch.create import create_dataloader
 from ingest.testing.damage import DamageableDataset
 from ingest.testing.shelf import KINDS, make_blocky
-
-torch = pytest.importorskip("torch")
 
 N = 106
 OPTIONS = {"batch_size": 10, "block_cells": 3, "window_cells": 30, "seed": 2}
