@@ -15,6 +15,7 @@ from ingest.cli.words import count_text, short_source
 from ingest.cpu import available_cpus
 from ingest.encode.open import FORMATS
 from ingest.errors import ConfigError
+from ingest.gene_ids import gene_ids
 from ingest.memory import MIB
 from ingest.settings import DEFAULT_MEMORY_BYTES, DataSettings, WorkSettings
 from ingest.vocabulary import GeneRule
@@ -234,7 +235,7 @@ def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcR
 
 
 def _data_settings(options: dict[str, Any]) -> DataSettings:
-    wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"])
+    wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"], option="--gene-filter")
     usual, size = FORMATS[options["format"]], options["cells_per_chunk"]
     data = DataSettings(
         max_cells=options["max_cells"],
@@ -263,26 +264,6 @@ def _target_sum(options: dict[str, Any]) -> float | None:
     if options["target_sum"] is not None:
         raise ConfigError("--target-sum means nothing without --normalize", kind="bad-target-sum")
     return None
-
-
-def gene_ids(text: str) -> tuple[str, ...]:
-    """Read ``ID,ID`` or ``@file`` with ids separated by commas or white space and comments after ``#``.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, or there is no id.
-    """
-    if text.startswith("@"):
-        try:
-            lines = Path(text[1:]).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--gene-filter: cannot read {text[1:]} ({error})", kind="bad-gene-file") from error
-        text = "\n".join(line.split("#", 1)[0] for line in lines)
-    ids = tuple(text.replace(",", " ").split())
-    if not ids:
-        raise ConfigError("--gene-filter holds no gene id", kind="bad-gene-file")
-    return ids
 
 
 def _work_settings(options: dict[str, Any]) -> WorkSettings:

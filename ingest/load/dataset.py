@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from dataclasses import replace
@@ -313,10 +314,12 @@ class ChunkedCells:
         self.close()
         self.settings = replace(self.settings, threads=None if any(map(is_remote, self._urls)) else threads)
 
-    def use_cache(self, cache_bytes: int) -> None:
-        """Keep so many bytes of inflated blocks from now on."""
-        self.close()
-        self.settings = replace(self.settings, cache_bytes=cache_bytes)
+    def with_cache(self, cache_bytes: int) -> ChunkedCells:
+        """Return the same cells with files and a cache of their own, of so many bytes; these here stay as they are."""
+        twin = copy.copy(self)
+        twin.settings = replace(self.settings, cache_bytes=cache_bytes)
+        twin._opened, twin._lock = None, threading.Lock()
+        return twin
 
     def close(self) -> None:
         """End threads and let go of files; the next read opens them again."""

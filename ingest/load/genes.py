@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingest.errors import ConfigError
+from ingest.gene_ids import gene_ids
 from ingest.genes import ABSENT, Genes
 from ingest.load.read.reader import GeneColumns
 from ingest.vocabulary import GeneRule, dataset_genes
@@ -30,14 +31,16 @@ def joint_genes(vocabularies: Sequence[Genes], how: str) -> Genes:
     return dataset_genes(vocabularies, GeneRule(align=how))  # type: ignore[arg-type]  # checked above
 
 
-def wanted_genes(genes: Genes, wanted: Sequence[str] | np.ndarray | Genes | None) -> Genes:
-    """Return the genes asked for, in the order asked for: ids or columns; None for all.
+def wanted_genes(genes: Genes, wanted: str | Sequence[str] | np.ndarray | Genes | None) -> Genes:
+    """Return the genes asked for, in the order asked for: ids, ``@file`` of ids, or columns; None for all.
 
     Raises
     ------
     ConfigError
         A gene that no dataset has, or one asked for twice.
     """
+    if isinstance(wanted, str):
+        wanted = gene_ids(wanted, option="genes=")
     if wanted is None or isinstance(wanted, Genes):
         return genes if wanted is None else wanted
     if not isinstance(next(iter(wanted), ""), str):  # of a pandas Series, wanted[0] would be a label

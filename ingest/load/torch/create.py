@@ -85,7 +85,7 @@ def create_dataloader(
     if cache is None and cells.settings.cache_bytes is None and not cells.fit_cache:
         cache = 0  # a block that comes once an epoch is gone before it comes again
     if cache is not None:
-        cells.use_cache(cache)
+        cells = cells.with_cache(cache)
     sampler = choose_sampler(
         cells,
         batch_size,

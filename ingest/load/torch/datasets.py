@@ -101,7 +101,7 @@ class ChunkDataset(Dataset[Any]):
         self.cells = opened(source, **settings)
         cache = cache_of_chunks(self.cells, chunk_cache_size, max_chunks_in_memory)
         if cache is not None:
-            self.cells.use_cache(cache)
+            self.cells = self.cells.with_cache(cache)
         self.genes, self._columns = self.cells.gene_columns(genes)
         self._transform = transform
         self._metadata = MetadataReader(self.cells, tuple(obs))

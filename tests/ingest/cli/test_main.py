@@ -12,9 +12,9 @@ import pytest
 
 from ingest import __version__
 from ingest.cli.main import cli, main
-from ingest.cli.run import gene_ids
 from ingest.cli.style import ByteSize
 from ingest.errors import ConfigError
+from ingest.gene_ids import gene_ids
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 
 if TYPE_CHECKING:
@@ -208,6 +208,6 @@ def test_sizes(text: str, size: int):
 def test_gene_files(tmp_path: Path):
     path = tmp_path / "genes.txt"
     path.write_text("ENSG1\nENSG2, ENSG3\n\n")
-    assert gene_ids(f"@{path}") == ("ENSG1", "ENSG2", "ENSG3")
+    assert gene_ids(f"@{path}", option="--gene-filter") == ("ENSG1", "ENSG2", "ENSG3")
     with pytest.raises(ConfigError, match="cannot read"):
-        gene_ids(f"@{tmp_path / 'none.txt'}")
+        gene_ids(f"@{tmp_path / 'none.txt'}", option="--gene-filter")

@@ -14,6 +14,7 @@ from ingest.errors import ConfigError, CorruptError
 from ingest.hvg.document import hvg_document, hvg_identity
 from ingest.hvg.find import check_request, find_hvgs, read_data
 from ingest.hvg.parameters import HvgParameters
+from ingest.load.dataset import open_chunks
 from ingest.load.torch.create import create_hvg_dataloader
 from ingest.load.torch.datasets import ChunkDataset, HVGDataset, ScRNADataset, ShuffledCells
 from ingest.settings import WorkSettings
@@ -298,3 +299,24 @@ def test_forms_of_a_stream(dest, plain, row_of, form):
             assert indices.tolist() == np.nonzero(wanted)[1].tolist()
         else:
             np.testing.assert_array_equal((found.to_dense() if form == "csr" else found).numpy(), wanted)
+
+
+def test_a_cache_asked_for_by_one_is_not_the_others(dest, plain, row_of):
+    """A second dataset over the same open cells neither closes the files of a pass that is under way nor sets them."""
+    cells = open_chunks(dest)
+    stream = iter(ShuffledCells(cells, 8, window_cells=16))
+    seen = [next(stream)]
+    kept = ChunkDataset(cells, chunk_cache_size=2)
+    assert (kept[3][1]["cell_id"], cells.settings.cache_bytes) == (plain.names[3], None)
+    assert kept.cells.settings.cache_bytes > 0
+    seen += stream
+    assert sorted(flat(check(seen, plain, row_of))) == list(range(len(plain.names)))
+
+
+def test_genes_of_a_file(dest, plain, tmp_path):
+    ids = [plain.genes[column] for column in (4, 1, 7)]
+    (tmp_path / "genes.txt").write_text("# what qc kept\n" + "\n".join(ids))
+    item, _ = ChunkDataset(dest, genes=f"@{tmp_path / 'genes.txt'}")[5]
+    np.testing.assert_array_equal(item.numpy(), plain.matrix[[5]].toarray()[0, [4, 1, 7]])
+    with pytest.raises(ConfigError, match="genes=: cannot read"):
+        ChunkDataset(dest, genes="@nowhere.txt")
