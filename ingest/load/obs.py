@@ -13,7 +13,7 @@ import pyarrow as pa
 from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import parse_filter, unknown_column
 from ingest.layout import CELLS_KEY
-from ingest.load.arrow import numbers_of
+from ingest.load.arrow import map_table, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +105,7 @@ class Obs:
             local = rows[mine] - self._starts[number]
             values = self._numbers(self._batches[number].column(place), local)
             if text:
-                values = recode[number][values]
+                values = self._renumbered(recode[number], values)
             if found is None:
                 found = np.empty(len(rows), values.dtype)
             elif found.dtype != values.dtype:
@@ -131,7 +131,8 @@ class Obs:
         found = [np.empty(0, np.int64)]
         for number, start in enumerate(self._starts[:-1].tolist()):
             local = np.arange(len(self._batches[number]))
-            codes = self._recoded(column)[1][number][self._numbers(self._batches[number].column(place), local)]
+            codes = self._numbers(self._batches[number].column(place), local)
+            codes = self._renumbered(self._recoded(column)[1][number], codes)
             found.append(start + np.flatnonzero(wanted[codes]))
         return np.concatenate(found)
 
@@ -196,6 +197,18 @@ class Obs:
             found = self._texts[column] = categories, [maps[id(values)] for values in own]
         return found
 
+    def _renumbered(self, recode: np.ndarray[Any, Any], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the codes of all for those of one batch, which has one more place for what has none."""
+        if len(codes) and not (codes.min() >= _MISSING and codes.max() < len(recode) - 1):
+            raise CorruptError(
+                f"{CELLS_KEY} of {', '.join(self._names)} is damaged: a code beyond its texts",
+                kind="bad-summary",
+                hint=f"`python -m ingest run {self._names[0]}` writes it again",
+                key=CELLS_KEY,
+            )
+        found: np.ndarray[Any, Any] = recode[codes]
+        return found
+
     @staticmethod
     def _numbers(array: pa.Array, local: Int64) -> np.ndarray[Any, Any]:
         if pa.types.is_dictionary(array.type):
@@ -239,8 +252,7 @@ def _no_columns(n: int) -> pa.Table:
 
 def _mapped(path: Path, name: str) -> pa.Table:
     try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
+        return map_table(path)
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(
             f"{name}/{CELLS_KEY} is damaged ({error})",

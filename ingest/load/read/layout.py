@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ingest.errors import CorruptError
 from ingest.layout import CHUNK_OFFSETS_KEY
-from ingest.load.arrow import numbers_of
+from ingest.load.arrow import map_table, numbers_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ class ChunkLayouts:
         self._manifest, self._files = manifest, files
         self._found: dict[int, dict[str, ArrayLayout]] = {}
         try:
-            table = _mapped(path)
+            table = map_table(path)
             self._offsets, self._sizes, self._elements = (
                 numbers_of(table[name].combine_chunks()) for name in ("offset", "size", "elements")
             )
@@ -75,7 +75,7 @@ class ChunkLayouts:
             texts = datasets.dictionary.to_pylist()
             names = [texts[code] for code in numbers_of(datasets.indices)[firsts].tolist()]
             chunks = numbers_of(table["chunk"].combine_chunks())[firsts].tolist()
-        except (KeyError, pa.ArrowException, OSError, AttributeError) as error:
+        except (KeyError, IndexError, ValueError, pa.ArrowException, OSError, AttributeError) as error:
             raise _damaged(manifest, str(error)) from error
         ends = [*firsts[1:].tolist(), len(self._offsets)][: len(firsts)]
         self._runs = {
@@ -188,8 +188,3 @@ def _layout_of(node: Any) -> ArrayLayout:
         np.array([info.byte_offset for info in infos], np.int64),
         np.array([info.size for info in infos], np.int64),
     )
-
-
-def _mapped(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
