@@ -12,16 +12,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
-# Three parts at once: two of them mostly wait, for Ray to start and for processes to die.
+# Four parts at once: two of them mostly wait, for Ray to start and for processes to die.
 WAITING := tests/actors tests/acceptance/test_killed.py tests/acceptance/test_seed_steps.py
+LOADING := tests/examples tests/ingest/load tests/ingest/qc tests/ingest/cli
 
 test: $(VENV)/.installed-dev
 	@logs=$$(mktemp -d); \
 	$(BIN)/python -m pytest -q $(WAITING) >"$$logs/1" 2>&1 & first=$$!; \
 	$(BIN)/python -m pytest -q tests/acceptance $(WAITING:%=--ignore=%) >"$$logs/2" 2>&1 & second=$$!; \
-	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors; quick=$$?; \
-	wait $$first; first=$$?; wait $$second; second=$$?; \
-	cat "$$logs/1" "$$logs/2"; rm -rf "$$logs"; exit $$((quick | first | second))
+	$(BIN)/python -m pytest -q $(LOADING) >"$$logs/3" 2>&1 & third=$$!; \
+	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors $(LOADING:%=--ignore=%); rest=$$?; \
+	wait $$first; first=$$?; wait $$second; second=$$?; wait $$third; third=$$?; \
+	cat "$$logs/1" "$$logs/2" "$$logs/3"; rm -rf "$$logs"; exit $$((rest | first | second | third))
 
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long

@@ -122,6 +122,7 @@ def test_a_matrix_that_would_fill_a_worker_is_refused_before_anything_is_written
     assert not any((tmp_path).rglob("plan.json"))
 
 
+@pytest.mark.long
 def test_the_driver_is_killed_and_the_same_command_goes_on(
     census_index: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):

@@ -39,6 +39,7 @@ def actors_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
+@pytest.mark.long
 def test_a_worker_is_killed_and_the_genes_are_the_same(
     dataset: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):

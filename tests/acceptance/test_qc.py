@@ -43,6 +43,7 @@ def started(arguments: list[object], environment: dict[str, str]) -> subprocess.
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_a_worker_is_killed_and_the_result_is_the_same(
     census_index: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
@@ -90,6 +91,7 @@ def test_a_run_in_two_steps_is_killed_again_and_again_and_ends_the_same(
     ingest("verify", dest, "--deep", "--source")
 
 
+@pytest.mark.long
 def test_a_bucket_is_filtered_in_two_steps(
     census_index: Path, ingest: Callable[..., object], s3_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ):

@@ -73,6 +73,7 @@ def digest(dest: Path) -> str:
     return json.loads((dest / "_SUCCESS.json").read_text())["digest"]
 
 
+@pytest.mark.long
 def test_a_draw_from_the_bucket_is_ingested_killed_and_resumed(
     bucket: str,
     built: BuiltScBaseCount,
