@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import ConfigError, EmptySelectionError
+from ingest.grammar import did_you_mean, parse_filter
 from ingest.load.order.epoch import Batching
 from ingest.load.order.samplers import (
     BLOCK_CELLS,
@@ -52,8 +53,21 @@ def choose_cells(
         found = cells.of_accessions(include_srx_accessions)
         left = found if left is None else left[np.isin(left, found)]
     if left is not None and not len(left):
-        raise EmptySelectionError(f"no cell of {cells!r} is asked for", kind="no-cells")
+        raise EmptySelectionError(
+            f"no cell of {cells!r} is asked for", kind="no-cells", hint=_why_none(cells, where) if where else None
+        )
     return left
+
+
+def _why_none(cells: ChunkedCells, where: str) -> str | None:
+    """Say which text of a filter is none of its column's."""
+    wanted = parse_filter(where)
+    known = {column: texts for column in wanted.columns if (texts := cells.categories(column)) is not None}
+    absent = next(iter(wanted.absent_values(known)), None)
+    if absent is None:
+        return None
+    column, text = absent
+    return f"{column} is never {text!r}{did_you_mean(text, known[column])}"
 
 
 def choose_sampler(
