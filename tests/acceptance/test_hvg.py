@@ -100,7 +100,11 @@ def test_a_bucket_is_read_and_written(
     ingest("verify", url, env=env)
 
 
-REAL = ["scvi_pbmc_5k_protein_v3", "transcriptformer_mouse_val", "cxg_small_perturbations"]
+REAL = [
+    pytest.param("scvi_pbmc_5k_protein_v3", marks=pytest.mark.long),
+    "transcriptformer_mouse_val",
+    pytest.param("cxg_small_perturbations", marks=pytest.mark.long),
+]
 
 
 @pytest.mark.realdata

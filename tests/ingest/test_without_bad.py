@@ -128,8 +128,8 @@ def check_same(dest, expected):
     [
         ("before indexing", DATA),
         ("after indexing", DATA),
-        ("before indexing", MIXED),
-        ("after indexing", MIXED),
+        pytest.param("before indexing", MIXED, marks=pytest.mark.long),
+        pytest.param("after indexing", MIXED, marks=pytest.mark.long),
     ],
     ids=["before indexing", "after indexing", "before indexing, mixed", "after indexing, mixed"],
 )
