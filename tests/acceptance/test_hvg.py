@@ -79,6 +79,7 @@ def test_an_interrupt_writes_nothing(dataset: Path, environment: dict[str, str],
     assert not alive
 
 
+@pytest.mark.long
 def test_a_bucket_is_read_and_written(
     census_index: Path, ingest: Callable[..., object], s3_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ):

@@ -95,6 +95,7 @@ def test_every_chunk_equals_the_file(real: Real, real_data: Path, ingest: Callab
     ingest("verify", dest, "--deep", "--source")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("real", FILES, ids=lambda real: real.name)
 def test_every_dense_chunk_equals_the_file(real: Real, real_data: Path, ingest: Callable[..., object], tmp_path: Path):
     path = real_data / f"{real.name}.h5ad"
