@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anndata
@@ -47,6 +48,10 @@ def assert_chunks_equal_census(chunks: list[anndata.AnnData], uri: str, organism
         columns = [ids.index(gene) for gene in chunk.var_names]
         assert np.array_equal(chunk.X.toarray(), dense[:, columns])
         assert list(chunk.obs_names) == [str(joinid) for joinid in joinids]
+
+
+BESIDES = partial(pytest.param, marks=pytest.mark.long)
+"""Of a destination that another test of `make test` goes to."""
 
 
 @pytest.fixture(params=["folder", "s3", "gcs"])
@@ -93,6 +98,7 @@ def test_index_filter_in_pandas_and_bring_two_genes(
     ingest("verify", dest, "--deep", "--source", env=env)
 
 
+@pytest.mark.parametrize("destination", ["folder", BESIDES("s3"), BESIDES("gcs")], indirect=True)
 def test_many_files_from_a_pool(
     census: BuiltCensus,
     census_index: Path,
@@ -115,6 +121,7 @@ def test_many_files_from_a_pool(
     ingest("verify", dest, "--deep", env=env)
 
 
+@pytest.mark.parametrize("destination", [BESIDES("folder"), "s3", BESIDES("gcs")], indirect=True)
 def test_another_plan_is_refused(
     census_index: Path, ingest: Callable[..., object], destination: tuple[str, dict[str, str], dict]
 ):
