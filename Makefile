@@ -12,18 +12,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
-# Four parts at once: two of them mostly wait, for Ray to start and for processes to die.
+# Two lanes, one a core: in each first what mostly waits, for Ray to start and for processes to die, then what computes.
 WAITING := tests/actors tests/acceptance/test_killed.py tests/acceptance/test_seed_steps.py
-LOADING := tests/examples tests/ingest/load tests/ingest/qc tests/ingest/cli
+LOADING := tests/examples tests/ingest/load tests/ingest/qc tests/ingest/cli tests/ingest/encode tests/ingest/fetch
 
 test: $(VENV)/.installed-dev
-	@logs=$$(mktemp -d); \
-	$(BIN)/python -m pytest -q $(WAITING) >"$$logs/1" 2>&1 & first=$$!; \
-	$(BIN)/python -m pytest -q tests/acceptance $(WAITING:%=--ignore=%) >"$$logs/2" 2>&1 & second=$$!; \
-	$(BIN)/python -m pytest -q $(LOADING) >"$$logs/3" 2>&1 & third=$$!; \
+	@log=$$(mktemp); \
+	{ $(BIN)/python -m pytest -q $(WAITING); first=$$?; \
+	  $(BIN)/python -m pytest -q $(LOADING); exit $$((first | $$?)); } >"$$log" 2>&1 & lane=$$!; \
+	$(BIN)/python -m pytest -q tests/acceptance $(WAITING:%=--ignore=%); second=$$?; \
 	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors $(LOADING:%=--ignore=%); rest=$$?; \
-	wait $$first; first=$$?; wait $$second; second=$$?; wait $$third; third=$$?; \
-	cat "$$logs/1" "$$logs/2" "$$logs/3"; rm -rf "$$logs"; exit $$((rest | first | second | third))
+	wait $$lane; first=$$?; cat "$$log"; rm -f "$$log"; exit $$((rest | first | second))
 
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long
