@@ -1,8 +1,8 @@
 """One conversion into memory-mapped arrays, in a process of its own and in its own environment.
 
 ``python -m benchmarks.memmap_child MODULE HOW SOURCE ARCHIVE`` imports `MODULE` of this package and has its
-``convert(how, source, archive)`` work. Says ``ready`` before and ``done`` after that and waits for an answer each time, so
-that whoever looks at memory, CPU and bytes sees all of it and nothing else; last comes its row as JSON.
+``convert(how, source, archive)`` work. Says ``ready`` before and ``done`` after that and waits for an answer each time,
+so that whoever looks at memory, CPU and bytes sees all of it and nothing else; last comes its row as JSON.
 """
 
 from __future__ import annotations

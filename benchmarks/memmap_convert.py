@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.loading import child_environment
 from benchmarks.loading_env import peer_python
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.bench import Bench
+    from benchmarks.memmap_data import MemmapData
     from benchmarks.values import Row
 
-__all__ = ["PEER_PYTHON", "WAYS", "Conversion", "into_page_cache", "measure_conversion", "run"]
+__all__ = ["PEER_PYTHON", "WAYS", "Conversion", "files_of", "into_page_cache", "measure_conversion", "run"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 PEER_PYTHON = "3.11"
@@ -80,21 +81,24 @@ def run(bench: Bench) -> list[Row]:
     folder = bench.folder / "memmap"
     folder.mkdir(exist_ok=True)
     data = make_memmap_data(folder, Path(bench.census.path), bench.selection(1.0).index)
-    peer, right = peer_python(PEER_PYTHON, Path(sys.executable)), data.digests()
+    peer, n_cells = peer_python(PEER_PYTHON, Path(sys.executable)), len(bench.selection(1.0).joinids)
     rows: list[Row] = []
     for turn in range(bench.repeats):
         for way in WAYS:
-            source, archive = data.sources(way.source), bench.fresh_folder("archive")
-            into_page_cache(source)
             python = peer if way.module == "memmap_scdl" else Path(sys.executable)
-            row = measure_conversion(python, way.module, way.how, source, archive)
-            if array_digests(archive) != right:
-                raise ValueError(f"{way.way}: the archive of {way.source} is not what the file holds")
-            shutil.rmtree(archive)
-            rows.append(
-                {"round": turn, "source": way.source, "way": way.way, "cells": len(bench.selection(1.0).joinids), **row}
-            )
+            row = _measure(way, python, data, bench.fresh_folder("archive"))
+            rows.append({"round": turn, "source": way.source, "way": way.way, "cells": n_cells, **row})
     return rows
+
+
+def _measure(way: Conversion, python: Path, data: MemmapData, archive: Path) -> Row:
+    source = data.sources(way.source)
+    into_page_cache(source)
+    row = measure_conversion(python, way.module, way.how, source, archive)
+    if array_digests(archive) != data.digests():
+        raise ValueError(f"{way.way}: the archive of {way.source} is not what the file holds")
+    shutil.rmtree(archive)
+    return row
 
 
 def measure_conversion(python: Path, module: str, how: str, source: Path, archive: Path) -> Row:
@@ -108,13 +112,12 @@ def measure_conversion(python: Path, module: str, how: str, source: Path, archiv
     os.sync()
     command = [str(python), "-m", "benchmarks.memmap_child", module, how, str(source), str(archive)]
     start = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
-    )
-    row = _followed(process)
-    if process.wait() or not row:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=_ROOT, env=child_environment(), **pipes) as process:
+        row = _followed(process)
+    if process.returncode or not row:
         raise RuntimeError(f"{' '.join(command[2:5])} ended with {process.returncode}")
-    return {**row, "process_s": round(time.monotonic() - start, 3), "archive_bytes": sum(map(_size, _files(archive)))}
+    return {**row, "process_s": round(time.monotonic() - start, 3), "archive_bytes": sum(map(_size, files_of(archive)))}
 
 
 def _followed(process: subprocess.Popen[str]) -> Row:
@@ -143,13 +146,14 @@ def _answer(process: subprocess.Popen[str]) -> None:
 
 def into_page_cache(source: Path) -> None:
     """Read every byte once."""
-    for path in _files(source):
+    for path in files_of(source):
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 24):
                 pass
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files_of(path: Path) -> Iterator[Path]:
+    """Yield a file, or every file of a folder."""
     return (found for found in ([path] if path.is_file() else path.rglob("*")) if found.is_file())
 
 

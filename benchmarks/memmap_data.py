@@ -1,7 +1,7 @@
 """What is made into memory-mapped arrays: the same cells as one h5ad file, as ten, and as chunks that `run` wrote.
 
-Counts are in ``raw.X``, where bionemo-scdl looks first. Files are written by anndata, once into the user's cache; chunks
-are made anew.
+Counts are in ``raw.X``, where bionemo-scdl looks first. Files are written by anndata, once into the user's cache;
+chunks are made anew.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -20,6 +19,7 @@ from benchmarks.loading_data import CHUNK_CELLS, once, read_chunks, read_truth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["ARRAYS", "MemmapData", "array_digests", "make_memmap_data"]
 

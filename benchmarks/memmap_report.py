@@ -54,8 +54,8 @@ def convert_text(rows: list[Row]) -> str:
             )
         )
     headers = ["", "s", "times as fast", "CPU-s", "peak GiB", "GiB written", "s of the whole process"]
-    size = gib(rows[0]["archive_bytes"])
-    return f"{table(headers, lines)}\n\n{count(rows[0]['cells'])} cells, archives of {size} GiB, each with the same arrays."
+    cells, size = count(rows[0]["cells"]), gib(rows[0]["archive_bytes"])
+    return f"{table(headers, lines)}\n\n{cells} cells, archives of {size} GiB, each with the same arrays."
 
 
 def rows_text(rows: list[Row]) -> str:

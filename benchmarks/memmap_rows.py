@@ -1,7 +1,7 @@
 """Shuffled batches out of one memory-mapped archive: ours beside bionemo-scdl, which made it.
 
-Every way is a process of its own (`loading_child`) that takes in one epoch, which is checked, and then another, which is
-measured. The archive is in the page cache.
+Every way is a process of its own (`loading_child`) that takes in one epoch, which is checked, and then another, which
+is measured. The archive is in the page cache.
 """
 
 from __future__ import annotations
