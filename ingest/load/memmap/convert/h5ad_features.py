@@ -83,7 +83,7 @@ def _read_old(file: OpenH5ad, path: str) -> pd.DataFrame:
 
     table = open_table(file, path)
 
-    def read(column: Column) -> pd.Series[Any]:
+    def read(column: Column) -> Any:
         starts = range(0, table.n_rows, _ROWS)
         parts = [column.read(at, min(at + _ROWS, table.n_rows)) for at in starts]
         return pa.chunked_array(parts, column.type).to_pandas()

@@ -201,7 +201,7 @@ def _inflate(packed: memoryview, size: int, *, shuffled: bool) -> Any:
             return deflate.zlib_decompress(packed, size)
         inflater = isal_zlib.decompressobj(zlib.MAX_WBITS)
         raw = inflater.decompress(packed, size + 1)
-    except (deflate.DeflateError, isal_zlib.error):
+    except (deflate.DeflateError, isal_zlib.error):  # type: ignore[misc]  # its stub says an instance
         return None
     return raw if inflater.eof else None
 
