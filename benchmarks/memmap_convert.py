@@ -56,16 +56,15 @@ def _ours(source: str, how: str, way: str = "ours") -> Conversion:
 WAYS: tuple[Conversion, ...] = (
     _theirs("raw.h5ad", "whole"),
     _theirs("raw.h5ad", "pieces", "bionemo-scdl, 5,000 rows at a time"),
-    _ours("raw.h5ad", "convert"),
+    _ours("raw.h5ad", "call"),
     _theirs("plain.h5ad", "whole"),
-    _ours("plain.h5ad", "convert"),
+    _ours("plain.h5ad", "call"),
     _theirs("both.h5ad", "whole"),
-    _ours("both.h5ad", "convert"),
+    _ours("both.h5ad", "call"),
     _theirs("files", "script", "bionemo-scdl, its script"),
     _ours("files", "script", "ours, the same script"),
-    _ours("files", "workers 2", "ours, two Ray workers"),
-    _ours("chunks", "convert"),
-    _ours("chunks", "workers 2", "ours, two Ray workers"),
+    _ours("chunks", "call"),
+    _ours("chunks", "workers 2", "ours, two Ray workers and their start"),
 )
 """All that is compared; of one source, theirs comes first."""
 

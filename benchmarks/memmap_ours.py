@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from typing import TYPE_CHECKING
+
+from ingest.load.memmap.convert.api import create_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["convert"]
 
@@ -13,35 +18,37 @@ def convert(how: str, source: str, archive: str) -> None:
     Parameters
     ----------
     how
-        ``convert`` is the call, ``script`` the script, ``workers 2`` the command with so many Ray workers; with `` X``
+        ``call`` is the call, ``script`` the script, ``workers 2`` the command with so many Ray workers; with `` X``
         behind it, ``X`` is taken and not ``raw.X``.
     """
     taken = how.endswith(" X")
     word, *more = how.removesuffix(" X").split()
     flags = ["--use-X-not-raw"] if taken else []
-    if word == "convert":
-        _call(source, archive, use_x_not_raw=taken)
+    if word == "call":
+        create_archive(source, archive, use_X_not_raw=taken)
     elif word == "script":
         _run_script(["--data-path", source, "--save-path", archive, *flags])
     else:
         _run_command([source, "-o", archive, "-d", *more, *flags])
 
 
-def _call(source: str, archive: str, *, use_x_not_raw: bool) -> None:
-    from ingest.load.memmap import convert as convert_sources
-
-    convert_sources([source], archive, use_X_not_raw=use_x_not_raw)
-
-
 def _run_script(arguments: list[str]) -> None:
     from ingest.cli.convert_scdl import main
 
-    sys.argv = ["convert_h5ad_to_scdl", *arguments]
-    main()
+    _succeed(lambda: main(arguments))
 
 
 def _run_command(arguments: list[str]) -> None:
     from ingest.cli.main import main
 
-    if code := main(["memmap", *arguments]):
-        raise SystemExit(code)
+    _succeed(lambda: main(["memmap", *arguments]))
+
+
+def _succeed(run: Callable[[], int | None]) -> None:
+    """Run what may end its process, and go on if it did so with code 0."""
+    try:
+        code = run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    if code:
+        raise RuntimeError(f"ended with {code}")
