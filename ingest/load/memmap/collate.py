@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ingest.load.memmap.row_list import RowList
 from ingest.load.memmap.rows import RowBatch
@@ -14,12 +12,9 @@ from ingest.load.memmap.rows import RowBatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["collate_neighbor_sparse_matrix_batch", "collate_sparse_matrix_batch"]
+    import torch
 
-with warnings.catch_warnings():  # torch says of each process' first one, and of no other, that CSR is in beta
-    warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-    _NONE = torch.zeros(1, dtype=torch.int32)
-    torch.sparse_csr_tensor(_NONE, _NONE[:0], torch.zeros(0), size=(0, 0), check_invariants=False)
+__all__ = ["collate_neighbor_sparse_matrix_batch", "collate_sparse_matrix_batch"]
 
 
 def collate_sparse_matrix_batch(

@@ -55,15 +55,11 @@ class RowBatch:
 
     def to_csr(self, width: int | None = None) -> torch.Tensor:
         """Return a sparse CSR tensor ``(n_rows, width or n_columns)``; values as they are stacked, int32 columns."""
-        import torch
+        from ingest.load.torch.csr import csr_tensor
 
-        values = torch.from_numpy(self.values.astype(self.stacked, copy=False))
         rows = self.indptr.astype(np.int32) if self.indptr[-1] <= _MOST_SMALL else self.indptr
-        columns = self.columns.astype(rows.dtype, copy=False)
-        shape = (len(self), self.n_columns if width is None else width)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(rows), torch.from_numpy(columns), values, size=shape, check_invariants=False
-        )
+        columns, values = self.columns.astype(rows.dtype, copy=False), self.values.astype(self.stacked, copy=False)
+        return csr_tensor(rows, columns, values, (len(self), self.n_columns if width is None else width))
 
 
 class MappedRows:
