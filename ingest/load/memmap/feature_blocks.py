@@ -129,7 +129,10 @@ class FileSegment:
 
     def samples(self, name: str) -> list[Any]:
         """Return values of a column, one of every type among them; texts need not be read for it."""
-        return [""] if is_text(self.frame.schema.field(name).type) else self.piece(name).samples()
+        place = self.frame.schema.get_field_index(name)
+        if self.frame.n_null[place] == self.frame.n_rows:
+            return []
+        return [""] if is_text(self.frame.schema.field(place).type) else self.piece(name).samples()
 
     def batches(self) -> Iterator[Mapping[str, Piece]]:
         """Yield the file's rows as they lie there."""
@@ -388,5 +391,5 @@ def _giver(piece: Piece, rows: slice, casts: Casts) -> Any:
 def _equal(one: Array, other: Array) -> bool:
     try:
         return bool(np.array_equal(one, other))
-    except TypeError:  # pandas' NA is neither equal nor unequal
+    except (TypeError, ValueError):  # of pandas' NA and of lists it cannot be said
         return False

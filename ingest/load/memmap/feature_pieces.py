@@ -135,7 +135,10 @@ class Coded:
 
     def arrow(self, rows: slice, kind: pa.DataType) -> pa.Array:
         """Return the values of some rows as `kind`, which need not be a dictionary."""
-        return pa.array(self.distinct, kind, from_pandas=True).take(pa.array(self.codes[rows]))
+        codes = pa.array(self.codes[rows])
+        if pa.types.is_null(kind):
+            return pa.nulls(len(codes))
+        return pa.array(self.distinct, kind, from_pandas=True).take(codes)
 
     def samples(self) -> list[Any]:
         """Return one value, if there is any: all are of one type."""
