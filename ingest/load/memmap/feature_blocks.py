@@ -123,16 +123,13 @@ class FileSegment:
         return found
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Return the type of a column, of the footer where that says it."""
+        """Return the type of a column, which need not be kept for it."""
         found = self.read.get(name)
-        return found.dtype if found is not None else self.frame.dtype(name) or self.piece(name).dtype
+        return self.frame.dtype(name) if found is None else found.dtype
 
     def samples(self, name: str) -> list[Any]:
         """Return values of a column, one of every type among them; texts need not be read for it."""
-        place = self.frame.schema.get_field_index(name)
-        if self.frame.n_null[place] == self.frame.n_rows:
-            return []
-        return [""] if is_text(self.frame.schema.field(place).type) else self.piece(name).samples()
+        return [""] if is_text(self.frame.schema.field(name).type) else self.piece(name).samples()
 
     def batches(self) -> Iterator[Mapping[str, Piece]]:
         """Yield the file's rows as they lie there."""
@@ -152,7 +149,7 @@ class ObservedBlock(Mapping[str, "Array"]):
     """
 
     def __init__(self, segment: Segment) -> None:
-        self._names = list(segment.names)
+        self._names = dict.fromkeys(segment.names)
         self._segments = [segment]
         self._starts = [0, segment.n_rows]
         self._casts: list[dict[str, Casts]] = [{}]
@@ -163,6 +160,10 @@ class ObservedBlock(Mapping[str, "Array"]):
             raise KeyError(name)
         parts = [self._part(number, name, slice(None)) for number in range(len(self._segments))]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def __contains__(self, name: object) -> bool:
+        # Mapping's own would read the column.
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -185,7 +186,7 @@ class ObservedBlock(Mapping[str, "Array"]):
     def copy(self) -> ObservedBlock:
         """Return one that appending to this leaves alone, with the same segments."""
         other = ObservedBlock(self._segments[0])
-        other._names = list(self._names)
+        other._names = dict(self._names)
         other._segments, other._starts = list(self._segments), list(self._starts)
         other._casts, other._dtypes = [dict(casts) for casts in self._casts], dict(self._dtypes)
         return other
@@ -198,7 +199,7 @@ class ObservedBlock(Mapping[str, "Array"]):
         TypeError
             numpy has no type for the values of both; nothing is appended then.
         """
-        wider = {name: _promoted(self.dtype(name), other.dtype(name)) for name in self._names}
+        wider = {name: _promoted(self.dtype(name), other.dtype(name)) for name in other._names}
         appended = [dict(casts) for casts in other._casts]
         for block, casts_of in ((self, self._casts), (other, appended)):
             for name, dtype in wider.items():
@@ -209,7 +210,7 @@ class ObservedBlock(Mapping[str, "Array"]):
         self._starts += [last + start for start in other._starts[1:]]
         self._segments += segments
         self._casts += appended
-        self._names, self._dtypes = list(other._names), wider
+        self._names, self._dtypes = dict(other._names), wider
 
     def at(self, row: int, names: Sequence[str]) -> list[Any]:
         """Return values of a row."""
@@ -301,7 +302,7 @@ class VariableBlock(Mapping[str, "Array"]):
     def __init__(self, arrays: Mapping[str, Array] | None, frame: Frame | None = None) -> None:
         self._arrays = dict(arrays or {})
         self._frame = frame
-        self._names = list(self._arrays) if frame is None else frame.names
+        self._names = dict.fromkeys(self._arrays if frame is None else frame.names)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VariableBlock, (None, self._frame) if self._frame else (self._arrays, None)
@@ -315,6 +316,10 @@ class VariableBlock(Mapping[str, "Array"]):
             # Arrow's own memory cannot be written to, which torch.from_numpy warns of.
             found = self._arrays[name] = found if found.flags.writeable else found.copy()
         return found
+
+    def __contains__(self, name: object) -> bool:
+        # Mapping's own would read the column.
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

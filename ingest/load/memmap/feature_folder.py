@@ -45,6 +45,11 @@ _TEXTS = "SHORT_BINUNICODE|BINUNICODE|SHORT_BINBYTES|NONE|NEWFALSE|NEWTRUE|BININ
 _LISTS = "EMPTY_LIST|APPEND|APPENDS|MARK|TUPLE|TUPLE1|TUPLE2|TUPLE3|MEMOIZE|BINGET|LONG_BINGET|BINPUT|LONG_BINPUT"
 _OPCODE = re.compile(f"{_TEXTS}|{_LISTS}|PROTO|FRAME|GLOBAL|STACK_GLOBAL|REDUCE|BUILD|STOP")
 _MOST_MEMO = 1 << 24
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<|][iufbUSO][0-9]{0,8})', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>[0-9]{0,18}(, ?[0-9]{1,18})?),?\), \} *\n",
+    re.DOTALL,
+)
 
 
 class SavedBlock(Protocol):
@@ -227,36 +232,40 @@ def _read_ends(path: Path) -> tuple[int, ...]:
 
 
 def _read_labels(path: Path, n: int) -> tuple[str | None, ...]:
-    found = _read_npy(path, objects=True)
-    labels = _unpickled_labels(path, found) if isinstance(found, bytes) else found
-    if len(labels) != n:
-        raise damaged(path, f"has {len(labels)} labels of {n} blocks")
-    if isinstance(labels, list):
-        return tuple(labels)
-    if n and (labels.dtype.kind != "U" or labels.ndim != 1):
+    dtype, shape, body = _npy_parts(path)
+    if shape != (n,):
+        raise damaged(path, f"has {math.prod(shape)} labels of {n} blocks, in {len(shape)} dimensions")
+    if dtype.hasobject:
+        return tuple(_unpickled_labels(path, body, n))
+    labels = _read_npy(path)
+    if n and labels.dtype.kind != "U":
         raise damaged(path, "holds no texts")
     return tuple(label or None for label in labels.tolist())
 
 
-def _read_npy(path: Path, *, objects: bool = False) -> Any:
-    """Read an array; of one of objects return the pickle."""
+def _read_npy(path: Path) -> Array:
+    """Read an array of no objects."""
+    dtype, shape, body = _npy_parts(path)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(body):
+        raise damaged(path, f"is damaged ({len(body):,} bytes of {dtype} {shape})")
+    return np.frombuffer(body, dtype).reshape(shape)
+
+
+def _npy_parts(path: Path) -> tuple[np.dtype[Any], tuple[int, ...], bytes]:
+    """Return type, shape and bytes of an array as numpy writes them; no other header is believed."""
     try:
-        stored = io.BytesIO(path.read_bytes())
-        version = np.lib.format.read_magic(stored)
-        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = reads[version](stored)
-        body = stored.read()
+        stored = path.read_bytes()
     except FileNotFoundError as error:
         raise damaged(path, "is missing") from error
-    except (OSError, ValueError, KeyError, SyntaxError, RecursionError, MemoryError) as error:
+    found = _NPY.match(stored)
+    if found is None:
+        raise damaged(path, "is damaged (no header of an array)")
+    try:
+        dtype = np.dtype(found["dtype"].decode())
+    except (TypeError, ValueError) as error:
         raise damaged(path, f"is damaged ({error})") from error
-    if dtype.hasobject and objects:
-        return body
-    if dtype.hasobject or fortran or math.prod(shape) * dtype.itemsize != len(body) or not dtype.itemsize:
-        if not (0 in shape and not body):
-            raise damaged(path, f"is damaged ({len(body):,} bytes of {dtype} {shape})")
-        return np.empty(0, dtype)
-    return np.frombuffer(body, dtype).reshape(shape)
+    shape = tuple(int(length) for length in found["shape"].split(b",") if length.strip())
+    return dtype, shape, stored[found.end() :]
 
 
 class _Stored:
@@ -276,7 +285,7 @@ class _LabelReader(pickle.Unpickler):
         return _Stored
 
 
-def _unpickled_labels(path: Path, body: bytes) -> list[str | None]:
+def _unpickled_labels(path: Path, body: bytes, n: int) -> list[str | None]:
     try:
         for opcode, argument, _ in pickletools.genops(body):
             far = opcode.name.endswith("PUT") and (argument or 0) > _MOST_MEMO
@@ -286,6 +295,6 @@ def _unpickled_labels(path: Path, body: bytes) -> list[str | None]:
         labels = list(found.state[-1])
     except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, KeyError, EOFError) as error:
         raise damaged(path, f"is no list of texts ({error})") from error
-    if not all(label is None or type(label) is str for label in labels):
+    if len(labels) != n or not all(label is None or type(label) is str for label in labels):
         raise damaged(path, "holds something else than texts")
     return labels

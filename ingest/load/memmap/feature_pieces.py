@@ -293,6 +293,8 @@ def _several_missing(values: Array, column: pa.ChunkedArray) -> Piece:
 
 
 def _from_texts(column: pa.ChunkedArray, missing: Any, dtype: np.dtype[Any]) -> Piece:
+    if pa.types.is_dictionary(column.type) and sum(len(chunk.dictionary) for chunk in column.chunks) > len(column) // 2:
+        column = column.cast(column.type.value_type)
     if is_text(column.type):
         texts = _whole(column.cast(pa.large_string()))
         if _all_distinct(texts):
