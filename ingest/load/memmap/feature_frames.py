@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.errors import ConfigError, CorruptError
-from ingest.load.memmap.feature_pieces import is_text
+from ingest.load.memmap.feature_encode import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -219,7 +219,8 @@ def _column(name: str, give: Callable[[pa.DataType], pa.Array], kind: pa.DataTyp
 
 
 def _dtype_of(values: list[Any], kind: pa.DataType) -> np.dtype[Any]:
-    return np.dtype(pa.array(values, kind).to_numpy(zero_copy_only=False).dtype)
+    found: np.dtype[Any] = pa.array(values, kind).to_numpy(zero_copy_only=False).dtype
+    return found
 
 
 def _no_type(name: str, error: Exception) -> ConfigError:

@@ -140,7 +140,7 @@ def assert_same_slices(mine, peer):
 
 def with_list(peer):
     """Return a loaded index of theirs with labels that can be appended to."""
-    peer._labels = list(peer._labels)
+    peer._labels = peer._labels.tolist()
     return peer
 
 

@@ -184,7 +184,7 @@ def test_parts_of_several_files_are_saved_as_one(tmp_path, reads):
 
 
 def test_row_groups_are_bounded_and_any_rows_are_found_in_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("ingest.load.memmap.feature_blocks.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("ingest.load.memmap.feature_observed.ROWS_AT_ONCE", 10)
     monkeypatch.setattr(feature_frames, "ROWS_AT_ONCE", 10)
     one, more = ObservedFeatureIndex(), ObservedFeatureIndex()
     for number in range(7):

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import ConfigError
-from ingest.load.memmap.feature_blocks import ObservedBlock
-from ingest.load.memmap.feature_pieces import Coded, Plain, Texts, from_values
+from ingest.load.memmap.feature_encode import from_values
+from ingest.load.memmap.feature_observed import ObservedBlock
+from ingest.load.memmap.feature_pieces import Coded, Plain, Texts
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex, are_dicts_equal
 
 TYPES = ["B", "T", None, "B", "NK", "T"]
@@ -145,7 +146,7 @@ def test_names_that_are_all_different_are_not_looked_through_for_what_repeats(mo
     def refuse(*_):
         raise AssertionError("looked through")
 
-    monkeypatch.setattr("ingest.load.memmap.feature_pieces._distinct", refuse)
+    monkeypatch.setattr("ingest.load.memmap.feature_encode._codes", refuse)
     assert isinstance(from_values(np.array([f"cell {number}" for number in range(140_000)], object)), Texts)
 
 

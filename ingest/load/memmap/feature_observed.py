@@ -1,140 +1,25 @@
-"""Rows with like columns: of obs a value a cell, of var whole arrays for all cells of the block."""
+"""Features of cells: rows of obs with the same columns, segment after segment."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest.load.memmap.feature_frames import ROWS_AT_ONCE, Frame, arrow_type, write_frame
-from ingest.load.memmap.feature_pieces import Piece, from_arrow, from_values, is_text
+from ingest.load.memmap.feature_segments import FileSegment, cast, giver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
-
     from ingest.load.memmap.feature_pieces import Array
+    from ingest.load.memmap.feature_segments import Casts, Segment
 
-__all__ = ["FileSegment", "HeldSegment", "ObservedBlock", "Segment", "VariableBlock"]
-
-Casts = tuple[np.dtype[Any], ...]
-"""What values are cast to, one after the other: as columns were widened for what came after them."""
-
-
-class Segment(Protocol):
-    """Rows that came together: pieces of as many columns."""
-
-    @property
-    def n_rows(self) -> int:
-        """How many."""
-        ...
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of the columns, in their order."""
-        ...
-
-    def piece(self, name: str) -> Piece:
-        """Return a column."""
-        ...
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        """Return the type of a column, without reading it if that can be."""
-        ...
-
-    def samples(self, name: str) -> list[Any]:
-        """Return values of a column, one of every type among them."""
-        ...
-
-    def batches(self) -> Iterator[Mapping[str, Piece]]:
-        """Yield all columns of some rows at a time, keeping none of what is read for it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldSegment:
-    """Rows in memory."""
-
-    n_rows: int
-    pieces: Mapping[str, Piece]
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of the columns."""
-        return list(self.pieces)
-
-    def piece(self, name: str) -> Piece:
-        """Return a column."""
-        return self.pieces[name]
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        """Return the type of a column."""
-        return self.pieces[name].dtype
-
-    def samples(self, name: str) -> list[Any]:
-        """Return values of a column, one of every type among them."""
-        return self.pieces[name].samples()
-
-    def batches(self) -> Iterator[Mapping[str, Piece]]:
-        """Yield all of it."""
-        yield self.pieces
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FileSegment:
-    """Rows ``[start, stop)`` of a file; a column is read when it is first asked for and then kept."""
-
-    frame: Frame
-    start: int
-    stop: int
-    read: dict[str, Piece] = field(default_factory=dict)
-    """What has been read."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What has been read is not sent to another process: it has the file.
-        return FileSegment, (self.frame, self.start, self.stop)
-
-    @property
-    def n_rows(self) -> int:
-        """How many."""
-        return self.stop - self.start
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of the columns."""
-        return self.frame.names
-
-    def piece(self, name: str) -> Piece:
-        """Return a column.
-
-        Raises
-        ------
-        CorruptError
-            The file is damaged.
-        """
-        found = self.read.get(name)
-        if found is None:
-            found = self.read[name] = from_arrow(self.frame.read(name, self.start, self.stop))
-        return found
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        """Return the type of a column, which need not be kept for it."""
-        found = self.read.get(name)
-        return self.frame.dtype(name) if found is None else found.dtype
-
-    def samples(self, name: str) -> list[Any]:
-        """Return values of a column, one of every type among them; texts need not be read for it."""
-        return [""] if is_text(self.frame.schema.field(name).type) else self.piece(name).samples()
-
-    def batches(self) -> Iterator[Mapping[str, Piece]]:
-        """Yield the file's rows as they lie there."""
-        for table in self.frame.batches(self.start, self.stop):
-            yield {name: from_arrow(table.column(name)) for name in self.names}
+__all__ = ["ObservedBlock", "grouped"]
 
 
 class ObservedBlock(Mapping[str, "Array"]):
@@ -243,7 +128,7 @@ class ObservedBlock(Mapping[str, "Array"]):
         """Yield of each segment codes ``(n_rows,)``, -1 where there is no value, and what they stand for."""
         for segment, casts in zip(self._segments, self._casts, strict=True):
             codes, distinct = segment.piece(name).coded()
-            yield codes, _cast(distinct, casts.get(name, ()))
+            yield codes, cast(distinct, casts.get(name, ()))
 
     def read(self, names: Sequence[str]) -> None:
         """Read columns that have not been."""
@@ -270,13 +155,13 @@ class ObservedBlock(Mapping[str, "Array"]):
                 self._segments[number] = replace(segment, frame=frame, start=start, stop=start + segment.n_rows)
 
     def _part(self, number: int, name: str, rows: Array | slice) -> Array:
-        return _cast(self._segments[number].piece(name).take(rows), self._casts[number].get(name, ()))
+        return cast(self._segments[number].piece(name).take(rows), self._casts[number].get(name, ()))
 
     def _samples(self, name: str) -> list[Any]:
         found: list[Any] = []
         for segment, casts in zip(self._segments, self._casts, strict=True):
             if name in casts:
-                found += _cast(segment.piece(name).take(slice(None)), casts[name]).tolist()
+                found += cast(segment.piece(name).take(slice(None)), casts[name]).tolist()
             else:
                 found += segment.samples(name)
         return found
@@ -287,76 +172,7 @@ class ObservedBlock(Mapping[str, "Array"]):
                 n_rows = len(next(iter(pieces.values())))
                 for start in range(0, n_rows, ROWS_AT_ONCE):
                     rows = slice(start, min(n_rows, start + ROWS_AT_ONCE))
-                    yield {name: _giver(pieces[name], rows, casts.get(name, ())) for name in self._names}
-
-
-class VariableBlock(Mapping[str, "Array"]):
-    """Arrays of var that all rows of a block have; a mapping of them.
-
-    Parameters
-    ----------
-    arrays
-        All of one length, or None: they are in `frame`.
-    """
-
-    def __init__(self, arrays: Mapping[str, Array] | None, frame: Frame | None = None) -> None:
-        self._arrays = dict(arrays or {})
-        self._frame = frame
-        self._names = dict.fromkeys(self._arrays if frame is None else frame.names)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return VariableBlock, (None, self._frame) if self._frame else (self._arrays, None)
-
-    def __getitem__(self, name: str) -> Array:
-        found = self._arrays.get(name)
-        if found is None:
-            if self._frame is None or name not in self._names:
-                raise KeyError(name)
-            found = from_arrow(self._frame.read(name, 0, self._frame.n_rows)).take(slice(None))
-            # Arrow's own memory cannot be written to, which torch.from_numpy warns of.
-            found = self._arrays[name] = found if found.flags.writeable else found.copy()
-        return found
-
-    def __contains__(self, name: object) -> bool:
-        # Mapping's own would read the column.
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @property
-    def n_values(self) -> int:
-        """Of each array."""
-        if self._frame is not None:
-            return self._frame.n_rows if self._names else 0
-        return len(next(iter(self._arrays.values()), ()))
-
-    def equals(self, other: VariableBlock) -> bool:
-        """Return whether names and values are the same; what is missing equals nothing, as numpy has it."""
-        return (
-            self.keys() == other.keys()
-            and self.n_values == other.n_values
-            and all(_equal(self[name], other[name]) for name in self)
-        )
-
-    def save(self, path: Path) -> Frame | None:
-        """Write a new Parquet file, or return the one that holds just this."""
-        if self._frame is not None:
-            return self._frame
-        pieces = {name: from_values(array) for name, array in self._arrays.items()}
-        kinds = {name: arrow_type(name, piece.dtype, piece.samples) for name, piece in pieces.items()}
-        rows = slice(0, self.n_values)
-        whole = [{name: _giver(piece, rows, ()) for name, piece in pieces.items()}] if pieces else []
-        write_frame(path, kinds, iter(whole))
-        return None
-
-    def moved(self, old: Path, frame: Frame) -> None:
-        """Read from `frame` what was to be read from a file of the folder `old`."""
-        if self._frame is not None and self._frame.path.parent == old:
-            self._frame = frame
+                    yield {name: giver(pieces[name], rows, casts.get(name, ())) for name in self._names}
 
 
 def grouped(owners: Array) -> Iterator[tuple[int, Array]]:
@@ -376,25 +192,3 @@ def _promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
 def _then(casts: Casts, dtype: np.dtype[Any]) -> Casts:
     """Return `casts` and one more; of two widths of text the last is enough."""
     return (*(casts[:-1] if casts and casts[-1].kind == dtype.kind == "U" else casts), dtype)
-
-
-def _cast(values: Array, casts: Casts) -> Array:
-    for dtype in casts:
-        values = values.astype(dtype)
-    return values
-
-
-def _giver(piece: Piece, rows: slice, casts: Casts) -> Any:
-    def give(kind: pa.DataType) -> pa.Array:
-        if not casts:
-            return piece.arrow(rows, kind)
-        return from_values(_cast(piece.take(rows), casts)).arrow(slice(None), kind)
-
-    return give
-
-
-def _equal(one: Array, other: Array) -> bool:
-    try:
-        return bool(np.array_equal(one, other))
-    except (TypeError, ValueError):  # of pandas' NA and of lists it cannot be said
-        return False
