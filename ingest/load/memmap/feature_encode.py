@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["from_arrow", "from_values", "is_text"]
 _OBJECT = np.dtype(object)
 _MOST_CODED = 1 << 16
 _SAMPLE = 1 << 17
+_NEARLY_ALL = 0.98
 
 
 def from_values(values: Array) -> Piece:
@@ -53,12 +55,20 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _from_fixed(values: Array) -> Piece:
+    # Arrow would end a text of numpy's at the first zero in it.
+    whole = values.astype(object) if _has_inner_zeros(values) else values
     try:
-        column = pa.chunked_array([pa.array(values, pa.large_string())])
+        column = pa.chunked_array([pa.array(whole, pa.large_string())])
     except UnicodeError:  # lone surrogates, which are no UTF-8
         return Plain(values)
-    # Arrow keeps none of the zeros that pad a text, as numpy shows none.
     return _from_texts(column, None, values.dtype)
+
+
+def _has_inner_zeros(values: Array) -> bool:
+    if not values.size or values.itemsize < 8:
+        return False
+    letters = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).view(np.uint32).reshape(len(values), -1)
+    return bool(((letters[:, :-1] == 0) & (letters[:, 1:] != 0)).any())
 
 
 def _from_objects(values: Array) -> Piece:
@@ -148,8 +158,9 @@ def _all_distinct(texts: pa.Array) -> bool:
     if len(texts) <= _SAMPLE:
         return False
     some = texts.take(pa.array(np.random.default_rng(0).integers(0, len(texts), _SAMPLE)))
-    n_drawn_twice = _SAMPLE * _SAMPLE // (2 * len(texts))
-    return bool(pc.count_distinct(some).as_py() > 0.99 * (_SAMPLE - n_drawn_twice))
+    # So many of n rows are drawn at least once.
+    n_drawn = -len(texts) * math.expm1(-_SAMPLE / len(texts))
+    return bool(pc.count_distinct(some).as_py() > _NEARLY_ALL * n_drawn)
 
 
 def _distinct(dictionary: pa.Array, missing: Any, dtype: np.dtype[Any]) -> Array:

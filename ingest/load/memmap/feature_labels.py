@@ -28,6 +28,7 @@ _TEXTS = "SHORT_BINUNICODE|BINUNICODE|SHORT_BINBYTES|NONE|NEWFALSE|NEWTRUE|BININ
 _LISTS = "EMPTY_LIST|APPEND|APPENDS|MARK|TUPLE|TUPLE1|TUPLE2|TUPLE3|MEMOIZE|BINGET|LONG_BINGET|BINPUT|LONG_BINPUT"
 _OPCODE = re.compile(f"{_TEXTS}|{_LISTS}|PROTO|FRAME|GLOBAL|STACK_GLOBAL|REDUCE|BUILD|STOP")
 _MOST_MEMO = 1 << 24
+_LAST_CHARACTER = 0x10FFFF
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<|][iufbUSO][0-9]{0,8})', 'fortran_order': False, "
     rb"'shape': \((?P<shape>[0-9]{0,18}(, ?[0-9]{1,18})?),?\), \} *\n",
@@ -65,7 +66,10 @@ def read_npy(path: Path) -> Array:
     dtype, shape, body = _npy_parts(path)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(body):
         raise damaged(path, f"is damaged ({len(body):,} bytes of {dtype} {shape})")
-    return np.frombuffer(body, dtype).reshape(shape)
+    found = np.frombuffer(body, dtype).reshape(shape)
+    if dtype.kind == "U" and found.size and found.reshape(-1).view(np.uint32).max() > _LAST_CHARACTER:
+        raise damaged(path, "is damaged (no text)")
+    return found
 
 
 def _npy_parts(path: Path) -> tuple[np.dtype[Any], tuple[int, ...], bytes]:

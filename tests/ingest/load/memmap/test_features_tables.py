@@ -142,6 +142,25 @@ def test_many_texts_are_wider_codes_and_names_are_texts():
     assert isinstance(from_values(several), Plain)
 
 
+def test_a_zero_in_a_text_of_fixed_width_does_not_end_it(tmp_path):
+    values = np.array(["a\0b", "", "\0c", "d"])
+    index = ObservedFeatureIndex()
+    index.append_features({"x": values, "big": values.astype(">U3")})
+    assert index.take([0, 1, 2, 3], ["x"])["x"].tolist() == values.tolist()
+    assert index.take([2, 0], ["big"])["big"].tolist() == ["\0c", "a\0b"]
+    index.save(tmp_path / "obs")
+    assert theirs.ObservedFeatureIndex.load(str(tmp_path / "obs")).lookup(0)[0] == ["a\0b", "a\0b"]
+
+
+def test_numbers_of_another_byte_order(tmp_path):
+    values = np.array([1, 2**40, -3], ">i8")
+    index = ObservedFeatureIndex()
+    index.append_features({"x": values})
+    assert index.take([2, 1], ["x"])["x"].tolist() == [-3, 2**40]
+    index.save(tmp_path / "obs")  # theirs cannot
+    assert theirs.ObservedFeatureIndex.load(str(tmp_path / "obs"))._feature_arr[0]["x"].tolist() == values.tolist()
+
+
 def test_names_that_are_all_different_are_not_looked_through_for_what_repeats(monkeypatch):
     def refuse(*_):
         raise AssertionError("looked through")
