@@ -135,7 +135,7 @@ class Coded:
         codes = pa.array(self.codes[rows])
         if pa.types.is_null(kind):
             return pa.nulls(len(codes))
-        return pa.array(self.distinct, kind, from_pandas=True).take(codes)
+        return pa.array(self.distinct.astype(object), kind, from_pandas=True).take(codes)
 
     def samples(self) -> list[Any]:
         """Return one value, if there is any: all are of one type."""
