@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
@@ -108,10 +109,8 @@ class ProcessPool:
             raise RuntimeError("submit to a pool without a free worker")
         member.task, member.latest, member.overdue = task, None, False
         member.deadline_s, member.deadline = deadline_s, time.monotonic() + deadline_s
-        try:
+        with suppress(OSError):  # it is dead: `wait` finds that it hung up, and the unit lost
             member.line.send(task)
-        except OSError:
-            pass  # it is dead: `wait` finds it hung up, and the unit lost
 
     def wait(self, timeout_s: float) -> Sequence[PoolEvent]:
         """Block up to `timeout_s` until units end or a worker becomes free; return what ended.
@@ -163,17 +162,15 @@ class ProcessPool:
         with theirs:
             # -c instead of -m: the module is imported once, under its own name, by which messages are pickled.
             command = "import sys; from ingest.process_worker import main; main(int(sys.argv[1]))"
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 # this Python, with words of our own
                 [sys.executable, "-c", command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=self._environment,
             )
         member = _Member(process, ours)
-        try:
+        with suppress(OSError):  # it is dead already, as `wait` will find
             ours.send_bytes(self._pickled)
-        except OSError:
-            pass  # it is dead already, as `wait` will find
         return member
 
     def _tend(self) -> None:
@@ -182,10 +179,8 @@ class ProcessPool:
         for member in self._members:
             if self._stopping and member.ready and not member.told_to_stop:
                 member.told_to_stop = True
-                try:
+                with suppress(OSError):
                     member.line.send(Stop())
-                except OSError:
-                    pass
             if member.task is not None and now > member.deadline and not member.overdue:
                 member.overdue = True
                 member.process.kill()
