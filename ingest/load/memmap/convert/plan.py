@@ -22,6 +22,7 @@ from ingest.errors import ConfigError, CorruptError
 from ingest.load.memmap.archive import ArchiveSpec
 from ingest.load.memmap.convert.base import Place
 from ingest.load.memmap.dtypes import check_data_dtype
+from ingest.load.memmap.names import FileNames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,8 @@ class ConversionPlan:
     data_dtype: str
     use_X_not_raw: bool = False
     neighbor_key: str | None = None
+    tolerance: float = 1e-8
+    """How far a stored value may be from the source's."""
 
     @cached_property
     def spec(self) -> ArchiveSpec:
@@ -110,6 +113,12 @@ class ConversionPlan:
             row_at, entry_at = row_at + source.facts.n_rows, entry_at + source.facts.n_entries
         return tuple(found)
 
+    def bytes_of(self, part: Part) -> int:
+        """Return the bytes of one part in the archive."""
+        widths = {name: np.dtype(dtype).itemsize for name, (dtype, _) in self.spec.arrays.items()}
+        pointers = part.place.n_rows * widths[FileNames.ROWPTR]
+        return part.n_entries * (widths[FileNames.DATA] + widths[FileNames.COLPTR]) + pointers
+
     @property
     def row_offsets(self) -> tuple[int, ...]:
         """Row of the archive that each source begins at."""
@@ -125,6 +134,7 @@ class ConversionPlan:
             "sources": [asdict(source.facts) for source in self.sources],
             "use_X_not_raw": self.use_X_not_raw,
             "neighbor_key": self.neighbor_key,
+            "tolerance": self.tolerance,
             "arrays": asdict(self.spec),
         }
 
@@ -149,9 +159,8 @@ class ConversionPlan:
                 CutSource(SourceFacts(**facts), rows, entries)
                 for facts, (rows, entries) in zip(document["sources"], cuts, strict=True)
             )
-            plan = cls(
-                sources, document["arrays"]["data"], bool(document["use_X_not_raw"]), document["neighbor_key"]
-            )
+            settings = {name: document[name] for name in ("use_X_not_raw", "neighbor_key", "tolerance")}
+            plan = cls(sources, document["arrays"]["data"], **settings)
             agrees = asdict(plan.spec) == document["arrays"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _damaged(where, repr(error)) from error
@@ -167,6 +176,7 @@ class ConversionPlan:
             ("data type", there.spec.data, self.spec.data),
             ("sources", len(there.sources), len(self.sources)),
             ("matrix", _matrix(there), _matrix(self)),
+            ("tolerance", there.tolerance, self.tolerance),
             ("neighbors", there.neighbor_key or "none", self.neighbor_key or "none"),
             ("cells", f"{there.spec.n_rows:,}", f"{self.spec.n_rows:,}"),
             ("entries", f"{there.spec.n_entries:,}", f"{self.spec.n_entries:,}"),
@@ -221,6 +231,7 @@ def make_plan(
     data_dtype: str | None = None,
     use_X_not_raw: bool = False,
     neighbor_key: str | None = None,
+    tolerance: float = 1e-8,
 ) -> ConversionPlan:
     """Plan an archive of all rows of `sources`, in their order; sources without rows are left out.
 
@@ -237,7 +248,8 @@ def make_plan(
         check_data_dtype(dtype)
     except ValueError as error:
         raise ConfigError(str(error), kind="bad-dtype") from error
-    plan = ConversionPlan(tuple(one for one in sources if one.facts.n_rows), dtype, use_X_not_raw, neighbor_key)
+    kept = tuple(one for one in sources if one.facts.n_rows)
+    plan = ConversionPlan(kept, dtype, use_X_not_raw, neighbor_key, tolerance)
     try:
         plan.spec  # noqa: B018 # says what it cannot be
     except ValueError as error:

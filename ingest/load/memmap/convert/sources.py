@@ -90,9 +90,7 @@ def _expand_folder(folder: Path) -> Iterator[SourceName]:
         return
     files = h5ads_below(folder)
     if not files:
-        raise ConfigError(
-            f"{folder} is no dataset that `run` wrote, and holds no h5ad files", kind="no-such-source"
-        )
+        raise ConfigError(f"{folder} is no dataset that `run` wrote, and holds no h5ad files", kind="no-such-source")
     yield from map(_file, files)
 
 
