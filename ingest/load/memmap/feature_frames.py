@@ -1,0 +1,256 @@
+"""One block of features as a Parquet file: opened by its footer, columns read when somebody asks, written in pieces."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingest.errors import ConfigError, CorruptError
+from ingest.load.memmap.feature_pieces import is_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["ROWS_AT_ONCE", "Frame", "arrow_type", "damaged", "write_frame"]
+
+ROWS_AT_ONCE = 1 << 18
+"""Of a row group that we write: what writing holds in memory."""
+
+_MOST_BYTES = 6
+"""Of a text that repeats, in a file: what its code takes, and a share of the dictionary."""
+_HINT = "take the features from a copy, or convert the archive again"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A Parquet file of one block, of which only the footer has been read."""
+
+    path: Path
+    written: tuple[int, int]
+    """Size in bytes and time of modification in ns: what the footer was read of."""
+    n_rows: int
+    schema: pa.Schema
+    n_null: tuple[int | None, ...]
+    """Of each column; None where the file does not say."""
+    repeats: tuple[bool, ...]
+    """Of each column: whether its values are few, to go by the bytes they take."""
+    starts: tuple[int, ...]
+    """First row of each row group, and the number of rows."""
+
+    @classmethod
+    def open(cls, path: Path) -> Frame:
+        """Read the footer.
+
+        Raises
+        ------
+        CorruptError
+            There is no such file, or it is damaged (kind ``scdl-features``).
+        """
+        try:
+            with pq.ParquetFile(path) as file:
+                schema, footer = file.schema_arrow, file.metadata
+                starts = [0]
+                for group in range(footer.num_row_groups):
+                    starts.append(starts[-1] + footer.row_group(group).num_rows)
+                chunks = [_chunks(footer, name) for name in schema.names]
+            written = _written(path)
+        except FileNotFoundError as error:
+            raise damaged(path, "is missing") from error
+        except (pa.ArrowException, OSError, UnicodeError, ValueError) as error:
+            raise damaged(path, f"is damaged ({error})") from error
+        if len(set(schema.names)) < len(schema.names):
+            raise damaged(path, "has two columns of one name")
+        if starts[-1] != footer.num_rows or min(np.diff(starts), default=0) < 0:
+            raise damaged(path, f"has {footer.num_rows:,} rows, its row groups {starts[-1]:,}")
+        n_null, repeats = tuple(map(_n_null, chunks)), tuple(map(_repeats, chunks))
+        return cls(path, written, footer.num_rows, schema, n_null, repeats, tuple(starts))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns."""
+        names: list[str] = self.schema.names
+        return names
+
+    def dtype(self, name: str) -> np.dtype[Any] | None:
+        """Return the numpy type of a column as it is read; None where only reading it tells."""
+        place = self.schema.get_field_index(name)
+        nulls = self.n_null[place]
+        if nulls is None:
+            return None
+        sample = pa.array([None] if nulls else [], self.schema.field(place).type)
+        dtype: np.dtype[Any] = sample.to_numpy(zero_copy_only=False).dtype
+        return dtype
+
+    def read(self, name: str, start: int, stop: int) -> pa.ChunkedArray:
+        """Read a column of the rows ``[start, stop)``; texts come as dictionaries.
+
+        Raises
+        ------
+        CorruptError
+            It is damaged, or the file is no longer the one that was opened (kind ``scdl-features``).
+        """
+        groups = [g for g in range(len(self.starts) - 1) if self.starts[g] < stop and self.starts[g + 1] > start]
+        with self._opened([name]) as file:
+            column = self._checked(lambda: file.read_row_groups(groups, [name], use_threads=False).column(name))
+        first = self.starts[groups[0]] if groups else 0
+        column = column.slice(start - first, stop - start)
+        if len(column) != stop - start:
+            raise damaged(self.path, f"has {len(column):,} rows of column {name!r}, not {stop - start:,}")
+        return column
+
+    def batches(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Read all columns of the rows ``[start, stop)``, some rows at a time.
+
+        Raises
+        ------
+        CorruptError
+            As `read`.
+        """
+        with self._opened(self.names) as file:
+            for group in range(len(self.starts) - 1):
+                low, high = max(self.starts[group], start), min(self.starts[group + 1], stop)
+                if low < high:
+                    yield self._group(file, group).slice(low - self.starts[group], high - low)
+
+    def _group(self, file: pq.ParquetFile, group: int) -> pa.Table:
+        table = self._checked(lambda: file.read_row_group(group, use_threads=False))
+        n_rows = self.starts[group + 1] - self.starts[group]
+        if len(table) != n_rows:
+            raise damaged(self.path, f"has {len(table):,} rows in row group {group}, not {n_rows:,}")
+        return table
+
+    def _opened(self, names: list[str]) -> pq.ParquetFile:
+        encoded = [
+            field.name
+            for field, repeats in zip(self.schema, self.repeats, strict=True)
+            if repeats and is_text(field.type) and field.name in names
+        ]
+        try:
+            changed = _written(self.path) != self.written
+        except FileNotFoundError as error:
+            raise self._gone("is no longer there") from error
+        if changed:
+            raise self._gone("is another one than when it was opened")
+        return self._checked(
+            lambda: pq.ParquetFile(self.path, read_dictionary=encoded, page_checksum_verification=True)
+        )
+
+    def _checked(self, read: Callable[[], Any]) -> Any:
+        """Return what is read; texts of it are UTF-8, codes among the dictionary's then."""
+        try:
+            found = read()
+            if isinstance(found, (pa.ChunkedArray, pa.Table)):
+                found.validate(full=True)
+        except (pa.ArrowException, OSError, UnicodeError, KeyError) as error:
+            raise damaged(self.path, f"is damaged ({error})") from error
+        return found
+
+    def _gone(self, what: str) -> CorruptError:
+        return CorruptError(f"{self.path} {what}", kind="scdl-features", hint="open the archive again")
+
+
+def damaged(path: Path, what: str) -> CorruptError:
+    """Return the error of a file of features that is none."""
+    return CorruptError(f"{path} {what}", kind="scdl-features", hint=_HINT)
+
+
+def arrow_type(name: str, dtype: np.dtype[Any], samples: Callable[[], list[Any]]) -> pa.DataType:
+    """Return the type that a column has in a file: what pyarrow makes of the whole of it.
+
+    Parameters
+    ----------
+    samples
+        Values, one of each type among them, of a column of objects.
+
+    Raises
+    ------
+    ConfigError
+        Parquet has no type for such values (kind ``feature-type``).
+    """
+    try:
+        if dtype.kind == "U":
+            return pa.string()
+        if dtype.kind != "O":
+            return pa.array(np.empty(0, dtype.newbyteorder("=")), from_pandas=True).type
+        values = samples()
+        try:
+            return pa.array(values, from_pandas=True).type
+        except pa.ArrowInvalid:
+            return pa.array(values, pa.string(), from_pandas=True).type
+    except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+        raise _no_type(name, error) from error
+
+
+def write_frame(
+    path: Path, kinds: Mapping[str, pa.DataType], batches: Iterator[Mapping[str, Callable[[pa.DataType], pa.Array]]]
+) -> None:
+    """Write a new Parquet file as bionemo-scdl reads it: plain texts, compressed by their dictionary.
+
+    Pages have checksums.
+
+    Parameters
+    ----------
+    kinds
+        Columns and their types.
+    batches
+        Of the columns of some rows each, what gives them as a type.
+
+    Raises
+    ------
+    ConfigError
+        A value is none of its column's type (kind ``feature-type``).
+    """
+    schema = pa.schema([pa.field(name, kind) for name, kind in kinds.items()])
+    with path.open("xb") as sink, pq.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
+        held: list[pa.Table] = []
+        for batch in batches:
+            held.append(pa.table([_column(name, batch[name], kind) for name, kind in kinds.items()], schema=schema))
+            if sum(map(len, held)) >= ROWS_AT_ONCE:
+                writer.write_table(pa.concat_tables(held), ROWS_AT_ONCE)
+                held.clear()
+        writer.write_table(pa.concat_tables(held) if held else schema.empty_table(), ROWS_AT_ONCE)
+
+
+def _column(name: str, give: Callable[[pa.DataType], pa.Array], kind: pa.DataType) -> pa.Array:
+    try:
+        return give(kind)
+    except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+        raise _no_type(name, error) from error
+
+
+def _no_type(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"feature {name!r} cannot be saved: {error}",
+        kind="feature-type",
+        hint="leave the column out, or make its values of one type",
+    )
+
+
+def _written(path: Path) -> tuple[int, int]:
+    stat = os.stat(path)  # noqa: PTH116 # patched by no test, called for every read
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _chunks(footer: pq.FileMetaData, name: str) -> list[pq.ColumnChunkMetaData]:
+    """Return what the footer says of a column in each row group; nothing of one that is nested."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    columns = [group.column(at) for group in groups for at in range(group.num_columns)]
+    return [column for column in columns if column.path_in_schema == name]
+
+
+def _n_null(chunks: list[pq.ColumnChunkMetaData]) -> int | None:
+    statistics = [chunk.statistics for chunk in chunks]
+    if not chunks or any(found is None or not found.has_null_count for found in statistics):
+        return None
+    return sum(int(found.null_count) for found in statistics)
+
+
+def _repeats(chunks: list[pq.ColumnChunkMetaData]) -> bool:
+    n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
+    return bool(n_bytes < _MOST_BYTES * sum(chunk.num_values for chunk in chunks))
