@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.errors import ConfigError, IncompleteError
+from ingest.errors import IncompleteError
 from ingest.layout import CHUNK_OFFSETS_KEY
 from ingest.load.dataset import open_chunks
 from ingest.load.local_copy import cache_folder, local_copy
@@ -111,18 +111,10 @@ class ChunkRows:
         """Where chunks begin: rows and entries, int64 ``(n_chunks + 1,)`` each. What is read of a chunk costs all."""
         return self.manifest.starts, self._entries
 
-    def smallest_dtype(self) -> str:
-        """Return the smallest unsigned type that holds every count.
-
-        Raises
-        ------
-        ConfigError
-            They may be fractions (kind ``fractional``).
-        """
-        if not self.manifest.whole:
-            said = f"{self._label} may hold fractions, which no unsigned type holds"
-            raise ConfigError(said, kind="fractional", hint="name float16, float32 or float64 by --data-dtype")
-        return smallest_uint_dtype(int(self.manifest.maximum))
+    @property
+    def smallest_dtype(self) -> str | None:
+        """The smallest unsigned type that holds every count; None where they may be fractions."""
+        return smallest_uint_dtype(int(self.manifest.maximum)) if self.manifest.whole else None
 
     def entries_before(self, rows: Int64) -> Int64:
         """Return how many counts stand before each of some cells, which ascend; chunks in whose midst one is are read.

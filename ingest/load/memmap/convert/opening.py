@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ingest.load.memmap.convert.chunks import ChunkRows
+    from ingest.load.memmap.convert.h5ad import H5adRows
     from ingest.load.memmap.convert.sources import SourceName
 
-__all__ = ["DescribedRows", "ReadOptions", "open_facts", "survey_source"]
+__all__ = ["DescribedRows", "ReadOptions", "Surveyed", "open_facts", "survey_source"]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,15 +44,25 @@ class DescribedRows(RowSource, Protocol):
 class ReadOptions:
     """How sources are opened."""
 
-    use_X_not_raw: bool = False
+    use_x: bool = False
+    """X of h5ad files, not raw.X."""
     allow_incomplete: bool = False
     endpoint_url: str | None = None
     """Of an S3 or GCS look-alike, for chunks."""
     threads: int = 1
 
 
-def survey_source(name: SourceName, options: ReadOptions) -> tuple[CutSource, str | None]:
-    """Look at a source without reading its counts; return it with the smallest type that is known to hold them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Surveyed:
+    """What a look at a source has found."""
+
+    source: CutSource
+    smallest_dtype: str | None = None
+    """The smallest unsigned type that holds every value, where that is known."""
+
+
+def survey_source(name: SourceName, options: ReadOptions) -> Surveyed:
+    """Look at a source: of CSR matrices and chunks without reading counts.
 
     Raises
     ------
@@ -62,24 +73,21 @@ def survey_source(name: SourceName, options: ReadOptions) -> tuple[CutSource, st
         return _survey_chunks(name, options)
     rows = _open_h5ad(Source.parse(name.address), name.label, options)
     try:
-        cuts = (
-            even_rows(rows.n_rows, rows.n_entries) if getattr(rows, "is_cuttable", True) else np.array([0, rows.n_rows])
-        )
+        cuts = even_rows(rows.n_rows, rows.n_entries) if rows.is_cuttable else np.array([0, rows.n_rows])
         facts = SourceFacts("h5ad", name.address, rows.version, name.label, rows.n_rows, rows.n_columns, rows.n_entries)
-        return CutSource(facts, cuts, rows.entries_before(cuts)), None
+        return Surveyed(CutSource(facts, cuts, rows.entries_before(cuts)))
     finally:
         rows.close()
 
 
-def _survey_chunks(name: SourceName, options: ReadOptions) -> tuple[CutSource, str | None]:
+def _survey_chunks(name: SourceName, options: ReadOptions) -> Surveyed:
     rows = _open_chunks(name.address, name.label, options)
     try:
         manifest = rows.manifest
         facts = SourceFacts(
             "chunks", name.address, manifest.identity, name.label, rows.n_rows, rows.n_columns, rows.n_entries
         )
-        smallest = rows.smallest_dtype() if manifest.whole else None
-        return CutSource(facts, *join_cuts(*rows.pieces)), smallest
+        return Surveyed(CutSource(facts, *join_cuts(*rows.pieces)), rows.smallest_dtype)
     finally:
         rows.close()
 
@@ -120,7 +128,7 @@ def _open_chunks(url: str, label: str, options: ReadOptions) -> ChunkRows:
     )
 
 
-def _open_h5ad(source: Source, label: str, options: ReadOptions) -> Any:
+def _open_h5ad(source: Source, label: str, options: ReadOptions) -> H5adRows:
     from ingest.load.memmap.convert.h5ad import H5adRows
 
-    return H5adRows(source, label=label, use_X_not_raw=options.use_X_not_raw, threads=options.threads)
+    return H5adRows(source, label=label, use_X_not_raw=options.use_x, threads=options.threads)

@@ -84,7 +84,8 @@ class ConversionPlan:
 
     sources: tuple[CutSource, ...]
     data_dtype: str
-    use_X_not_raw: bool = False
+    use_x: bool = False
+    """X of h5ad files, not raw.X."""
     neighbor_key: str | None = None
     tolerance: float = 1e-8
     """How far a stored value may be from the source's."""
@@ -132,7 +133,7 @@ class ConversionPlan:
     def _identity(self) -> dict[str, Any]:
         return {
             "sources": [asdict(source.facts) for source in self.sources],
-            "use_X_not_raw": self.use_X_not_raw,
+            "use_x": self.use_x,
             "neighbor_key": self.neighbor_key,
             "tolerance": self.tolerance,
             "arrays": asdict(self.spec),
@@ -159,7 +160,7 @@ class ConversionPlan:
                 CutSource(SourceFacts(**facts), rows, entries)
                 for facts, (rows, entries) in zip(document["sources"], cuts, strict=True)
             )
-            settings = {name: document[name] for name in ("use_X_not_raw", "neighbor_key", "tolerance")}
+            settings = {name: document[name] for name in ("use_x", "neighbor_key", "tolerance")}
             plan = cls(sources, document["arrays"]["data"], **settings)
             agrees = asdict(plan.spec) == document["arrays"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -195,7 +196,7 @@ class ConversionPlan:
 
 
 def _matrix(plan: ConversionPlan) -> str:
-    return "X" if plan.use_X_not_raw else "raw.X"
+    return "X" if plan.use_x else "raw.X"
 
 
 def _damaged(where: str, what: str) -> CorruptError:
@@ -204,6 +205,8 @@ def _damaged(where: str, what: str) -> CorruptError:
 
 def even_rows(n_rows: int, n_entries: int, part_entries: int = PART_ENTRIES) -> Int64:
     """Return where a source of which nothing else is known is cut: int64 ``(n_parts + 1,)``, evenly many rows each."""
+    if not n_rows:
+        return np.zeros(1, np.int64)
     n_parts = max(1, min(n_rows, -(-n_entries // part_entries)))
     return np.arange(n_parts + 1, dtype=np.int64) * n_rows // n_parts
 
@@ -216,6 +219,8 @@ def join_cuts(rows: Int64, entries: Int64, part_entries: int = PART_ENTRIES) -> 
     rows, entries
         int64 ``(n_pieces + 1,)``, as `CutSource` has them; pieces without rows vanish.
     """
+    if not rows[-1]:
+        return np.zeros(1, np.int64), np.zeros(1, np.int64)
     kept = [0]
     for at in range(1, len(rows) - 1):
         is_full = entries[at] - entries[kept[-1]] >= part_entries
@@ -229,7 +234,7 @@ def make_plan(
     sources: Sequence[CutSource],
     *,
     data_dtype: str | None = None,
-    use_X_not_raw: bool = False,
+    use_x: bool = False,
     neighbor_key: str | None = None,
     tolerance: float = 1e-8,
 ) -> ConversionPlan:
@@ -249,7 +254,7 @@ def make_plan(
     except ValueError as error:
         raise ConfigError(str(error), kind="bad-dtype") from error
     kept = tuple(one for one in sources if one.facts.n_rows)
-    plan = ConversionPlan(kept, dtype, use_X_not_raw, neighbor_key, tolerance)
+    plan = ConversionPlan(kept, dtype, use_x, neighbor_key, tolerance)
     try:
         plan.spec  # noqa: B018 # says what it cannot be
     except ValueError as error:

@@ -38,7 +38,7 @@ __all__ = ["ConvertObserver", "Converted", "find_finished", "planned_workers", "
 _POLL_S = 0.25
 _LEAST_DEADLINE_S = 600.0
 _SLOWEST_BYTES_PER_S = 1e6
-_WORKER_BYTES = 768 * MIB
+_WORKER_BYTES = 1024 * MIB
 """Python, Ray, HDF5, compiled kernels; two chunks, and one more while it is hashed; what is decoded at a time."""
 _HOPELESS = frozenset({"config", "source", "corrupt", "conflict"})
 """What another try meets again."""

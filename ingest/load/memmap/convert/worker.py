@@ -1,4 +1,4 @@
-"""What a worker of a conversion does: bring the parts of a unit into the arrays, then to the disk, then write it down."""
+"""What a worker of a conversion does: bring parts into the arrays, then to the disk, then write down that it did."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ConvertFactory:
 
 
 class ConvertWorker:
-    """Writes the parts of units, one unit at a time; what is on the disk is written down while the next part is read."""
+    """Writes the parts of units, one unit at a time; one part is brought to the disk while the next is read."""
 
     def __init__(self, factory: ConvertFactory) -> None:
         self._factory = factory
