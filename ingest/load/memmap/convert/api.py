@@ -126,9 +126,7 @@ def create_archive(
     """
     options = ReadOptions(use_X_not_raw, allow_incomplete, endpoint_url, threads)
     words = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    plan = draft_plan(
-        words, options, data_dtype=data_dtype, tolerance=data_dtype_tolerance, neighbor_key=neighbor_key
-    )
+    plan = draft_plan(words, options, data_dtype=data_dtype, tolerance=data_dtype_tolerance, neighbor_key=neighbor_key)
     made = run_conversion(plan, path, options, local_pool(pool), _Quiet(), workers=workers, allow_lossy=allow_lossy)
     warn_of_losses(made)
     return made.path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ingest.errors import SourceChangedError
+from ingest.errors import NoMatrixError, SourceChangedError
 from ingest.load.memmap.convert.base import RowSource
 from ingest.load.memmap.convert.plan import CutSource, SourceFacts, even_rows, join_cuts
 from ingest.source import Source
@@ -71,13 +71,22 @@ def survey_source(name: SourceName, options: ReadOptions) -> Surveyed:
     """
     if name.kind == "chunks":
         return _survey_chunks(name, options)
-    rows = _open_h5ad(Source.parse(name.address), name.label, options)
+    rows = _open_named(name, options)
     try:
         cuts = even_rows(rows.n_rows, rows.n_entries) if rows.is_cuttable else np.array([0, rows.n_rows])
         facts = SourceFacts("h5ad", name.address, rows.version, name.label, rows.n_rows, rows.n_columns, rows.n_entries)
         return Surveyed(CutSource(facts, cuts, rows.entries_before(cuts)))
     finally:
         rows.close()
+
+
+def _open_named(name: SourceName, options: ReadOptions) -> H5adRows:
+    try:
+        return _open_h5ad(Source.parse(name.address), name.label, options)
+    except NoMatrixError as error:  # whose words are bionemo-scdl's, and name no file
+        hint = "without --use-X-not-raw, raw.X is taken" if options.use_x else "--use-X-not-raw takes X"
+        said = f"Error in processing file {name.label}: {error.message}"
+        raise NoMatrixError(said, hint=hint, source=error.source) from error
 
 
 def _survey_chunks(name: SourceName, options: ReadOptions) -> Surveyed:
