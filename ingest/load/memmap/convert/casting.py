@@ -16,8 +16,8 @@ Array = np.ndarray[Any, Any]
 def cast_values(values: Array, dtype: np.dtype[Any], tolerance: float) -> tuple[Array, int, LossyCast | None]:
     """Return `values` as `dtype`, and the entry that changes most where any is not near, its `row` for the caller.
 
-    Values are finite, as counts are. Near means ``numpy.allclose(cast, values, rtol=0, atol=tolerance)``; how much an entry changes is what
-    ``numpy.abs(cast - values)`` says in numpy's own types.
+    Values are finite, as counts are. Near means ``numpy.allclose(cast, values, rtol=0, atol=tolerance)``; how much an
+    entry changes is what ``numpy.abs(cast - values)`` says in numpy's own types.
 
     Returns
     -------

@@ -305,12 +305,12 @@ class _Run:
     def _finish(self) -> None:
         self._observer.finishing()
         workplace = self._workplace
-        if not workplace.is_described:
-            workplace.tidy()
-            describe_archive(workplace.folder, self._plan, self._options)
         try:
+            if not workplace.is_described:
+                workplace.tidy()
+                describe_archive(workplace.folder, self._plan, self._options)
             workplace.finish()
-        except (ConfigError, FileNotFoundError):
+        except (IngestError, OSError):
             # Another driver, where files have no locks, may have come first.
             if find_finished(workplace.path, self._plan) is None:
                 raise

@@ -87,10 +87,9 @@ class PartReceipt:
             if (lossy := document["lossy"]) is not None:
                 document["lossy"] = LossyCast(**lossy, size=float(lossy["difference"]))
             return cls(**{name: document[name] for name in cls.__slots__})
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(
-                f"{where} is no receipt ({error!r})", kind="receipt-damaged", hint="remove it"
-            ) from error
+        except (KeyError, TypeError, ValueError, CorruptError) as error:
+            said = f"{where} is damaged ({error})"
+            raise CorruptError(said, kind="receipt-damaged", hint="remove it, and its part is made again") from error
 
 
 class Workplace:

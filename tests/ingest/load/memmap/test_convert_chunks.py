@@ -1,4 +1,4 @@
-"""Rows straight from chunks: what plain readers find in them, in any cut and type; damage is named, nothing is wrong."""
+"""Rows straight from chunks: what plain readers find in them, in any cut and type; damage is named."""
 
 from __future__ import annotations
 
