@@ -182,12 +182,13 @@ class ObservedBlock(Mapping[str, "Array"]):
     def copy(self) -> ObservedBlock:
         """Return one that appending to this leaves alone, with the same segments."""
         other = ObservedBlock(self._segments[0])
+        other._names = list(self._names)
         other._segments, other._starts = list(self._segments), list(self._starts)
         other._casts, other._dtypes = [dict(casts) for casts in self._casts], dict(self._dtypes)
         return other
 
     def append(self, other: ObservedBlock) -> None:
-        """Append the rows of a block with the same columns, in whatever order.
+        """Append the rows of a block with the same columns; their order is its then, as bionemo-scdl has it.
 
         Raises
         ------
@@ -205,7 +206,7 @@ class ObservedBlock(Mapping[str, "Array"]):
         self._starts += [last + start for start in other._starts[1:]]
         self._segments += segments
         self._casts += appended
-        self._dtypes = wider
+        self._names, self._dtypes = list(other._names), wider
 
     def at(self, row: int, names: Sequence[str]) -> list[Any]:
         """Return values of a row."""
