@@ -12,6 +12,7 @@ from ingest.load.memmap.archive import describe, disk_full
 from ingest.load.memmap.convert.opening import open_facts
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
 from ingest.load.memmap.names import FileNames
+from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["describe_archive"]
 
 Array = np.ndarray[Any, Any]
-
-_NEIGHBORS = {
-    FileNames.NEIGHBOR_INDICES_PTR: "<u8",
-    FileNames.NEIGHBOR_INDICES: "<u4",
-    FileNames.NEIGHBOR_VALUES: "<f4",
-}
 
 
 def describe_archive(folder: Path, plan: ConversionPlan, options: ReadOptions) -> None:
@@ -87,7 +82,7 @@ class _Neighbors:
         self._row = self._entry = 0
         self._found = False
         with disk_full(folder):
-            for name in _NEIGHBORS:
+            for name in NEIGHBOR_DTYPES:
                 self._files[name] = (folder / name.value).open("wb")
         self._write(FileNames.NEIGHBOR_INDICES_PTR, np.zeros(1))
 
@@ -110,9 +105,9 @@ class _Neighbors:
         for file in self._files.values():
             file.close()
         if not self._found:
-            for name in _NEIGHBORS:
+            for name in NEIGHBOR_DTYPES:
                 (self._folder / name.value).unlink()
 
     def _write(self, name: FileNames, values: Array) -> None:
         with disk_full(self._folder):
-            self._files[name].write(np.ascontiguousarray(values, _NEIGHBORS[name]).data)
+            self._files[name].write(np.ascontiguousarray(values, NEIGHBOR_DTYPES[name]).data)

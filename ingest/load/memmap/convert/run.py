@@ -114,7 +114,7 @@ def find_finished(path: str | os.PathLike[str], plan: ConversionPlan) -> Convert
     ConfigError
         Something else is there (kind ``exists``); what differs is said.
     """
-    place = Path(path)
+    place = Path(path).absolute()
     if not place.exists() and not place.is_symlink():
         return None
     hint = f"name another place by -o, or remove {place}"
