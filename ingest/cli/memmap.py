@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -78,9 +79,10 @@ def memmap(**options: Any) -> int:
     taken at any depth. All cells stand in the archive in the order of the sources, stored entries as they are. Nothing
     is called PATH before all of it is on the disk; the same command again goes on where it was stopped.
     """
-    from ingest.load.memmap.convert.run import find_finished
+    from ingest.load.memmap.convert.run import check_path, find_finished
     from ingest.load.memmap.convert.survey import draft_plan
 
+    check_path(options["output"])
     read = _read_options(options)
     with CountDisplay("Sources", len(options["sources"]), "sources") as looking:
         plan = draft_plan(
@@ -104,7 +106,8 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
     from ingest.load.memmap.convert.run import planned_workers
 
     workers = 1 if options["pool"] == "serial" else planned_workers(1 << 30, options["workers"])
-    threads = options["cpus"] or max(1, available_cpus() // workers)
+    on_cluster = options["pool"] == "ray" and "RAY_ADDRESS" in os.environ  # of whose nodes nothing is known here
+    threads = options["cpus"] or (1 if on_cluster else max(1, available_cpus() // workers))
     return ReadOptions(options["use_x"], options["allow_incomplete"], options["endpoint_url"], threads)
 
 

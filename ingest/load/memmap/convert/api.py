@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from ingest.load.memmap.convert.opening import ReadOptions
-from ingest.load.memmap.convert.run import run_conversion
+from ingest.load.memmap.convert.run import check_path, run_conversion
 from ingest.load.memmap.convert.survey import draft_plan
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def create_archive(
     ConflictError
         Somebody else is making it, or another conversion was begun there.
     """
+    check_path(path)
     options = ReadOptions(use_X_not_raw, allow_incomplete, endpoint_url, threads)
     words = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     plan = draft_plan(words, options, data_dtype=data_dtype, tolerance=data_dtype_tolerance, neighbor_key=neighbor_key)

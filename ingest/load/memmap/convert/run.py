@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ingest.pool import Failure, Pool, UnitTask
     from ingest.running import OpenPool
 
-__all__ = ["ConvertObserver", "Converted", "find_finished", "planned_workers", "run_conversion"]
+__all__ = ["ConvertObserver", "Converted", "check_path", "find_finished", "planned_workers", "run_conversion"]
 
 _POLL_S = 0.25
 _LEAST_DEADLINE_S = 600.0
@@ -106,6 +106,20 @@ def planned_workers(n_missing: int, workers: int | None) -> int:
     return max(1, min(workers or available_cpus(), n_missing))
 
 
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of an archive to be.
+
+    Raises
+    ------
+    ConfigError
+        It is the URL of a bucket (kind ``not-local``).
+    """
+    if "://" in str(path):
+        said = f"{path}: an archive is mapped into memory, from a folder of this machine"
+        raise ConfigError(said, kind="not-local", hint="name a local path, and copy the archive afterwards")
+    return Path(path).expanduser().absolute()
+
+
 def find_finished(path: str | os.PathLike[str], plan: ConversionPlan) -> Converted | None:
     """Return the finished archive of `plan` if that is what is at `path`, None where nothing is.
 
@@ -114,7 +128,7 @@ def find_finished(path: str | os.PathLike[str], plan: ConversionPlan) -> Convert
     ConfigError
         Something else is there (kind ``exists``); what differs is said.
     """
-    place = Path(path).absolute()
+    place = check_path(path)
     if not place.exists() and not place.is_symlink():
         return None
     hint = f"name another place by -o, or remove {place}"
@@ -186,7 +200,7 @@ def run_conversion(
     IngestError
         Whatever else stood in the way of a part until the end.
     """
-    workplace = Workplace(Path(path).absolute())
+    workplace = Workplace(check_path(path))
     if found := find_finished(workplace.path, plan):
         return found
     with workplace.locked():

@@ -80,11 +80,12 @@ class ConvertWorker:
         ConflictError
             Another conversion has taken its place.
         """
-        from ingest.warm import compile_load_kernels
+        from ingest.warm import compile_copy_kernels, compile_load_kernels
 
         keep_freed_memory()
-        self._open()
-        compile_load_kernels()
+        plan, _ = self._open()
+        for kind in {source.facts.kind for source in plan.sources}:
+            compile_load_kernels() if kind == "chunks" else compile_copy_kernels()
 
     def _open(self) -> tuple[ConversionPlan, ArrayFiles]:
         if self._plan is not None and self._arrays is not None:

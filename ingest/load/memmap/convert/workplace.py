@@ -13,6 +13,7 @@ whole once all else is on the disk: a folder without it is an archive but for it
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -45,6 +46,8 @@ _EMPTIED = ".parts"
 _LOCK = ".lock"
 _TEMPORARY = ".write-"
 _RECEIPT = re.compile(r"(\d{6,})\.json\Z")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Of file systems without locks: two at once write the same bytes there, and both end right."""
 _SPARE_BYTES = 16 << 20
 """For features and receipts, beside the arrays."""
 
@@ -128,7 +131,7 @@ class Workplace:
         ConflictError
             Somebody else is at work (kind ``at-work``).
         ConfigError
-            There is something else by the folder's name (kind ``in-the-way``), or no permission (``permission``).
+            There is something else by the folder's name (kind ``in-the-way``), or it cannot be made (``bad-path``).
         """
         while True:
             self._make()
@@ -164,8 +167,8 @@ class Workplace:
             self._staging.make()
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(f"{error.filename} is in the way: no folder", kind="in-the-way") from error
-        except PermissionError as error:
-            raise ConfigError(f"no permission to write {error.filename}", kind="permission") from error
+        except OSError as error:
+            raise ConfigError(f"{self.folder} cannot be made ({error.strerror})", kind="bad-path") from error
 
     def _lock(self, handle: int) -> None:
         try:
@@ -176,6 +179,9 @@ class Workplace:
                 kind="at-work",
                 hint="wait for it; should it end early, the same command goes on",
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
 
     def _is_current(self, handle: int) -> bool:
         """Whether the lock is still that of the folder: whoever held it before may have renamed that since."""

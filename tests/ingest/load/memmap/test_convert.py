@@ -546,6 +546,60 @@ def test_both_end_right_where_files_have_no_locks(dest, tmp_path, quiet, monkeyp
     assert_same_archive(path, quiet)
 
 
+def test_a_receipt_comes_after_its_bytes_are_on_the_disk(dest, tmp_path, monkeypatch):
+    """Of a machine that loses its power, pages that were not brought there are gone, and a receipt would lie."""
+    import os
+
+    happened: list[str] = []
+    for owner, name in ((os, "pwrite"), (os, "fdatasync"), (Workplace, "put")):
+        real = getattr(owner, name)
+
+        def noted(*arguments, real=real, name=name):
+            result = real(*arguments)
+            happened.append(name)
+            return result
+
+        monkeypatch.setattr(owner, name, noted)
+    run(dest, tmp_path / "made")
+    assert [name for at, name in enumerate(happened) if not at or happened[at - 1] != name] == [
+        "pwrite",
+        "fdatasync",
+        "put",
+    ]
+
+
+def test_all_else_is_on_the_disk_before_receipts_go(dest, tmp_path, monkeypatch):
+    happened: list[str] = []
+    real_sync, real_rename = workplace_module.sync_folder, Path.rename
+    monkeypatch.setattr(workplace_module, "sync_folder", lambda folder: (real_sync(folder), happened.append("sync"))[0])
+    monkeypatch.setattr(
+        Path, "rename", lambda self, to: (happened.append(f"{self.name}>{Path(to).name}"), real_rename(self, to))[1]
+    )
+    run(dest, tmp_path / "made")
+    wanted = [one for one in happened if one == "sync" or one.endswith((">.parts", ">metadata.json", ">made"))]
+    assert wanted == [".metadata.json>metadata.json", "sync", "parts>.parts", "made.partial>made"]
+
+
+def test_without_locks_it_goes_on(dest, tmp_path, quiet, monkeypatch):
+    import errno
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workplace_module.fcntl, "flock", none)
+    run(dest, tmp_path / "made")
+    assert_same_archive(tmp_path / "made", quiet)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/made", "/dev/null/made", "/proc/made"])
+def test_places_where_no_archive_can_be(dest, path):
+    with pytest.raises(ConfigError) as caught:
+        create_archive(dest, path)
+    assert caught.value.kind == (
+        "not-local" if path.startswith("s3") else "in-the-way" if "null" in path else "bad-path"
+    )
+
+
 def test_a_folder_of_somebody_else_is_in_the_way(dest, tmp_path):
     path = tmp_path / "made"
     (tmp_path / "made.partial").mkdir()
