@@ -78,7 +78,7 @@ def make_loading_data(folder: Path, census: Path, index: Path, pythons: PeerPyth
     return data
 
 
-def once(path: Path, make: Callable[[Path], None]) -> None:
+def once(path: Path, make: Callable[[Path], object]) -> None:
     """Make what is not there, under another name first: what was broken off is not taken for it."""
     if path.exists():
         return

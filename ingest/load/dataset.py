@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest.errors import ConfigError, CorruptError
 from ingest.layout import CELLS_KEY, PRESENCE_KEY
@@ -226,6 +228,20 @@ class ChunkedCells:
             names[mine] = [f"{number}/{name}" for name in own]
         found: list[str] = names.tolist()
         return found
+
+    def names(self) -> pa.ChunkedArray:
+        """Return the names of all cells as Arrow texts: what `cell_ids` returns, without an object of Python each.
+
+        Raises
+        ------
+        CorruptError
+            A chunk that has to be asked is missing or damaged.
+        """
+        pieces: list[pa.Array] = []
+        for number, names in enumerate(self._names):
+            prefix = f"{number}/" if len(self._names) > 1 else ""
+            pieces += [pc.binary_join_element_wise(prefix, one, "") if prefix else one for one in names.every()]
+        return pa.chunked_array(pieces, pa.string())
 
     def find(self, cell_ids: Sequence[str]) -> Int64:
         """Return the global numbers of cells by name, int64 ``(n,)``, in the order asked for.

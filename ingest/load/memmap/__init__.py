@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ingest.load.memmap.collate import collate_neighbor_sparse_matrix_batch, collate_sparse_matrix_batch
     from ingest.load.memmap.collection import SingleCellCollection
+    from ingest.load.memmap.convert.api import create_archive
     from ingest.load.memmap.dataset import SingleCellMemMapDataset
     from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
     from ingest.load.memmap.names import FileNames, Mode, NeighborSamplingStrategy
@@ -36,6 +37,7 @@ __all__ = [
     "VariableFeatureIndex",
     "collate_neighbor_sparse_matrix_batch",
     "collate_sparse_matrix_batch",
+    "create_archive",
 ]
 
 _HOMES = {
@@ -48,6 +50,7 @@ _HOMES = {
     "VariableFeatureIndex": "features",
     "collate_neighbor_sparse_matrix_batch": "collate",
     "collate_sparse_matrix_batch": "collate",
+    "create_archive": "convert.api",
 }
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ingest.load.memmap.access import RowAccess
 from ingest.load.memmap.archive import ArchiveSpec, Staging, header_of, write_metadata
 from ingest.load.memmap.arrays import create_array
+from ingest.load.memmap.collate import collate_sparse_matrix_batch
 from ingest.load.memmap.concat import concatenated_features, concatenated_spec
 from ingest.load.memmap.dtypes import check_data_dtype
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
@@ -26,6 +27,7 @@ from ingest.load.memmap.names import VERSION, FileNames, Mode, NeighborSamplingS
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, Neighbors, NeighborSettings, has_neighbor_files
 from ingest.load.memmap.opening import OpenArchive, open_archive
 from ingest.load.memmap.revise import Piece, revise
+from ingest.load.memmap.row_list import RowList
 from ingest.load.memmap.rows import MappedRows, RowBatch, constant_width
 
 if TYPE_CHECKING:
@@ -308,13 +310,19 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
             raise IndexError(f"rows are asked for by number, not by {rows.dtype}")
         return self._rows.take(rows.astype(np.int64, copy=False), constant_width(self._var_feature_index.column_dims()))
 
-    def __getitems__(self, indices: Sequence[int]) -> RowBatch:
-        """Return what a DataLoader asks for a batch of; see `get_rows`."""
-        return self.get_rows(indices)
+    def __getitems__(self, indices: Sequence[int]) -> RowList:
+        """Return the cells of a DataLoader's batch, taken together, as a list of what ``dataset[i]`` returns."""
+        return RowList(self.get_rows(indices), self._rows.buffers)
 
-    def __getitem__(self, idx: int) -> torch.Tensor:
-        """Return a cell as a tensor ``(2, nnz)``: values, and columns in the type that holds both."""
-        return torch.from_numpy(np.stack(self.get_row(idx)[0]))
+    def __getitem__(self, idx: int | Sequence[int] | Array) -> torch.Tensor:
+        """Return a cell as a tensor ``(2, nnz)``: values, and columns in the type that holds both.
+
+        Several cells come as one sparse CSR tensor of constant width: what a DataLoader with a BatchSampler as its
+        sampler and ``batch_size=None`` asks for.
+        """
+        if isinstance(idx, int | np.integer):
+            return torch.from_numpy(np.stack(self.get_row(int(idx))[0]))
+        return collate_sparse_matrix_batch(self.get_rows(idx))
 
     def __len__(self) -> int:
         return self.number_of_rows()

@@ -31,6 +31,9 @@ __all__ = ["Harm", "Harms", "OutsideError", "ValueCast", "plain_numbers", "put_c
 
 Array = np.ndarray[Any, Any]
 
+_COMPILED = ("float32", "float64", "int32", "int64")
+"""Types that matrices have nearly always: each with each target is compiled once a machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Harm:
@@ -63,14 +66,17 @@ class ValueCast:
 
     def __init__(self, source: Any, target: Any, tolerance: float) -> None:
         self._source, self.target, self._tolerance = np.dtype(source), np.dtype(target), tolerance
-        # numba has no half precision
-        self._range = None if np.float16 in (self._source, self.target) else exact_range(self._source, self.target)
+        compiled = self._source.name in _COMPILED and self.target != np.float16  # which numba does not have
+        self._range = exact_range(self._source, self.target) if compiled else None
 
     def into(self, stored: Stored, out: Array) -> Harm | None:
         """Cast the wanted part of a block into `out`, of as many; return the harm, None where there is none."""
         if self._range is not None and not self._compiled(stored, out, *self._range):
             return None
-        return self._as_numpy(plain_numbers(stored, self._source), out, stored.at)
+        numbers = plain_numbers(stored, self._source)
+        with np.errstate(all="ignore"):
+            out[:] = numbers.astype(self.target)
+            return None if self._is_same(numbers, out) else self._harm(numbers, out, stored.at)
 
     def _compiled(self, stored: Stored, out: Array, low: Any, high: Any) -> bool:
         if stored.numbers.ndim == 1:
@@ -78,18 +84,21 @@ class ValueCast:
         bits = np.empty(STEP, _bits_of(self._source))
         return bool(cast_planes(stored.numbers, stored.begin, bits, bits.view(self._source), out, low, high))
 
-    def _as_numpy(self, numbers: Array, out: Array, at: int) -> Harm | None:
-        with np.errstate(all="ignore"):
-            out[:] = numbers.astype(self.target)
-            if not len(numbers):
-                return None
-            near = np.isclose(out, numbers, rtol=0, atol=self._tolerance)
-            off = np.abs(out - numbers)
-            far = np.flatnonzero(~near)
-            if not len(far):
-                return Harm(off.max(), -1, None, 0.0)
-            worst = far[np.argmax(off[far].astype(np.float64))]  # of NaN the first
-            return Harm(off.max(), at + int(worst), numbers[worst], float(off[worst]))
+    def _is_same(self, numbers: Array, out: Array) -> bool:
+        if numbers.dtype.kind == "f":
+            return bool((out - numbers == 0).all())  # not so of infinities and of what is no number
+        if np.can_cast(numbers.dtype, self.target):
+            return True
+        return not len(numbers) or bool(numbers.min() >= 0 and (out.astype(numbers.dtype) == numbers).all())
+
+    def _harm(self, numbers: Array, out: Array, at: int) -> Harm:
+        near = np.isclose(out, numbers, rtol=0, atol=self._tolerance)
+        off = np.abs(out - numbers)
+        far = np.flatnonzero(~near)
+        if not len(far):
+            return Harm(off.max(), -1, None, 0.0)
+        worst = far[np.argmax(off[far].astype(np.float64))]  # of NaN the first
+        return Harm(off.max(), at + int(worst), numbers[worst], float(off[worst]))
 
 
 class Harms:

@@ -39,12 +39,12 @@ class _Copying:
     shift: int
     """From an entry of the source to one of the archive."""
 
-    def __call__(self, task: tuple[bool, Stretch]) -> tuple[Stretch, Harm | None]:
+    def __call__(self, task: tuple[bool, Stretch]) -> tuple[bool, Stretch, Harm | None]:
         of_values, stretch = task
         if of_values:
-            return stretch, self._put_values(stretch)
+            return True, stretch, self._put_values(stretch)
         self._put_columns(stretch)
-        return stretch, None
+        return False, stretch, None
 
     def _put_values(self, stretch: Stretch) -> Harm | None:
         out = np.empty(stretch.stop - stretch.start, self.cast.target)
@@ -80,7 +80,7 @@ def copy_entries(
     threads
         That read, inflate, cast and write.
     done
-        Is told up to which entry values are written, ascending.
+        Is told up to which entry all is written, ascending.
 
     Raises
     ------
@@ -92,12 +92,13 @@ def copy_entries(
     cast = ValueCast(values.dtype, into.spec.data, tolerance)
     copying = _Copying(values, columns, n_columns, cast, into, entry_at - entries.start)
     tasks = _in_turn(values.stretches(entries.start, entries.stop), columns.stretches(entries.start, entries.stop))
-    harms = Harms()
+    harms, reached = Harms(), {True: entries.start, False: entries.start}
     with ThreadPoolExecutor(threads, "cell-ingest-copy") as pool:
         copied = map_ordered(pool, copying, tasks, ahead=2 * threads) if threads > 1 else map(copying, tasks)
-        for stretch, harm in copied:
+        for of_values, stretch, harm in copied:
             harms.add(harm)
-            done(stretch.stop)
+            reached[of_values] = stretch.stop
+            done(min(reached.values()))
     return harms
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_matrix import MatrixRef
     from ingest.load.memmap.convert.h5ad_matrix import Arrays, Reading
 
-__all__ = ["DenseRows"]
+__all__ = ["DenseRows", "filled_entries"]
 
 Array = np.ndarray[Any, Any]
 
@@ -115,7 +115,7 @@ class DenseRows:
 
     def _write_slab(self, part: Place, into: Arrays, tolerance: float, harms: Harms) -> int:
         block = frozen(self._read(part.first_row, part.first_row + part.n_rows, 0, self._matrix.shape[1]))
-        ends, columns, values = _filled(block)
+        ends, columns, values = filled_entries(block)
         out = np.empty(len(values), into.spec.data)
         cast = ValueCast(self.value_dtype, into.spec.data, tolerance)
         harm = cast.into(Stored(frozen(values), 0, len(out), 0), out)
@@ -135,7 +135,7 @@ class DenseRows:
         return int(ends[-1])
 
 
-def _filled(block: Array) -> tuple[Array, Array, Array]:
+def filled_entries(block: Array) -> tuple[Array, Array, Array]:
     """Return where each row ends, and columns and values of all that is not zero."""
     if block.dtype == np.float16:  # which numba does not have
         rows, columns = np.nonzero(block)

@@ -34,8 +34,9 @@ def read_frame(file: OpenH5ad, path: str) -> pd.DataFrame:
     open_table(file, path)  # checks lengths
     with file.reading(path):
         node = file.file[path]
-        frame = read_elem(node) if "encoding-type" in node.attrs else None
-        # Files of anndata before 0.7 do not say what their elements are.
+        is_todays = node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0"
+        # Of older files, which do not say what all their elements are, anndata warns for each.
+        frame = read_elem(node) if is_todays else None
         return frame if isinstance(frame, pd.DataFrame) else _read_old(file, path)
 
 

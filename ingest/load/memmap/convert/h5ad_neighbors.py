@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 
 from ingest.errors import NoMatrixError
@@ -56,8 +57,11 @@ def read_neighbors(reading: Reading, key: str) -> tuple[Array, Array, Array] | N
     HostileFileError
         It breaks a rule of structure.
     """
-    path = f"obsp/{key}"
-    if "/" in key or reading.file.get("obsp") is None or reading.file.get(path) is None:
+    path, found = f"obsp/{key}", reading.file.get("obsp")
+    with reading.file.reading("obsp"):
+        # Of its names: "." and "matrix/data" would lead somewhere, too.
+        names = list(found) if isinstance(found, h5py.Group) else []
+    if key not in names:
         text = f"Neighbor key '{key}' not found in AnnData.obsp. Neighbor loading skipped."
         warnings.warn(text, stacklevel=3)
         return None

@@ -140,10 +140,11 @@ class StoredArray:
         for block, view in zip(range(first, last), packed, strict=True):
             base = block * elements
             start, stop = max(stretch.start, base), min(stretch.stop, base + elements)
-            if view is None:
+            numbers = None if view is None else self._decoded(blocks, block, view)
+            if numbers is None:
                 yield self._sliced(start, stop)
             else:
-                yield Stored(self._decoded(blocks, block, view), start - base, stop - base, start)
+                yield Stored(numbers, start - base, stop - base, start)
 
     def _block_elements(self) -> int:
         if self._blocks is not None:
@@ -166,8 +167,8 @@ class StoredArray:
         self._opened.copy(offset, view)
         return view
 
-    def _decoded(self, blocks: _Blocks, block: int, packed: memoryview) -> Array:
-        """Undo the filters of a block but for shuffle."""
+    def _decoded(self, blocks: _Blocks, block: int, packed: memoryview) -> Array | None:
+        """Undo the filters of a block but for shuffle; None where HDF5 is to do it."""
         mask, width = int(blocks.masks[block]), self.dtype.itemsize
         is_last = block == len(blocks.offsets) - 1
         size = (blocks.edge if is_last else blocks.elements) * width
@@ -176,7 +177,7 @@ class StoredArray:
         if blocks.deflate is not None and not mask >> blocks.deflate & 1:
             raw = _inflate(packed, size, shuffled=shuffled)
             if raw is None and is_last and len(self) % blocks.elements and len(packed) == size:
-                raw, shuffled = packed, False  # HDF5 can be told to leave a block that is not full as it is
+                return None  # HDF5 can be told to leave a block that is not full as it is, and knows whether it was
         if raw is None or len(raw) != size:
             raise self._opened.error(self.path, f"block {block:,} of {len(blocks.offsets):,} is damaged", "unreadable")
         flat = np.frombuffer(raw, np.uint8 if shuffled else self.dtype)
