@@ -107,11 +107,11 @@ def _write_whole(dest: Path, path: Path) -> None:
     read_chunks(dest).write_h5ad(path, compression="gzip")
 
 
-def read_chunks(dest: Path) -> Any:
-    """Return all cells of a dataset as one AnnData, in order."""
+def read_chunks(dest: Path, **how: Any) -> Any:
+    """Return all cells of a dataset as one AnnData, in order; `how` is for anndata's ``concat``."""
     import anndata
 
-    return anndata.concat([anndata.read_h5ad(chunk) for chunk in sorted((dest / "chunks").iterdir())])
+    return anndata.concat([anndata.read_h5ad(chunk) for chunk in sorted((dest / "chunks").iterdir())], **how)
 
 
 def read_truth(path: Path, group: str = "X") -> Truth:

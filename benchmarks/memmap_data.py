@@ -70,10 +70,10 @@ def make_memmap_data(folder: Path, census: Path, index: Path) -> MemmapData:
     if not chunks.exists():
         make_dataset(str(chunks), index, data=DataSettings(cells_per_chunk=CHUNK_CELLS))
     raw = data.sources("raw.h5ad")
-    once(raw, lambda path: _with_raw(read_chunks(chunks)).write_h5ad(path, compression="gzip"))
-    once(data.sources("plain.h5ad"), lambda path: _with_raw(read_chunks(chunks)).write_h5ad(path))
-    once(data.sources("both.h5ad"), lambda path: _with_both(read_chunks(chunks)).write_h5ad(path, compression="gzip"))
-    once(data.sources("files"), lambda path: _write_files(read_chunks(chunks), path))
+    once(raw, lambda path: _with_raw(_read(chunks)).write_h5ad(path, compression="gzip"))
+    once(data.sources("plain.h5ad"), lambda path: _with_raw(_read(chunks)).write_h5ad(path))
+    once(data.sources("both.h5ad"), lambda path: _with_both(_read(chunks)).write_h5ad(path, compression="gzip"))
+    once(data.sources("files"), lambda path: _write_files(_read(chunks), path))
     once(data.truth, lambda path: read_truth(raw, "raw/X").write(path))
     once(data.h5ads / "arrays.json", lambda path: _write_digests(raw, path))
     return data
@@ -86,6 +86,11 @@ def array_digests(archive: Path) -> dict[str, str]:
         with (archive / name).open("rb") as file:
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def _read(chunks: Path) -> Any:
+    """Return all cells with obs and var, which are the same in every chunk."""
+    return read_chunks(chunks, merge="same")
 
 
 def _with_raw(adata: Any) -> Any:
