@@ -35,6 +35,7 @@ __all__ = [
     "compile_hvg_kernels",
     "compile_kernels",
     "compile_load_kernels",
+    "compile_mapped_kernels",
     "compile_qc_kernels",
     "compile_transform_kernels",
 ]
@@ -156,6 +157,19 @@ def compile_copy_kernels() -> None:
 
 
 @cache
+def compile_mapped_kernels() -> None:
+    """Take a few rows out of an archive, with columns and values of each type that counts are mostly stored in."""
+    from ingest.load.memmap.kernels import is_ascending  # a run does without
+    from ingest.load.memmap.rows import MappedRows
+
+    counts, rows = _counts(), np.arange(_N_CELLS)
+    for columns, values in ((np.uint8, np.uint8), (np.uint16, np.uint16), (np.uint32, np.float32)):
+        indices, ends = (counts.indices % (_N_GENES // 4)).astype(columns), counts.indptr.astype(np.uint32)
+        taken = MappedRows(counts.data.astype(values), indices, ends).take(rows, _N_GENES)
+    is_ascending(taken.indptr, taken.columns)
+
+
+@cache
 def compile_qc_kernels() -> None:
     """Send a few cells through what `qc` adds up with, for whole float32 counts."""
     from ingest.hvg import kernels
@@ -242,5 +256,6 @@ if __name__ == "__main__":
     compile_hvg_kernels()
     compile_load_kernels()
     compile_copy_kernels()
+    compile_mapped_kernels()
     compile_qc_kernels()
     compile_transform_kernels()
