@@ -9,6 +9,8 @@
     │   └── IncompleteError     what is asked wants the whole dataset           exit 3
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
+    │   ├── NoFileError         a FileNotFoundError: there is no such file
+    │   ├── NoMatrixError       a ValueError: the file lacks the matrix asked for
     │   ├── NotCountsError      values that are no counts (NaN, negative, fractional, …)
     │   └── HostileFileError    a file that must not be opened any further
     ├── TransientError   retry with back-off: it may go through later
@@ -39,6 +41,8 @@ __all__ = [
     "HostileFileError",
     "IncompleteError",
     "IngestError",
+    "NoFileError",
+    "NoMatrixError",
     "NotCountsError",
     "NotFoundError",
     "PreconditionError",
@@ -146,6 +150,18 @@ class SourceChangedError(SourceError):
     """The source is no longer the version that was surveyed."""
 
     default_kind = "source-changed"
+
+
+class NoFileError(SourceError, FileNotFoundError):
+    """There is no such file; one of Python's own, for callers that know nothing of this project."""
+
+    default_kind = "no-such-file"
+
+
+class NoMatrixError(SourceError, ValueError):
+    """The file does not have the matrix asked for, or not as such a one; a ValueError, for the same callers."""
+
+    default_kind = "no-matrix"
 
 
 class NotCountsError(SourceError):

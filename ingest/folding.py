@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
 
-__all__ = ["ChunkFold", "FoldObserver", "cut_even_units", "fold_chunks", "planned_workers"]
+__all__ = ["ChunkFold", "FoldObserver", "cut_even_units", "error_of", "fold_chunks", "planned_workers"]
 
 S = TypeVar("S")
 
@@ -203,10 +203,10 @@ class _Loop(Generic[S]):
             for failure in settled.failures:
                 self._observer.troubled(failure, settled.retried)
                 if failure.handling in _HOPELESS:
-                    raise _error_of(failure)
+                    raise error_of(failure)
         final = [*self._scheduler.quarantined.values(), *self._scheduler.gave_up.values()]
         if fatal := self._scheduler.fatal or next(iter(final), None):
-            raise _error_of(fatal)
+            raise error_of(fatal)
         self._observer.reached(self._n_cells + sum(progress.n_cells for progress in self._pool.progress()))
 
     def _deadline_s(self, task: UnitTask) -> float:
@@ -222,7 +222,7 @@ _CLASSES: dict[str, type[IngestError]] = {
 }
 
 
-def _error_of(failure: Failure) -> IngestError:
+def error_of(failure: Failure) -> IngestError:
     """Return what a worker met, as an error of this process."""
     kind = _CLASSES.get(failure.handling, IngestError)
     chunk = failure.chunks[0] if failure.chunks else None

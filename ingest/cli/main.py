@@ -14,6 +14,7 @@ from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.demo import demo
 from ingest.cli.hvg import hvg
 from ingest.cli.index import index
+from ingest.cli.memmap import memmap
 from ingest.cli.qc import qc
 from ingest.cli.run import run
 from ingest.cli.style import Group
@@ -42,7 +43,7 @@ def cli(*, debug: bool) -> None:
     del debug  # looked at by main(), which sees the error
 
 
-for _command in (demo, index, run, status, verify, repair, gc, hvg, qc):
+for _command in (demo, index, run, status, verify, repair, gc, hvg, qc, memmap):
     cli.add_command(_command)
 
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["MatrixRef", "describe_matrix", "find_counts"]
+__all__ = ["MatrixRef", "describe_matrix", "describe_pairs", "find_counts"]
 
 _SAMPLE = 4096
+_SPARSE: dict[str, Literal["csr", "csc"]] = {"csr": "csr", "csr_matrix": "csr", "csc": "csc", "csc_matrix": "csc"}
 _COUNT_LAYERS = ("counts", "count", "raw_counts", "raw_count", "umi_counts", "umis", "umi", "raw")
 
 
@@ -183,6 +184,29 @@ def describe_matrix(file: OpenH5ad, path: str) -> MatrixRef:
     return _describe(file, path, {"raw/X": "raw/var", "raw.X": "raw.var"}.get(path, "var"))
 
 
+def describe_pairs(file: OpenH5ad, path: str) -> MatrixRef | None:
+    """Describe the matrix of cells by cells at `path`; its values are not looked at.
+
+    Returns
+    -------
+    MatrixRef
+        None where it is dense or a table.
+
+    Raises
+    ------
+    HostileFileError
+        Its structure breaks a rule.
+    NotCountsError
+        ``value-type``: it holds no numbers.
+    """
+    node = file.get(path)
+    if not isinstance(node, h5py.Group) or _sparse_name(file, node) not in _SPARSE:
+        return None
+    n_obs = open_table(file, "obs").n_rows
+    with file.reading(path):
+        return _describe_sparse(file, path, node, (n_obs, n_obs))
+
+
 def _describe(file: OpenH5ad, path: str, var_path: str) -> MatrixRef:
     node = file.get(path)
     shape = (open_table(file, "obs").n_rows, open_table(file, var_path).n_rows)
@@ -230,13 +254,16 @@ def _describe_sparse(file: OpenH5ad, path: str, group: h5py.Group, shape: tuple[
 
 
 def _sparse_layout(file: OpenH5ad, path: str, group: h5py.Group) -> Literal["csr", "csc"]:
+    name = _sparse_name(file, group)
+    if name in _SPARSE:
+        return _SPARSE[name]
+    raise file.error(path, f"is no matrix (encoding {name!r})", "not-h5ad")
+
+
+def _sparse_name(file: OpenH5ad, group: h5py.Group) -> Any:
     declared = file.attribute(group, "encoding-type")
     name = declared if declared is not None else file.attribute(group, "h5sparse_format")
-    if name in ("csr", "csr_matrix"):
-        return "csr"
-    if name in ("csc", "csc_matrix"):
-        return "csc"
-    raise file.error(path, f"is no matrix (encoding {name!r})", "not-h5ad")
+    return name if isinstance(name, str) else None
 
 
 def _check_shape(file: OpenH5ad, path: str, declared: Any, expected: tuple[int, int]) -> None:

@@ -106,6 +106,21 @@ class OpenH5ad:
         self._stream.hold()
         return self._stream.size
 
+    def copy(self, position: int, view: memoryview) -> None:
+        """Fill `view` with the file's own bytes from `position` on: of a local file, in several threads at once.
+
+        Raises
+        ------
+        HostileFileError
+            ``truncated``: the file has become shorter.
+        TransientError
+            The disk.
+        """
+        try:
+            self._stream.copy(position, view)
+        except OSError as error:
+            raise _os_error(self.source, error) from error
+
     def error(self, dataset: str, message: str, kind: str) -> HostileFileError:
         """Make the error of a rule that `dataset` breaks."""
         return HostileFileError(f"{self.name}: {dataset}: {message}", kind=kind, source=str(self.source))

@@ -22,7 +22,7 @@ from ingest.load.order.samplers import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ingest.load.dataset import ChunkedCells
+    from ingest.load.cells import Cells
 
 __all__ = ["choose_cells", "choose_sampler"]
 
@@ -30,7 +30,7 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def choose_cells(
-    cells: ChunkedCells,
+    cells: Cells,
     *,
     rows: Int64 | Sequence[int] | None = None,
     where: str | None = None,
@@ -59,7 +59,7 @@ def choose_cells(
     return left
 
 
-def _why_none(cells: ChunkedCells, where: str) -> str | None:
+def _why_none(cells: Cells, where: str) -> str | None:
     """Say which text of a filter is none of its column's."""
     wanted = parse_filter(where)
     known = {column: texts for column in wanted.columns if (texts := cells.categories(column)) is not None}
@@ -71,7 +71,7 @@ def _why_none(cells: ChunkedCells, where: str) -> str | None:
 
 
 def choose_sampler(
-    cells: ChunkedCells,
+    cells: Cells,
     batch_size: int,
     *,
     chosen: Int64 | None = None,
@@ -118,7 +118,7 @@ def choose_sampler(
     return Weighted(cells.n_cells, batching, seed, chosen, drawn, epoch_cells)
 
 
-def _balanced(cells: ChunkedCells, column: str, chosen: Int64 | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _balanced(cells: Cells, column: str, chosen: Int64 | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     rows = np.arange(cells.n_cells) if chosen is None else chosen
     found = cells.obs.take(column, rows)
     if found.categories is None:
@@ -127,6 +127,6 @@ def _balanced(cells: ChunkedCells, column: str, chosen: Int64 | None) -> np.ndar
     return balanced_weights(found.values, found.categories)
 
 
-def _weights(cells: ChunkedCells, weights: Any, chosen: Int64 | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _weights(cells: Cells, weights: Any, chosen: Int64 | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     given = np.asarray(weights, np.float64)
     return given[chosen] if chosen is not None and given.shape == (cells.n_cells,) else given

@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest.errors import ConfigError, CorruptError
-from ingest.grammar import did_you_mean
 from ingest.layout import CELLS_KEY, PRESENCE_KEY
+from ingest.load.cells import cell_numbers, cells_of_accessions
 from ingest.load.files import OpenFiles, ReadSettings, is_remote
 from ingest.load.genes import columns_onto, joint_genes, wanted_genes
 from ingest.load.local_copy import cache_folder, local_copy
@@ -121,6 +123,16 @@ class ChunkedCells:
         return self.n_cells
 
     @property
+    def place(self) -> str:
+        """URL of the first dataset."""
+        return self.manifests[0].url
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Of an S3 or GCS look-alike."""
+        return self.settings.endpoint_url
+
+    @property
     def n_cells(self) -> int:
         """Cells of all datasets."""
         return int(self._starts[-1])
@@ -185,15 +197,7 @@ class ChunkedCells:
         ConfigError
             There is no such column, or an accession has no cells.
         """
-        known = self.categories("SRX_accession") or ()
-        found = self.obs.having("SRX_accession", list(set(accessions).intersection(known)))
-        # `run --without-bad` leaves names of which no cell is left.
-        has = {known[code] for code in np.unique(self.obs.take("SRX_accession", found).values).tolist()}
-        absent = next((text for text in accessions if text not in has), None)
-        if absent is not None:
-            said = f"no cells of SRX_accession {absent!r}{did_you_mean(absent, set(known) - {absent})}"
-            raise ConfigError(said, kind="unknown-accession")
-        return found
+        return cells_of_accessions(self.obs, accessions)
 
     def categories(self, column: str) -> tuple[str, ...] | None:
         """Return the distinct texts of an obs column, sorted; None of numbers."""
@@ -224,6 +228,20 @@ class ChunkedCells:
             names[mine] = [f"{number}/{name}" for name in own]
         found: list[str] = names.tolist()
         return found
+
+    def names(self) -> pa.ChunkedArray:
+        """Return the names of all cells as Arrow texts: what `cell_ids` returns, without an object of Python each.
+
+        Raises
+        ------
+        CorruptError
+            A chunk that has to be asked is missing or damaged.
+        """
+        pieces: list[pa.Array] = []
+        for number, names in enumerate(self._names):
+            prefix = f"{number}/" if len(self._names) > 1 else ""
+            pieces += [pc.binary_join_element_wise(prefix, one, "") if prefix else one for one in names.every()]
+        return pa.chunked_array(pieces, pa.string())
 
     def find(self, cell_ids: Sequence[str]) -> Int64:
         """Return the global numbers of cells by name, int64 ``(n,)``, in the order asked for.
@@ -321,6 +339,30 @@ class ChunkedCells:
         twin._opened, twin._lock = None, threading.Lock()
         return twin
 
+    def keeping(self, *chunks: int | None, once: bool = False) -> ChunkedCells:
+        """Return the same cells, of which so many inflated chunks are kept; see `ingest.load.cells.Cells`.
+
+        Raises
+        ------
+        ConfigError
+            A number is negative (kind ``bad-option``).
+        """
+        given = [number for number in chunks if number is not None]
+        if given:
+            return self.with_cache(self._bytes_of_chunks(min(given)))
+        # A block that comes once an epoch is gone before it comes again.
+        return self.with_cache(0) if once and self.settings.cache_bytes is None and not self.fit_cache else self
+
+    def _bytes_of_chunks(self, number: int) -> int:
+        if number < 0:
+            raise ConfigError(f"{number} chunks cannot be kept", kind="bad-option")
+        width = 4 + self.dtype.itemsize
+        if any(manifest.dense for manifest in self.manifests):
+            most = max(int(np.diff(m.starts).max(initial=0)) * len(m.genes) * m.dtype.itemsize for m in self.manifests)
+        else:
+            most = max(int(manifest.nnz.max(initial=0)) * width for manifest in self.manifests)
+        return number * max(most, 1)
+
     def close(self) -> None:
         """End threads and let go of files; the next read opens them again."""
         if self._process != os.getpid():
@@ -377,18 +419,4 @@ class ChunkedCells:
         ConfigError
             There is no such cell (kind ``row-out-of-range``), or these are no whole numbers (``bad-row``).
         """
-        wanted = np.atleast_1d(np.asarray(rows))
-        if wanted.dtype == np.bool_:
-            if wanted.shape != (self.n_cells,):
-                raise ConfigError(f"a mask of {wanted.size:,} for {self.n_cells:,} cells", kind="bad-row")
-            wanted = np.flatnonzero(wanted)
-        if len(wanted) and wanted.dtype.kind not in "iu":
-            raise ConfigError(f"cells are asked for by number, not by {wanted.dtype}", kind="bad-row")
-        wanted = wanted.astype(np.int64, copy=False)
-        wrong = wanted[(wanted < 0) | (wanted >= self.n_cells)]
-        if len(wrong):
-            raise ConfigError(
-                f"there is no cell {int(wrong[0]):,}: they are numbered from 0 to {self.n_cells - 1:,}",
-                kind="row-out-of-range",
-            )
-        return wanted
+        return cell_numbers(rows, self.n_cells)

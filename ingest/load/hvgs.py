@@ -10,12 +10,12 @@ from ingest.layout import HVG_KEY
 from ingest.store.open import open_store
 
 if TYPE_CHECKING:
-    from ingest.load.dataset import ChunkedCells
+    from ingest.load.cells import Cells
 
 __all__ = ["chosen_hvgs"]
 
 
-def chosen_hvgs(cells: ChunkedCells, n_hvgs: int | None = None, *, source: str | None = None) -> tuple[str, ...]:
+def chosen_hvgs(cells: Cells, n_hvgs: int | None = None, *, source: str | None = None) -> tuple[str, ...]:
     """Return ids of the first `n_hvgs` highly variable genes, the most variable first; None: all that were chosen.
 
     Parameters
@@ -30,8 +30,8 @@ def chosen_hvgs(cells: ChunkedCells, n_hvgs: int | None = None, *, source: str |
     CorruptError
         The file is damaged.
     """
-    url = source or cells.manifests[0].url
-    store = open_store(url, endpoint_url=cells.settings.endpoint_url)
+    url = source or cells.place
+    store = open_store(url, endpoint_url=cells.endpoint_url)
     try:
         names = tuple(json.loads(store.get(HVG_KEY))["hvg_names"])
     except NotFoundError as error:

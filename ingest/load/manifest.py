@@ -41,6 +41,10 @@ class Manifest:
     """int64 ``(n_chunks + 1,)``."""
     nnz: Int64
     """int64 ``(n_chunks,)``."""
+    maximum: float
+    """The largest count of all."""
+    whole: bool
+    """Whether all counts are whole numbers: no fractions were allowed, and nothing was normalised."""
     genes: Genes
     format: str
     codec: str
@@ -125,6 +129,8 @@ def read_manifest(store: Store, *, allow_incomplete: bool = False) -> Manifest:
             # Counted here: `first_cell` leaves room for the cells of chunks that are missing, the table of cells none.
             starts=np.concatenate([[0], np.cumsum([entry["n_cells"] for entry in entries], dtype=np.int64)]),
             nnz=np.array([entry["nnz"] for entry in entries], np.int64),
+            maximum=max((float(entry["maximum"]) for entry in entries), default=0.0),
+            whole=not data["data"]["allow_noninteger"] and data["data"].get("normalize") is None,
             genes=Genes(tuple(genes["ids"]), tuple(genes["names"]), tuple(genes["lengths"])),
             format=data["data"]["format"],
             codec=data["data"]["codec"],

@@ -12,7 +12,7 @@ from ingest.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ingest.load.dataset import ChunkedCells
+    from ingest.load.cells import Cells
 
 __all__ = ["MetadataReader"]
 
@@ -36,7 +36,7 @@ class MetadataReader:
         There is no such column.
     """
 
-    cells: ChunkedCells
+    cells: Cells
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

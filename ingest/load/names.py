@@ -13,7 +13,7 @@ from ingest.load.read.cache import ByteLru
 from ingest.load.read.chunk import ChunkFile, ChunkReader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ingest.load.obs import Obs
 
@@ -66,6 +66,22 @@ class CellNames:
             names[mine] = self.of_chunk(at).take(pa.array(local)).to_pylist()
         found: list[str] = names.tolist()
         return found
+
+    def every(self) -> Iterator[pa.StringArray]:
+        """Yield the names of all cells of this dataset in order, some at a time.
+
+        Raises
+        ------
+        CorruptError
+            A chunk that has to be asked is missing or damaged.
+        """
+        manifest = self._reader.manifest
+        if not self._numbered:
+            yield from map(self._read, range(manifest.n_chunks))
+            return
+        for start in range(0, manifest.n_cells, _SCAN_CELLS):
+            rows = np.arange(start, min(start + _SCAN_CELLS, manifest.n_cells))
+            yield pa.array(self._by_number(rows), pa.string())
 
     def find(self, wanted: Sequence[str]) -> dict[str, int]:
         """Return the cell of this dataset of each name that is one of its cells'; the chunks' names are looked through.

@@ -22,7 +22,7 @@ from ingest.load.order.draws import draws
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ingest.load.dataset import ChunkedCells
+    from ingest.load.cells import Cells
 
 __all__ = ["PARTS", "Part", "Split", "SplitRule", "split", "split_cells", "split_groups"]
 
@@ -98,7 +98,7 @@ class Split:
         return rows
 
 
-def split(cells: ChunkedCells, rule: SplitRule) -> Split:
+def split(cells: Cells, rule: SplitRule) -> Split:
     """Divide the cells of a dataset.
 
     Raises

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ingest.block import Counts
-    from ingest.load.dataset import ChunkedCells
+    from ingest.load.cells import Cells
     from ingest.load.order.epoch import EpochOrder
     from ingest.load.read.reader import GeneColumns
 
@@ -62,7 +62,7 @@ class CellBatch:
 
 
 def read_window(
-    cells: ChunkedCells, order: EpochOrder, number: int, columns: GeneColumns, transform: Transform | None
+    cells: Cells, order: EpochOrder, number: int, columns: GeneColumns, transform: Transform | None
 ) -> WindowCells:
     """Read one window and transform it.
 
@@ -78,7 +78,7 @@ def read_window(
 
 
 def stream_windows(
-    cells: ChunkedCells,
+    cells: Cells,
     order: EpochOrder,
     columns: GeneColumns,
     transform: Transform | None = None,

@@ -17,6 +17,8 @@ KINDS = {
     "IncompleteError": "incomplete",
     "SourceError": "source",
     "SourceChangedError": "source-changed",
+    "NoFileError": "no-such-file",
+    "NoMatrixError": "no-matrix",
     "NotCountsError": "not-counts",
     "HostileFileError": "hostile-file",
     "TransientError": "transient",
@@ -49,6 +51,8 @@ def test_every_error_pickles_with_all_its_fields(cls, module):
 
 def test_lookup_error_is_kept_for_not_found():
     assert issubclass(errors.NotFoundError, LookupError)
+    assert issubclass(errors.NoFileError, FileNotFoundError)
+    assert issubclass(errors.NoMatrixError, ValueError)
     assert errors.ConfigError.exit_code == errors.CredentialsError.exit_code == 2
     assert errors.SourceError.exit_code == 1
 

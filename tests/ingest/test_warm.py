@@ -15,11 +15,15 @@ from ingest.encode.base import encode_block
 from ingest.encode.open import open_codec
 from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
 from ingest.load.dataset import open_chunks
+from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles
+from ingest.load.memmap.convert.base import Place
+from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.load.read.kernels import scatter_rows
 from ingest.load.transform import BinnedTokens, Compose, DirectTokens, LogTokens, Normalize, NormalizeLog1p, RankOrder
 from ingest.settings import DataSettings
 from ingest.testing.blocks import seeded_block
 from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
+from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 from ingest.testing.windows import fresh
 from ingest.validate import check_rows
 
@@ -51,6 +55,17 @@ for form, dtype, order in (("h5ad", "float32", "none"), ("h5", "int16", "none"),
     data = DataSettings(cells_per_chunk=40, format=form, dtype=dtype, shuffle=order)
     cells = open_chunks(make_dataset(f"{sys.argv[1]}/{form}-{order}", index, data=data).url)
     cells.counts([70, 3, 50])
+
+for file in ("csr-None", "csr-gzip", "csc-gzip", "dense-gzip"):
+    layout, compression = file.split("-")
+    path = Path(sys.argv[1]) / f"{file}.h5ad"
+    write_h5ad_variant(path, sample_counts(90, 300), layout=layout, compression=compression.replace("None", "") or None)
+    for number, at in enumerate((path, min(Path(sys.argv[1]).glob("h5ad-none/chunks/*")))):
+        source, folder = H5adRows(at, use_X_not_raw=True), path.with_suffix(f".{number}")
+        folder.mkdir()
+        for dtype in ("float32", "uint16"):
+            with ArrayFiles.create(folder, ArchiveSpec.smallest(source.n_rows, source.n_entries, 300, dtype)) as into:
+                source.write(Place(0, source.n_rows, 0, 0), into)
 some = open_chunks(f"{sys.argv[1]}/h5ad-none").counts([70, 3, 50], genes=[7, 3, 250])
 scatter_rows(some.indptr, some.indices, some.data, np.zeros((3, 3), np.float32))
 

@@ -8,7 +8,7 @@ from ingest.load.choose import choose_cells, choose_sampler
 from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
-from ingest.load.torch.datasets import cache_of_chunks, opened
+from ingest.load.torch.datasets import opened
 from ingest.load.torch.loader import CellLoader, Ranks
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def create_dataloader(
     Parameters
     ----------
     source
-        A dataset that `run` has written, several, or what `open_chunks` returned.
+        A dataset that `run` has written, several, or what `open_chunks` returned; or an archive that `memmap` has.
     batch_size
         Cells of a batch.
     shuffle, seed, block_cells, window_cells, drop_last, balance, weights, epoch_cells
@@ -81,11 +81,7 @@ def create_dataloader(
         A summary is damaged; chunks that are, are named when they are read.
     """
     cells = opened(source, **settings)
-    cache = cache_of_chunks(cells, chunk_cache_size, max_chunks_in_memory)
-    if cache is None and cells.settings.cache_bytes is None and not cells.fit_cache:
-        cache = 0  # a block that comes once an epoch is gone before it comes again
-    if cache is not None:
-        cells = cells.with_cache(cache)
+    cells = cells.keeping(chunk_cache_size, max_chunks_in_memory, once=True)
     sampler = choose_sampler(
         cells,
         batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ingest.errors import ConfigError
 from ingest.load.choose import choose_cells, choose_sampler
-from ingest.load.dataset import ChunkedCells, open_chunks
+from ingest.load.dataset import open_chunks
 from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
+from ingest.load.memmap.cells import MappedCells, is_archive
 from ingest.load.metadata import MetadataReader
 from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.stream import read_window, stream_batches
@@ -20,47 +22,34 @@ from ingest.load.torch.forms import maker_of
 from ingest.load.torch.loader import Ranks, as_tensor
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ingest.load.cells import Cells
     from ingest.load.stream import Transform
 
     Place = str | os.PathLike[str]
-    Source = Place | Sequence[Place] | ChunkedCells
+    Source = Place | Sequence[Place] | Cells
 
-__all__ = ["ChunkDataset", "HVGDataset", "ScRNADataset", "ShuffledCells", "cache_of_chunks", "opened"]
+__all__ = ["ChunkDataset", "HVGDataset", "ScRNADataset", "ShuffledCells", "opened"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def opened(source: Source, **settings: Any) -> ChunkedCells:
-    """Return `source` when it is open already, else open it.
+def opened(source: Source, **settings: Any) -> Cells:
+    """Return `source` when it is open already, else open it: chunks, or an archive that is mapped into memory.
 
     Raises
     ------
     ConfigError
-        Settings are given for what is open already.
+        Settings are given for what is open already, or for an archive.
     """
-    if not isinstance(source, ChunkedCells):
+    if isinstance(source, str | os.PathLike) and is_archive(source):
+        source = MappedCells(source)
+    if isinstance(source, str | os.PathLike) or not hasattr(source, "gene_columns"):
         return open_chunks(source, **settings)
     if settings:
         raise ConfigError(f"{min(settings)} is for open_chunks, which has been called", kind="bad-option")
-    return source
-
-
-def cache_of_chunks(cells: ChunkedCells, *numbers: int | None) -> int | None:
-    """Return the bytes that the fewest of so many inflated chunks take; None where no number is given."""
-    given = [number for number in numbers if number is not None]
-    if not given:
-        return None
-    if min(given) < 0:
-        raise ConfigError(f"{min(given)} chunks cannot be kept", kind="bad-option")
-    width = 4 + cells.dtype.itemsize
-    if any(manifest.dense for manifest in cells.manifests):
-        largest = max(int(np.diff(m.starts).max(initial=0)) * len(m.genes) * m.dtype.itemsize for m in cells.manifests)
-    else:
-        largest = max(int(manifest.nnz.max(initial=0)) * width for manifest in cells.manifests)
-    return min(given) * max(largest, 1)
+    return source  # type: ignore[return-value]  # it has gene_columns: no list of places
 
 
 class ChunkDataset(Dataset[Any]):
@@ -99,9 +88,7 @@ class ChunkDataset(Dataset[Any]):
         **settings: Any,
     ) -> None:
         self.cells = opened(source, **settings)
-        cache = cache_of_chunks(self.cells, chunk_cache_size, max_chunks_in_memory)
-        if cache is not None:
-            self.cells = self.cells.with_cache(cache)
+        self.cells = self.cells.keeping(chunk_cache_size, max_chunks_in_memory)
         self.genes, self._columns = self.cells.gene_columns(genes)
         self._transform = transform
         self._metadata = MetadataReader(self.cells, tuple(obs))

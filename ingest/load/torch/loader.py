@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ingest.genes import Genes
-    from ingest.load.dataset import ChunkedCells
+    from ingest.load.cells import Cells
     from ingest.load.order.epoch import EpochOrder
     from ingest.load.order.samplers import Sampler
     from ingest.load.read.reader import GeneColumns
@@ -97,7 +97,7 @@ class CellLoader:
 
     def __init__(
         self,
-        cells: ChunkedCells,
+        cells: Cells,
         sampler: Sampler,
         *,
         genes: Any = None,
@@ -263,9 +263,7 @@ def _places(state: Mapping[str, Any]) -> tuple[int, int, Mapping[str, Any]]:
 class _Windows(Dataset[Any]):
     """Windows by epoch and number: what a worker reads, epoch after epoch."""
 
-    def __init__(
-        self, cells: ChunkedCells, sampler: Sampler, columns: GeneColumns, transform: Transform | None
-    ) -> None:
+    def __init__(self, cells: Cells, sampler: Sampler, columns: GeneColumns, transform: Transform | None) -> None:
         self.cells, self._sampler, self._columns, self._transform = cells, sampler, columns, transform
         self._order: EpochOrder | None = None
 

@@ -1,0 +1,462 @@
+"""One archive, opened: rows by number, features by name, neighbours, all of it mapped and none of it copied.
+
+Names, arguments, defaults, return values and messages are bionemo-scdl's (0.1.3), so that its users change an import.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ingest.load.memmap.access import RowAccess
+from ingest.load.memmap.archive import ArchiveSpec, Staging, header_of, write_metadata
+from ingest.load.memmap.arrays import create_array
+from ingest.load.memmap.collate import collate_sparse_matrix_batch
+from ingest.load.memmap.concat import concatenated_features, concatenated_spec
+from ingest.load.memmap.dtypes import check_data_dtype
+from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
+from ingest.load.memmap.from_h5ad import H5adOptions, archive_of_h5ad
+from ingest.load.memmap.names import VERSION, FileNames, Mode, NeighborSamplingStrategy
+from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, Neighbors, NeighborSettings, has_neighbor_files
+from ingest.load.memmap.opening import OpenArchive, open_archive
+from ingest.load.memmap.revise import Piece, revise
+from ingest.load.memmap.row_list import RowList
+from ingest.load.memmap.rows import MappedRows, RowBatch, constant_width
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ingest.load.memmap.header import SCDLHeader
+
+__all__ = ["SingleCellMemMapDataset"]
+
+Array = np.ndarray[Any, Any]
+
+_COPY_ENTRIES = 10 * 1_024 * 1_024
+_IN_SPEC = (FileNames.DATA, FileNames.COLPTR, FileNames.ROWPTR)
+
+
+class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
+    """Cells of one or several AnnData matrices, in arrays on the disk that are mapped into memory.
+
+    An existing `data_path` is opened; otherwise an archive is made there of an h5ad file, or, all zero, of sizes.
+    To other processes it travels as its path.
+
+    Parameters
+    ----------
+    data_path
+        The archive.
+    h5ad_path
+        What it is made of.
+    num_elements, num_rows
+        Stored entries and cells of one that is to be filled by hand and then saved.
+    mode
+        ``Mode.READ``: nothing can be changed by it. Of an archive that this user may not write it always is.
+    paginated_load_cutoff, load_block_row_size
+        What a cast loses is said once of a file below so many MB, and of every so many rows of a larger one. Memory
+        is bounded either way.
+    var_feature_index_name, obs_feature_index_name
+        What the names of genes, or cells, are called where there are no columns.
+    load_neighbors, neighbor_key, neighbor_sampling_strategy, fallback_to_identity
+        Whether ``obsp[neighbor_key]`` is taken along, how one of a cell's neighbours is drawn, and whether a cell
+        without any is silently its own.
+    data_dtype
+        Of values that are made of an h5ad file: of `INT_ORDER` or `FLOAT_ORDER`; None: float32.
+    data_dtype_tolerance
+        How far a cast may be off before it is warned of.
+    use_X_not_raw
+        Take X, not raw.X.
+
+    Raises
+    ------
+    FileExistsError
+        There is something at `data_path` already.
+    FileNotFoundError
+        There is no h5ad file, or `data_path` is no finished archive.
+    ValueError
+        Nothing says what to open or make; a type or strategy is none; the file lacks the matrix.
+    IngestError
+        The file or the archive is damaged, or the disk is full.
+    """
+
+    data: np.memmap[Any, Any]
+    """Stored values, ``(n_entries,)``."""
+    col_index: np.memmap[Any, Any]
+    """The column of each, ``(n_entries,)``."""
+    row_index: np.memmap[Any, Any]
+    """Where rows begin, and the last one ends, ``(n_rows + 1,)``."""
+
+    def __init__(
+        self,
+        data_path: str | os.PathLike[str],
+        h5ad_path: str | os.PathLike[str] | None = None,
+        num_elements: int | None = None,
+        num_rows: int | None = None,
+        mode: Mode | str = Mode.READ_APPEND,
+        paginated_load_cutoff: int = 10_000,
+        load_block_row_size: int = 1_000_000,
+        var_feature_index_name: str = "var_feature_id",
+        obs_feature_index_name: str = "obs_feature_id",
+        load_neighbors: bool = False,
+        neighbor_key: str = "next_cell_ids",
+        neighbor_sampling_strategy: NeighborSamplingStrategy | str = NeighborSamplingStrategy.RANDOM,
+        fallback_to_identity: bool = True,
+        data_dtype: str | None = None,
+        data_dtype_tolerance: float = 1e-08,
+        use_X_not_raw: bool = False,  # noqa: N803 # the peer's name
+    ) -> None:
+        self.data_path = data_path
+        self.mode = Mode(mode)
+        self.header: SCDLHeader | None = None
+        self.metadata: dict[str, Any] = {}
+        self.paginated_load_cutoff, self.load_block_row_size = paginated_load_cutoff, load_block_row_size
+        self.var_feature_index_name, self.obs_feature_index_name = var_feature_index_name, obs_feature_index_name
+        self.data_dtype_tolerance, self.use_X_not_raw = data_dtype_tolerance, use_X_not_raw
+        self._var_feature_index, self._obs_feature_index = VariableFeatureIndex(), ObservedFeatureIndex()
+        if data_dtype is not None:
+            check_data_dtype(data_dtype)
+        self.dtypes = {
+            FileNames.DATA.value: data_dtype or "float32",
+            FileNames.COLPTR.value: "uint32",
+            FileNames.ROWPTR.value: "uint64",
+            **{name.value: dtype for name, dtype in NEIGHBOR_DTYPES.items()},
+        }
+        self.load_neighbors = load_neighbors
+        self._neighbors: Neighbors | None = None
+        self._neighbor_settings = NeighborSettings()
+        if load_neighbors:
+            self._neighbor_settings = NeighborSettings(neighbor_key, neighbor_sampling_strategy, fallback_to_identity)
+        self._begin(h5ad_path, num_elements, num_rows)
+
+    def _begin(self, h5ad_path: str | os.PathLike[str] | None, num_elements: int | None, num_rows: int | None) -> None:
+        exists = Path(self.data_path).exists()
+        if exists and self.mode is Mode.CREATE_APPEND:
+            raise FileExistsError(f"Output directory already exists: {self.data_path}")
+        if exists and h5ad_path is not None:
+            raise FileExistsError(
+                "Invalid input; both an existing SCMMAP and an h5ad file were passed. "
+                "Please pass either an existing SCMMAP or an h5ad file."
+            )
+        if exists:
+            self.load(self.data_path)
+        elif h5ad_path is not None:
+            self.load_h5ad(h5ad_path)
+        elif isinstance(num_rows, int) and isinstance(num_elements, int):
+            self._make_empty(num_elements, num_rows)
+        else:
+            raise ValueError("An np.memmap path, an h5ad path, or the number of elements and rows is required")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Mapped arrays would travel as copies of the whole archive.
+        mapped = ("data", "col_index", "row_index", "_values", "_columns", "_row_ends", "_rows", "_neighbors")
+        state = {name: value for name, value in self.__dict__.items() if name not in mapped}
+        return {**state, "_var_feature_index": None, "_obs_feature_index": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        mode = self.mode
+        self.load(self.data_path)
+        self.mode = mode
+
+    def version(self) -> str:
+        """Return the version of bionemo-scdl whose interface this is."""
+        return VERSION
+
+    @property
+    def header_path(self) -> str:
+        """Where the header is."""
+        return os.path.join(self.data_path, FileNames.HEADER.value)  # noqa: PTH118 # a str, as the peer's
+
+    def load(self, stored_path: str | os.PathLike[str]) -> None:
+        """Open the archive at `stored_path`.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is not there, or not a finished archive.
+        CorruptError
+            Its files do not belong together.
+        """
+        fallback = {name: self.dtypes[name.value] for name in _IN_SPEC}
+        found = open_archive(stored_path, self.mode, fallback)
+        self.data_path = stored_path
+        if self.mode is not Mode.READ:
+            self.mode = Mode.READ_APPEND
+        self._take(found)
+
+    def load_h5ad(self, anndata_path: str | os.PathLike[str]) -> None:
+        """Make the archive of an h5ad file: of all of it or, where anything stands in the way, of nothing.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError, IngestError
+            As the class says.
+        """
+        options = H5adOptions(
+            data_dtype=self.dtypes[FileNames.DATA.value],
+            tolerance=self.data_dtype_tolerance,
+            use_x=self.use_X_not_raw,
+            cutoff_mb=self.paginated_load_cutoff,
+            block_rows=self.load_block_row_size,
+            var_name=self.var_feature_index_name,
+            obs_name=self.obs_feature_index_name,
+            neighbor_key=self._neighbor_settings.key if self.load_neighbors else None,
+        )
+        archive_of_h5ad(self.data_path, anndata_path, options)
+        self.load(self.data_path)
+
+    def save(self, output_path: str | None = None) -> bool:
+        """Bring what has been changed, and what the archive consists of, to the disk; then it can be opened elsewhere.
+
+        Raises
+        ------
+        NotImplementedError
+            `output_path` is given: it is saved where it is.
+        FileNotFoundError
+            A file has been removed meanwhile.
+        """
+        if output_path is not None:
+            raise NotImplementedError("Saving to separate path is not yet implemented.")
+        folder = Path(self.data_path)
+        self.header = header_of(self._spec, self._var_feature_index, self._obs_feature_index)
+        self.header.save(self.header_path)
+        self._var_feature_index.save(str(folder / FileNames.VAR_FEATURES.value))
+        self._obs_feature_index.save(str(folder / FileNames.OBS_FEATURES.value))
+        for name in (FileNames.VERSION, *_IN_SPEC):
+            if not (folder / name.value).exists():
+                raise FileNotFoundError(f"This file should exist from object creation: {folder / name.value}")
+        for array in (self.data, self.row_index, self.col_index):
+            array.flush()
+        if self._neighbors is not None:
+            self._neighbors.flush()
+        self.metadata["num_rows"] = self.number_of_rows()
+        write_metadata(folder, self.metadata)
+        return True
+
+    def cast_data_to_dtype(self, dtype: str) -> None:
+        """Store values as another type, in place, as numpy casts them: what does not fit is lost.
+
+        Raises
+        ------
+        ValueError
+            There is no such type.
+        """
+        check_data_dtype(dtype)
+        old = self._spec
+        self._revise(ArchiveSpec(old.n_rows, old.n_entries, dtype, old.columns, old.rows), [], _COPY_ENTRIES)
+
+    def concat(
+        self,
+        other_dataset: SingleCellMemMapDataset | list[SingleCellMemMapDataset],
+        extend_copy_size: int = _COPY_ENTRIES,
+        output_path: str | os.PathLike[str] | None = None,
+        destroy_on_copy: bool = False,
+    ) -> None:
+        """Append the cells of other archives to this one, in place or at `output_path`, which it then is.
+
+        Types widen as they have to. What is broken off is undone when the archive is next opened.
+
+        Parameters
+        ----------
+        extend_copy_size
+            Entries copied at once.
+        destroy_on_copy
+            Move this archive to `output_path` instead of copying it, and remove the arrays of the others at the end.
+
+        Raises
+        ------
+        ValueError
+            These are no archives, or some have whole numbers and some have fractions.
+        FileExistsError
+            There is something at `output_path`.
+        """
+        others = [other_dataset] if isinstance(other_dataset, SingleCellMemMapDataset) else other_dataset
+        if not isinstance(others, list):
+            raise ValueError(  # noqa: TRY004 # as the peer's
+                f"Expecting either a {SingleCellMemMapDataset} or a list thereof. Actually got: {type(other_dataset)}"
+            )
+        pieces = [Piece(Path(other.data_path), other._spec) for other in others]
+        new = concatenated_spec(Piece(Path(self.data_path), self._spec), pieces)
+        if output_path is None:
+            self._revise(new, others, extend_copy_size)
+        else:
+            self._concat_at(output_path, new, others, extend_copy_size, move=destroy_on_copy)
+        if destroy_on_copy:
+            for piece in pieces:
+                for name in _IN_SPEC:
+                    (piece.folder / name.value).unlink(missing_ok=True)
+
+    def get_rows(self, indices: Sequence[int] | Array) -> RowBatch:
+        """Return many cells at once, in the order asked for, as one CSR matrix of constant width.
+
+        The arrays are the caller's, and used again when nobody refers to them any more.
+
+        Raises
+        ------
+        IndexError
+            There is no such row.
+        CorruptError
+            The archive is damaged there.
+        """
+        rows = np.atleast_1d(np.asarray(indices))
+        if len(rows) and rows.dtype.kind not in "iu":
+            raise IndexError(f"rows are asked for by number, not by {rows.dtype}")
+        return self._rows.take(rows.astype(np.int64, copy=False), constant_width(self._var_feature_index.column_dims()))
+
+    def __getitems__(self, indices: Sequence[int]) -> RowList:
+        """Return the cells of a DataLoader's batch, taken together, as a list of what ``dataset[i]`` returns."""
+        return RowList(self.get_rows(indices), self._rows.buffers)
+
+    def __getitem__(self, idx: int | Sequence[int] | Array) -> torch.Tensor:
+        """Return a cell as a tensor ``(2, nnz)``: values, and columns in the type that holds both.
+
+        Several cells come as one sparse CSR tensor of constant width: what a DataLoader with a BatchSampler as its
+        sampler and ``batch_size=None`` asks for.
+        """
+        if isinstance(idx, int | np.integer):
+            return torch.from_numpy(np.stack(self.get_row(int(idx))[0]))
+        return collate_sparse_matrix_batch(self.get_rows(idx))
+
+    def __len__(self) -> int:
+        return self.number_of_rows()
+
+    def var_features(self) -> VariableFeatureIndex:
+        """Return the columns of var."""
+        return self._var_feature_index
+
+    def obs_features(self) -> ObservedFeatureIndex:
+        """Return the columns of obs."""
+        return self._obs_feature_index
+
+    def number_of_values(self) -> int:
+        """Return how many values there are, stored or not."""
+        return int(sum(self._var_feature_index.number_of_values()))
+
+    def number_of_rows(self) -> int:
+        """Return how many cells there are.
+
+        Raises
+        ------
+        ValueError
+            Features are of another number.
+        """
+        n_features, n_rows = self._var_feature_index.number_of_rows(), self.row_index.size - 1
+        if len(self._var_feature_index) > 0 and n_features != n_rows:
+            raise ValueError(
+                f"The number of rows in the feature index {n_features} "
+                f"does not correspond to the number of rows in the row_index {n_rows}"
+            )
+        return n_features
+
+    def number_nonzero_values(self) -> int:
+        """Return how many values are stored."""
+        return int(self.data.size)
+
+    def number_of_variables(self) -> list[int]:
+        """Return the number of columns of each run of cells with the same genes."""
+        return self._var_feature_index.column_dims() if len(self._var_feature_index) else [0]
+
+    def shape(self) -> tuple[int, list[int]]:
+        """Return the number of cells, and of columns as `number_of_variables` does."""
+        return self.number_of_rows(), self.number_of_variables()
+
+    def sparsity(self) -> float:
+        """Return the share of values that are not stored, 0 where there are none at all."""
+        total = self.number_of_values()
+        return (total - self.number_nonzero_values()) / total if total else 0.0
+
+    @property
+    def _has_neighbors(self) -> bool:
+        return self._neighbors is not None
+
+    @property
+    def neighbor_key(self) -> str:
+        """Where in obsp neighbours come from."""
+        return self._neighbor_settings.key
+
+    @property
+    def neighbor_sampling_strategy(self) -> NeighborSamplingStrategy:
+        """Which of a cell's neighbours is taken."""
+        return NeighborSamplingStrategy(self._neighbor_settings.strategy)
+
+    @property
+    def fallback_to_identity(self) -> bool:
+        """Whether a cell without neighbours is silently its own."""
+        return self._neighbor_settings.fallback_to_identity
+
+    @property
+    def _spec(self) -> ArchiveSpec:
+        return ArchiveSpec(len(self.row_index) - 1, len(self.data), *(self.dtypes[name.value] for name in _IN_SPEC))
+
+    def _make_empty(self, num_elements: int, num_rows: int) -> None:
+        spec = ArchiveSpec(num_rows, num_elements, *(self.dtypes[name.value] for name in _IN_SPEC))
+        folder = Path(self.data_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FileNames.VERSION.value).write_text(f'"{VERSION}"')
+        self.mode = Mode.CREATE_APPEND
+        arrays = {name: create_array(folder, name, *described) for name, described in spec.arrays.items()}
+        self._map(arrays[FileNames.DATA], arrays[FileNames.ROWPTR], arrays[FileNames.COLPTR])
+
+    def _take(self, found: OpenArchive) -> None:
+        for name, (dtype, _) in found.spec.arrays.items():
+            self.dtypes[name.value] = dtype
+        self.header, self.metadata = found.header, found.metadata
+        self._var_feature_index, self._obs_feature_index = found.var, found.obs
+        self._map(found.data, found.row_index, found.col_index)
+        self._neighbors = None
+        if self.load_neighbors:
+            if has_neighbor_files(Path(self.data_path)):
+                self._neighbors = Neighbors(Path(self.data_path), len(found.row_index) - 1, self.mode)
+            else:
+                warnings.warn("Neighbor loading was requested but neighbor files are missing", stacklevel=4)
+
+    def _map(self, data: np.memmap[Any, Any], row_index: np.memmap[Any, Any], col_index: np.memmap[Any, Any]) -> None:
+        self.data, self.row_index, self.col_index = data, row_index, col_index
+        self._values, self._row_ends, self._columns = (a.view(np.ndarray) for a in (data, row_index, col_index))
+        self._rows = MappedRows(data, col_index, row_index)
+
+    def _revise(self, new: ArchiveSpec, others: list[SingleCellMemMapDataset], piece_entries: int) -> None:
+        """Change the archive where it is."""
+        owners = [self, *others]
+        features = concatenated_features([(one._var_feature_index, one._obs_feature_index) for one in owners])
+        metadata = {**self.metadata, "num_rows": features[0].number_of_rows()}
+        pieces = [Piece(Path(other.data_path), other._spec) for other in others]
+        for array in (each for one in owners for each in (one.data, one.row_index, one.col_index)):
+            array.flush()
+        revise(Path(self.data_path), self._spec, new, pieces, features, metadata, piece_entries=piece_entries)
+        self.load(self.data_path)
+
+    def _concat_at(
+        self,
+        output_path: str | os.PathLike[str],
+        new: ArchiveSpec,
+        others: list[SingleCellMemMapDataset],
+        piece_entries: int,
+        *,
+        move: bool,
+    ) -> None:
+        """Do it in a copy, which then is called `output_path`."""
+        if Path(output_path).exists():
+            raise FileExistsError(f"Output directory already exists: {output_path}")
+        staging = Staging(output_path, f".partial-{os.getpid()}")
+        staging.discard()
+        source = Path(self.data_path)
+        (shutil.move if move else shutil.copytree)(source, staging.folder)
+        try:
+            self.load(staging.folder)
+            self._revise(new, others, piece_entries)
+            staging.commit()
+        except BaseException:
+            if move:
+                shutil.move(staging.folder, source)
+            staging.discard()
+            self.load(source)
+            raise
+        self.load(output_path)
