@@ -19,6 +19,7 @@ from scipy import sparse
 from ingest.errors import HostileFileError
 from ingest.fetch.h5ad_open import open_h5ad
 from ingest.load.memmap.convert.h5ad_cast import plain_numbers
+from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
 from ingest.load.memmap.convert.h5ad_stored import StoredArray
 
 N = 9_500
@@ -74,7 +75,8 @@ def chunked(values, **options):
         ({"compression": "gzip"}, True),
         ({"compression": "gzip", "shuffle": True}, True),
         ({"shuffle": True}, False),
-        ({"compression": "lzf"}, False),
+        ({"compression": "lzf"}, True),
+        ({"compression": "lzf", "shuffle": True}, True),
         ({"compression": "gzip", "fletcher32": True}, False),
         (dict(hdf5plugin.Zstd()), False),
         (dict(hdf5plugin.Blosc(cname="lz4")), False),
@@ -208,6 +210,58 @@ def load(path):
         )
 
 
+def texts_of_lzf():
+    """Bytes that LZF has short and long words for, near and far, overlapping and at the very end."""
+    rng = np.random.default_rng(0)
+    yield np.zeros(40_000, np.uint8)
+    for period in (1, 2, 3, 7, 8, 9, 31, 33, 250, 8_000, 8_191, 8_192, 8_193, 9_000):
+        yield np.resize(rng.integers(0, 256, period), 20_000).astype(np.uint8)
+    for n in (4_000, 4_001, 4_031, 4_033):
+        yield np.repeat(rng.integers(0, 4, n), rng.integers(1, 300, n))[:n].astype(np.uint8)
+    yield np.concatenate([rng.integers(0, 256, 5_000), np.zeros(300), rng.integers(0, 256, 37)]).astype(np.uint8)
+    yield np.concatenate([np.zeros(5_000), rng.integers(0, 3, 5_000)]).astype(np.uint8)
+
+
+def test_lzf_is_undone_as_h5py_undoes_it(make):
+    for text in texts_of_lzf():
+        path = make(lambda file, text=text: file.create_dataset("a", data=text, chunks=text.shape, compression="lzf"))
+        np.testing.assert_array_equal(read(path, below=True), text)
+
+
+def test_damaged_lzf_is_refused_or_of_the_right_length():
+    """It has no checksum; whatever it says, nothing is read or written beyond its place."""
+    rng = np.random.default_rng(0)
+    for _ in range(20_000):
+        packed = rng.integers(0, 256, rng.integers(0, 60)).astype(np.uint8)
+        size = int(rng.integers(0, 400))
+        found = undo_lzf(packed.data, size)
+        assert found is None or len(found) == size
+
+
+@pytest.mark.parametrize(
+    ("packed", "text"),
+    [
+        (b"\x02abc", b"abc"),
+        (b"\x02abc\x20\x02", b"abcabc"),
+        (b"\x00a\xe0\x00\x00", b"a" * 10),
+        (b"\x01ab\xe0\xff\x01", b"ab" * 133),
+        (b"", b""),
+        (b"\x02ab", None),
+        (b"\x00a\x20", None),
+        (b"\x00a\xe0", None),
+        (b"\x00a\xe0\x00", None),
+        (b"\x00a\x20\x01", None),
+        (b"\x20\x00", None),
+    ],
+)
+def test_words_of_lzf(packed, text):
+    found = undo_lzf(memoryview(packed), len(text) if text is not None else 4)
+    assert (None if found is None else bytes(found)) == text
+    if text:
+        assert undo_lzf(memoryview(packed), len(text) - 1) is None
+        assert undo_lzf(memoryview(packed), len(text) + 1) is None
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("n", [0, 1, CHUNK - 1, CHUNK + 1, 60 * CHUNK])
 def test_blocks_that_become_too_much_or_too_little(make, shuffle, n):
@@ -241,7 +295,7 @@ def test_blocks_beyond_the_file(make):
 
 
 def test_threads_read_at_once(make):
-    path = make(chunked(NUMBERS.astype(np.int32), compression="lzf"))
+    path = make(chunked(NUMBERS.astype(np.int32), compression="gzip", fletcher32=True))
     with open_h5ad(str(path)) as opened:
         stored = StoredArray(opened, "a", threading.Lock())
         got = np.empty(N, np.int32)
