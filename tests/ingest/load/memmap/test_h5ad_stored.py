@@ -19,6 +19,7 @@ from scipy import sparse
 from ingest.errors import HostileFileError
 from ingest.fetch.h5ad_open import open_h5ad
 from ingest.load.memmap.convert.h5ad_cast import plain_numbers
+from ingest.load.memmap.convert.h5ad_copy import usable_threads
 from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
 from ingest.load.memmap.convert.h5ad_stored import StoredArray
 
@@ -271,6 +272,36 @@ def test_blocks_that_become_too_much_or_too_little(make, shuffle, n):
 
     with pytest.raises(HostileFileError, match="block 1 of 5 is damaged"):
         load(make(create))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("without", [1, 4])
+def test_a_block_without_its_checksum(make, shuffle, without):
+    def create(file):
+        made = chunked(NUMBERS.astype(np.float32), compression="gzip", shuffle=shuffle)(file)
+        made.id.write_direct_chunk((CHUNK,), zlib.compress(bytes(4 * CHUNK))[:-without])
+
+    with pytest.raises(HostileFileError, match="block 1 of 5 is damaged"):
+        load(make(create))
+
+
+def test_a_shuffle_of_another_width(make):
+    """HDF5 goes by what the file says, whatever the width of its numbers."""
+    path = make(chunked(NUMBERS.astype(np.int32), compression="gzip", shuffle=True))
+    content, message = path.read_bytes(), b"\x01\x00\x01\x00shuffle\x00%c\x00\x00\x00"
+    assert content.count(message % 4) == 1
+    path.write_bytes(content.replace(message % 4, message % 2))
+    read(path, below=False)
+
+
+def test_large_blocks_are_decoded_by_fewer_threads(make):
+    path = make(chunked(NUMBERS.astype(np.float32), compression="gzip"))
+    with open_h5ad(str(path)) as opened:
+        stored = StoredArray(opened, "a", threading.Lock())
+        assert stored.block_bytes == 4 * CHUNK
+        assert usable_threads(4, stored, memory_bytes=1 << 20) == 4
+        assert usable_threads(4, stored, stored, memory_bytes=50_000) == 2
+        assert usable_threads(4, stored, memory_bytes=10) == 1
 
 
 def test_a_file_that_was_cut(make):
