@@ -138,6 +138,7 @@ def compile_copy_kernels() -> None:
     from ingest.load.memmap.convert.h5ad_cast import ValueCast, put_columns  # a run does without
     from ingest.load.memmap.convert.h5ad_dense import filled_entries
     from ingest.load.memmap.convert.h5ad_kernels import count_rows, place_entries
+    from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
     from ingest.load.memmap.convert.h5ad_stored import Stored
     from ingest.load.memmap.convert.h5ad_transposed import frozen
 
@@ -153,6 +154,7 @@ def compile_copy_kernels() -> None:
     for bits in (np.zeros(counts.nnz, np.uint32), np.zeros(counts.nnz, np.uint16)):
         to, cursor = np.empty(counts.nnz, np.uint16), counts.indptr[:-1].copy()
         place_entries(rows, frozen(columns), bits, 0, cursor, counts.indptr[1:], to, bits.copy())
+    undo_lzf(memoryview(b"\0a"), 1)
     filled_entries(frozen(values.reshape(_N_CELLS, _N_GENES).copy()))
 
 

@@ -58,7 +58,7 @@ for form, dtype, order in (("h5ad", "float32", "none"), ("h5", "int16", "none"),
     cells = open_chunks(make_dataset(f"{sys.argv[1]}/{form}-{order}", index, data=data).url)
     cells.counts([70, 3, 50])
 
-for file in ("csr-None", "csr-gzip", "csc-gzip", "dense-gzip"):
+for file in ("csr-None", "csr-gzip", "csr-lzf", "csc-gzip", "dense-gzip"):
     layout, compression = file.split("-")
     path = Path(sys.argv[1]) / f"{file}.h5ad"
     write_h5ad_variant(path, sample_counts(90, 300), layout=layout, compression=compression.replace("None", "") or None)
