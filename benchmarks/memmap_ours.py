@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ingest.load.memmap.convert.api import create_archive
+from ingest.load.memmap import create_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
