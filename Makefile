@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long lint check bench bench-loading clean
+.PHONY: demo test test-long lint check bench bench-loading bench-memmap clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
@@ -61,6 +61,10 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 # Training loaders beside others', which are installed into environments of their own (some GB, in the user's cache).
 bench-loading: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks --only loading loading_first loading_workers loading_far
+
+# Memory-mapped arrays beside bionemo-scdl, which gets an environment of its own.
+bench-memmap: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --only memmap_convert memmap_rows
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo

@@ -25,7 +25,7 @@ _RESULTS = _ROOT / "benchmarks" / "results.json"
 _ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "shuffle", "moto")
 _SCRIPTS = ("planner", "driver", "resume")
 _SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", "hvg", *_SCRIPTS)
-_WITH_PEERS = ("loading", "loading_first", "loading_workers", "loading_far")
+_WITH_PEERS = ("loading", "loading_first", "loading_workers", "loading_far", "memmap_convert", "memmap_rows")
 """Measured only by name: environments with others' loaders are installed for them."""
 
 
@@ -104,7 +104,20 @@ def _warm_up(bench: Bench) -> None:
 
 
 def _runner(name: str) -> Callable[[Bench], list[Row]]:
-    from benchmarks import comparison, dense, encoding, encoding_h5, hvg, loading, loading_far, reading, shuffle, sweeps
+    from benchmarks import (
+        comparison,
+        dense,
+        encoding,
+        encoding_h5,
+        hvg,
+        loading,
+        loading_far,
+        memmap_convert,
+        memmap_rows,
+        reading,
+        shuffle,
+        sweeps,
+    )
     from benchmarks.scripts import run_script
 
     runners: dict[str, Callable[[Bench], list[Row]]] = {
@@ -125,6 +138,8 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "loading_first": loading.run_first,
         "loading_workers": loading.run_workers,
         "loading_far": loading_far.run,
+        "memmap_convert": memmap_convert.run,
+        "memmap_rows": memmap_rows.run,
     }
     return runners.get(name, lambda bench: run_script(name, quick=bench.quick))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from benchmarks.memmap_report import PEER, SOURCES, conversion_ratios, row_ratios
 from benchmarks.results import ratios
 
 if TYPE_CHECKING:
@@ -85,6 +86,25 @@ def _loading_findings(results: Results) -> list[Finding]:
     )
 
 
+def _memmap_findings(results: Results) -> list[Finding]:
+    found = []
+    for source, what in SOURCES.items():
+        faster, memory = (conversion_ratios(results, source, key) for key in ("seconds", "peak_bytes"))
+        found += [
+            Finding(f"times as fast as {PEER} converts {what}", faster, least=3, wanted="at least 3"),
+            Finding(f"of {PEER}'s memory, converting that", [1 / one for one in memory], most=1, wanted="at most 1"),
+        ]
+    for way in ("ours, the same lines", "ours, `get_rows`"):
+        for batch in (512, 64):
+            what = f"{PEER}'s, {way.removeprefix('ours, ')}, batches of {batch}"
+            times, memory = (row_ratios(results, way, batch, key) for key in ("rows_per_cpu_s", "peak_bytes"))
+            found += [
+                Finding(f"times the cells a CPU-second that are {what}", times, least=2, wanted="at least 2"),
+                Finding("of its memory, in that way", memory, most=1, wanted="at most 1"),
+            ]
+    return [finding for finding in found if finding.values]
+
+
 def findings(results: Results) -> list[Finding]:
     """Return every ratio and size that was asked for, with what was wanted."""
     kilobytes = {size: _bytes_per_cell(results, size) for size in (100, 5_000)}
@@ -148,6 +168,7 @@ def findings(results: Results) -> list[Finding]:
             for size in (5_000, 25_000)
         ),
         *_loading_findings(results),
+        *_memmap_findings(results),
         Finding("of its bytes, a file of 5,000 cells", smaller, most=1.0, wanted="at most 1"),
         Finding("kB a cell, 100 cells a file", kilobytes[100], most=11, wanted="at most 11"),
         Finding("kB a cell, 5,000 cells a file", kilobytes[5_000], most=4.5, wanted="at most 4.5"),

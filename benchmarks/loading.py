@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
     from benchmarks.values import Row
 
-__all__ = ["LoadingBench", "run", "run_first", "run_workers"]
+__all__ = ["LoadingBench", "child_environment", "run", "run_first", "run_workers", "watched"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _WORKERS = (1, 2, 4)
@@ -68,7 +68,7 @@ class LoadingBench:
         words += [way.settings.text(), "--truth", str(self.data.truth), "--since", str(time.monotonic())]
         for option, number in (("--batches", way.batches), ("--checked", way.checked or way.batches)):
             words += [] if number is None else [option, str(number)]
-        row, peak_bytes = _watched([*words, *(["--first"] if first else [])], environment or {})
+        row, peak_bytes = watched([*words, *(["--first"] if first else [])], environment or {})
         return {**_told(way), **row} | ({} if first else {"peak_bytes": peak_bytes})
 
 
@@ -107,11 +107,17 @@ def _told(way: Way) -> Row:
     }
 
 
-def _watched(command: list[str], environment: Mapping[str, str]) -> tuple[Row, int]:
+def child_environment() -> dict[str, str]:
+    """Return this process' environment, but for what keeps byte code from being kept.
+
+    It is kept with everybody: else whoever comes first waits for modules to be compiled.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def watched(command: list[str], environment: Mapping[str, str]) -> tuple[Row, int]:
     """Run until the end; return its row and the most memory that it held while it was measuring."""
-    # Byte code is kept, as with everybody: else the first batch waits for modules to be compiled.
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment = {**inherited, **environment}
+    environment = {**child_environment(), **environment}
     process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, env=environment)
     peak, peak_bytes, row = None, 0, None
     for line in process.stdout or ():

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores: on purpose
     start = time.monotonic()
     module = importlib.import_module(f"benchmarks.{options.module}")
-    imported, cpu = time.monotonic(), _cpu_seconds()
+    imported, cpu = time.monotonic(), cpu_seconds()
     loader: Loader = module.open_loader(options.place, LoadSettings.parse(options.settings))
     batches = loader.epoch(0)
     first = next(batches)
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     row: dict[str, Any] = {
         "import_s": round(imported - start, 3),
         "first_batch_s": round(came - imported, 3),
-        "first_batch_cpu_s": round(_cpu_seconds() - cpu, 3),
+        "first_batch_cpu_s": round(cpu_seconds() - cpu, 3),
         "cold_s": round(came - options.since, 3),
     }
     if not options.first:
@@ -81,10 +81,10 @@ def _measure(loader: Loader, limit: int | None) -> dict[str, Any]:
     from benchmarks.loading_matrix import n_rows
 
     print("measuring", flush=True)
-    cpu, start, rows = _cpu_seconds(), time.monotonic(), 0
+    cpu, start, rows = cpu_seconds(), time.monotonic(), 0
     for batch in itertools.islice(loader.epoch(1), limit):
         rows += n_rows(batch)
-    seconds, cpu = time.monotonic() - start, _cpu_seconds() - cpu
+    seconds, cpu = time.monotonic() - start, cpu_seconds() - cpu
     print("measured", flush=True)
     return {
         "rows": rows,
@@ -95,7 +95,7 @@ def _measure(loader: Loader, limit: int | None) -> dict[str, Any]:
     }
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Return what this process and all that it started have used, whether these live or have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from benchmarks.loading_env import PeerPythons
 
-__all__ = ["CHUNK_CELLS", "LoadingData", "make_loading_data"]
+__all__ = ["CHUNK_CELLS", "LoadingData", "make_loading_data", "once", "read_chunks", "read_truth"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 CHUNK_CELLS = 5_000
@@ -68,18 +68,18 @@ def make_loading_data(folder: Path, census: Path, index: Path, pythons: PeerPyth
     data.others.mkdir(parents=True, exist_ok=True)
     _make_ours(folder, index)
     whole = data.place("whole.h5ad")
-    _once(whole, lambda path: _write_whole(data.place("ours-deflate"), path))
-    _once(data.truth, lambda path: _read_truth(whole).write(path))
-    _once(data.place("scdl"), lambda path: _convert(pythons.py311, "loading_scdl", whole, path))
+    once(whole, lambda path: _write_whole(data.place("ours-deflate"), path))
+    once(data.truth, lambda path: read_truth(whole).write(path))
+    once(data.place("scdl"), lambda path: _convert(pythons.py311, "loading_scdl", whole, path))
     if (newer := pythons.py312) is not None:
         for cells in (64, 32):  # its default, and one that fits smaller blocks
             collection = data.place(f"annbatch-{cells}.zarr")
-            _once(collection, partial(_convert, newer, "loading_annbatch", whole, cells))
+            once(collection, partial(_convert, newer, "loading_annbatch", whole, cells))
     return data
 
 
-def _once(path: Path, make: Callable[[Path], None]) -> None:
-    """Make it under another name first: what was broken off is not taken for it."""
+def once(path: Path, make: Callable[[Path], object]) -> None:
+    """Make what is not there, under another name first: what was broken off is not taken for it."""
     if path.exists():
         return
     part = path.with_name(f"part-{path.name}")
@@ -104,16 +104,21 @@ def _make_ours(folder: Path, index: Path) -> None:
 
 
 def _write_whole(dest: Path, path: Path) -> None:
+    read_chunks(dest).write_h5ad(path, compression="gzip")
+
+
+def read_chunks(dest: Path) -> Any:
+    """Return all cells of a dataset as one AnnData, in order."""
     import anndata
 
-    chunks = [anndata.read_h5ad(chunk) for chunk in sorted((dest / "chunks").iterdir())]
-    anndata.concat(chunks).write_h5ad(path, compression="gzip")
+    return anndata.concat([anndata.read_h5ad(chunk) for chunk in sorted((dest / "chunks").iterdir())])
 
 
-def _read_truth(path: Path) -> Truth:
+def read_truth(path: Path, group: str = "X") -> Truth:
+    """Return what the cells of an h5ad are, by h5py alone, of the CSR matrix in `group`."""
     cells, total = [], 0
     with h5py.File(path) as file:
-        matrix: Any = file["X"]
+        matrix: Any = file[group]
         starts = matrix["indptr"][:]
         n_genes = int(matrix.attrs["shape"][1])
         for first in range(0, len(starts) - 1, _READ_CELLS):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.findings import findings
 from benchmarks.loading_report import far_text, first_text, loading_text, workers_text
+from benchmarks.memmap_report import convert_text, rows_text
 from benchmarks.results import medians, ratios
 from benchmarks.tables import count, gib, kilobytes, number, spread, table
 
@@ -331,6 +332,8 @@ _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "loading_workers": ("Training loaders with DataLoader workers, sparse", workers_text),
     "loading_first": ("Time to the first batch, a process just started", first_text),
     "loading_far": ("Loading from a bucket, sparse", far_text),
+    "memmap_convert": ("Conversion into memory-mapped arrays", convert_text),
+    "memmap_rows": ("Shuffled batches out of memory-mapped arrays", rows_text),
     "density": ("Share of the cells selected", _varied(density="share")),
     "chunk_size": ("Cells a file", _varied(size="cells a file")),
     "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks import loading_child, loading_env
 from benchmarks.findings import findings, loading_ratios
-from benchmarks.loading_data import _read_truth
+from benchmarks.loading_data import read_truth
 from benchmarks.loading_matrix import Delivered, Truth, as_csr, fingerprints, n_rows
 from benchmarks.loading_plot import draw_loading
 from benchmarks.loading_settings import LoadSettings
@@ -121,7 +121,7 @@ def test_the_truth_is_read_from_the_file_by_h5py_alone(tmp_path):
 
     counts = _counts(5_000, 20)
     anndata.AnnData(counts).write_h5ad(tmp_path / "whole.h5ad", compression="gzip")
-    _read_truth(tmp_path / "whole.h5ad").write(tmp_path / "truth.npz")
+    read_truth(tmp_path / "whole.h5ad").write(tmp_path / "truth.npz")
     truth = Truth.read(tmp_path / "truth.npz")
     assert truth.total == int(counts.sum())
     assert truth.cells.tolist() == sorted(fingerprints(counts).tolist())

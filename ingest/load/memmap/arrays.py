@@ -35,8 +35,10 @@ def map_array(folder: Path, name: FileNames, dtype: str, mode: Mode = Mode.READ_
         size = path.stat().st_size
     except FileNotFoundError:
         raise FileNotFoundError(f"The mmap file at {path} is missing") from None
+    if size < 2 and np.dtype(dtype).itemsize > 1:  # neighbours where no cell has any: numpy writes one byte of nothing
+        size = 0
     length = entries_of(path, size, dtype)
-    if not size:  # nothing can be mapped: neighbours of cells that have none
+    if not size:
         return np.empty(0, dtype).view(np.memmap)
     try:
         return np.memmap(path, dtype, "r" if mode is Mode.READ else "r+", shape=(length,))

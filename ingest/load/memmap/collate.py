@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from ingest.load.memmap.row_list import RowList
 from ingest.load.memmap.rows import RowBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["collate_neighbor_sparse_matrix_batch", "collate_sparse_matrix_batch"]
+    import torch
 
-with warnings.catch_warnings():  # torch says of each process' first one, and of no other, that CSR is in beta
-    warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-    _NONE = torch.zeros(1, dtype=torch.int32)
-    torch.sparse_csr_tensor(_NONE, _NONE[:0], torch.zeros(0), size=(0, 0), check_invariants=False)
+__all__ = ["collate_neighbor_sparse_matrix_batch", "collate_sparse_matrix_batch"]
 
 
 def collate_sparse_matrix_batch(
@@ -36,21 +32,18 @@ def collate_sparse_matrix_batch(
     shrink
         Make it the largest column seen and one more, as bionemo-scdl does: each batch is then of another width.
     """
-    if width is None and (shrink or not isinstance(batch, RowBatch)):
-        width = _largest(batch) + 1
-    return (batch if isinstance(batch, RowBatch) else _joined(batch)).to_csr(width)
-
-
-def _largest(batch: RowBatch | Sequence[torch.Tensor]) -> int:
-    if isinstance(batch, RowBatch):
-        return int(batch.columns.max(initial=-1))
-    return max((int(row[1].max()) for row in batch if row.shape[1]), default=-1)
+    rows = batch.rows if isinstance(batch, RowList) else batch
+    known = isinstance(rows, RowBatch)
+    rows = rows if isinstance(rows, RowBatch) else _joined(rows)
+    if width is None and (shrink or not known):
+        width = int(rows.columns.max(initial=-1)) + 1
+    return rows.to_csr(width)
 
 
 def _joined(rows: Sequence[torch.Tensor]) -> RowBatch:
     lengths = np.array([0, *(row.shape[1] for row in rows)], np.int64)
-    values = torch.cat([row[0] for row in rows]).numpy()
-    columns = torch.cat([row[1] for row in rows]).to(torch.int32).numpy()
+    values = np.concatenate([row[0].numpy() for row in rows])
+    columns = np.concatenate([row[1].numpy() for row in rows]).astype(np.int32)
     return RowBatch(np.cumsum(lengths), columns, values, 0, values.dtype)
 
 

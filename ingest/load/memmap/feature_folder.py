@@ -6,31 +6,24 @@
     cumulative_sum_index.npy    -1, then how many rows there are after each block
     labels.npy                  a text for each block
     version.npy                 of the library
-
-Nothing is unpickled: where a label is None bionemo-scdl stores an array of objects, of whose pickle only texts and
-None are taken. Here None is written as an empty text, which is read as None.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import io
-import math
 import os
-import pickle
-import pickletools
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ingest.errors import ConflictError
 from ingest.load.memmap.archive import disk_full, sync_folder
 from ingest.load.memmap.feature_frames import Frame, damaged
+from ingest.load.memmap.feature_labels import read_labels, read_npy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,10 +34,6 @@ __all__ = ["Folder", "SavedBlock", "load_folder", "save_folder"]
 
 _ENDS, _LABELS, _VERSION = "cumulative_sum_index.npy", "labels.npy", "version.npy"
 _AT_FDCWD, _EXCHANGE = -100, 2
-_TEXTS = "SHORT_BINUNICODE|BINUNICODE|SHORT_BINBYTES|NONE|NEWFALSE|NEWTRUE|BININT|BININT1|BININT2"
-_LISTS = "EMPTY_LIST|APPEND|APPENDS|MARK|TUPLE|TUPLE1|TUPLE2|TUPLE3|MEMOIZE|BINGET|LONG_BINGET|BINPUT|LONG_BINPUT"
-_OPCODE = re.compile(f"{_TEXTS}|{_LISTS}|PROTO|FRAME|GLOBAL|STACK_GLOBAL|REDUCE|BUILD|STOP")
-_MOST_MEMO = 1 << 24
 
 
 class SavedBlock(Protocol):
@@ -94,8 +83,8 @@ def load_folder(datapath: str | os.PathLike[str], *, rows_are_cells: bool) -> Fo
         for frame, n_rows in zip(frames, np.diff([0, *ends]).tolist(), strict=True):
             if frame.n_rows != n_rows:
                 raise damaged(frame.path, f"has {frame.n_rows:,} rows, {_ENDS} says {n_rows:,}")
-    labels = _read_labels(folder / _LABELS, len(ends))
-    version = _read_npy(folder / _VERSION)
+    labels = read_labels(folder / _LABELS, len(ends))
+    version = read_npy(folder / _VERSION)
     if version.dtype.kind != "U" or version.shape != ():
         raise damaged(folder / _VERSION, "holds no version")
     return Folder(frames, ends, labels, str(version))
@@ -217,75 +206,10 @@ def _sync(folder: Path) -> None:
 
 
 def _read_ends(path: Path) -> tuple[int, ...]:
-    found = _read_npy(path)
+    found = read_npy(path)
     if found.ndim != 1 or found.dtype.kind != "i" or not len(found) or found[0] != -1:
         raise damaged(path, "does not begin with -1")
     rows = [0, *found[1:].tolist()]
     if min(np.diff(rows), default=0) < 0:
         raise damaged(path, "does not ascend")
     return tuple(rows[1:])
-
-
-def _read_labels(path: Path, n: int) -> tuple[str | None, ...]:
-    found = _read_npy(path, objects=True)
-    labels = _unpickled_labels(path, found) if isinstance(found, bytes) else found
-    if len(labels) != n:
-        raise damaged(path, f"has {len(labels)} labels of {n} blocks")
-    if isinstance(labels, list):
-        return tuple(labels)
-    if n and (labels.dtype.kind != "U" or labels.ndim != 1):
-        raise damaged(path, "holds no texts")
-    return tuple(label or None for label in labels.tolist())
-
-
-def _read_npy(path: Path, *, objects: bool = False) -> Any:
-    """Read an array; of one of objects return the pickle."""
-    try:
-        stored = io.BytesIO(path.read_bytes())
-        version = np.lib.format.read_magic(stored)
-        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = reads[version](stored)
-        body = stored.read()
-    except FileNotFoundError as error:
-        raise damaged(path, "is missing") from error
-    except (OSError, ValueError, KeyError, SyntaxError, RecursionError, MemoryError) as error:
-        raise damaged(path, f"is damaged ({error})") from error
-    if dtype.hasobject and objects:
-        return body
-    if dtype.hasobject or fortran or math.prod(shape) * dtype.itemsize != len(body) or not dtype.itemsize:
-        if not (0 in shape and not body):
-            raise damaged(path, f"is damaged ({len(body):,} bytes of {dtype} {shape})")
-        return np.empty(0, dtype)
-    return np.frombuffer(body, dtype).reshape(shape)
-
-
-class _Stored:
-    """Stands for whatever a pickle of labels makes: it only keeps what it was given."""
-
-    def __init__(self, *_: object) -> None:
-        self.state: object = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _LabelReader(pickle.Unpickler):
-    """Makes nothing of a pickle but texts, None, numbers and `_Stored`."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ARG002 # whatever it is, it is not looked for
-        return _Stored
-
-
-def _unpickled_labels(path: Path, body: bytes) -> list[str | None]:
-    try:
-        for opcode, argument, _ in pickletools.genops(body):
-            far = opcode.name.endswith("PUT") and (argument or 0) > _MOST_MEMO
-            if far or not _OPCODE.fullmatch(opcode.name):
-                raise damaged(path, f"is no list of texts ({opcode.name} in it)")
-        found = _LabelReader(io.BytesIO(body)).load()
-        labels = list(found.state[-1])
-    except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, KeyError, EOFError) as error:
-        raise damaged(path, f"is no list of texts ({error})") from error
-    if not all(label is None or type(label) is str for label in labels):
-        raise damaged(path, "holds something else than texts")
-    return labels

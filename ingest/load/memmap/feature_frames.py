@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.errors import ConfigError, CorruptError
-from ingest.load.memmap.feature_pieces import is_text
+from ingest.load.memmap.feature_encode import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,6 @@ __all__ = ["ROWS_AT_ONCE", "Frame", "arrow_type", "damaged", "write_frame"]
 ROWS_AT_ONCE = 1 << 18
 """Of a row group that we write: what writing holds in memory."""
 
-_MOST_BYTES = 6
-"""Of a text that repeats, in a file: what its code takes, and a share of the dictionary."""
 _HINT = "take the features from a copy, or convert the archive again"
 
 
@@ -36,10 +34,6 @@ class Frame:
     """Size in bytes and time of modification in ns: what the footer was read of."""
     n_rows: int
     schema: pa.Schema
-    n_null: tuple[int | None, ...]
-    """Of each column; None where the file does not say."""
-    repeats: tuple[bool, ...]
-    """Of each column: whether its values are few, to go by the bytes they take."""
     starts: tuple[int, ...]
     """First row of each row group, and the number of rows."""
 
@@ -58,7 +52,6 @@ class Frame:
                 starts = [0]
                 for group in range(footer.num_row_groups):
                     starts.append(starts[-1] + footer.row_group(group).num_rows)
-                chunks = [_chunks(footer, name) for name in schema.names]
             written = _written(path)
         except FileNotFoundError as error:
             raise damaged(path, "is missing") from error
@@ -68,8 +61,7 @@ class Frame:
             raise damaged(path, "has two columns of one name")
         if starts[-1] != footer.num_rows or min(np.diff(starts), default=0) < 0:
             raise damaged(path, f"has {footer.num_rows:,} rows, its row groups {starts[-1]:,}")
-        n_null, repeats = tuple(map(_n_null, chunks)), tuple(map(_repeats, chunks))
-        return cls(path, written, footer.num_rows, schema, n_null, repeats, tuple(starts))
+        return cls(path, written, footer.num_rows, schema, tuple(starts))
 
     @property
     def names(self) -> list[str]:
@@ -77,15 +69,19 @@ class Frame:
         names: list[str] = self.schema.names
         return names
 
-    def dtype(self, name: str) -> np.dtype[Any] | None:
-        """Return the numpy type of a column as it is read; None where only reading it tells."""
-        place = self.schema.get_field_index(name)
-        nulls = self.n_null[place]
-        if nulls is None:
-            return None
-        sample = pa.array([None] if nulls else [], self.schema.field(place).type)
-        dtype: np.dtype[Any] = sample.to_numpy(zero_copy_only=False).dtype
-        return dtype
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Return the numpy type that a column has when it is read; integers are looked through for nulls for it.
+
+        Raises
+        ------
+        CorruptError
+            As `read`.
+        """
+        kind = self.schema.field(name).type
+        some, none = _dtype_of([], kind), _dtype_of([None], kind)
+        if some == none:
+            return some
+        return none if any(table.column(name).null_count for table in self.batches(0, self.n_rows, [name])) else some
 
     def read(self, name: str, start: int, stop: int) -> pa.ChunkedArray:
         """Read a column of the rows ``[start, stop)``; texts come as dictionaries.
@@ -95,6 +91,7 @@ class Frame:
         CorruptError
             It is damaged, or the file is no longer the one that was opened (kind ``scdl-features``).
         """
+        # What the footer says of single columns is not asked: pyarrow ends the process where that is damaged.
         groups = [g for g in range(len(self.starts) - 1) if self.starts[g] < stop and self.starts[g + 1] > start]
         with self._opened([name]) as file:
             column = self._checked(lambda: file.read_row_groups(groups, [name], use_threads=False).column(name))
@@ -104,33 +101,30 @@ class Frame:
             raise damaged(self.path, f"has {len(column):,} rows of column {name!r}, not {stop - start:,}")
         return column
 
-    def batches(self, start: int, stop: int) -> Iterator[pa.Table]:
-        """Read all columns of the rows ``[start, stop)``, some rows at a time.
+    def batches(self, start: int, stop: int, names: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read columns, all unless named, of the rows ``[start, stop)``, some rows at a time.
 
         Raises
         ------
         CorruptError
             As `read`.
         """
-        with self._opened(self.names) as file:
+        names = self.names if names is None else names
+        with self._opened(names) as file:
             for group in range(len(self.starts) - 1):
                 low, high = max(self.starts[group], start), min(self.starts[group + 1], stop)
                 if low < high:
-                    yield self._group(file, group).slice(low - self.starts[group], high - low)
+                    yield self._group(file, group, names).slice(low - self.starts[group], high - low)
 
-    def _group(self, file: pq.ParquetFile, group: int) -> pa.Table:
-        table = self._checked(lambda: file.read_row_group(group, use_threads=False))
+    def _group(self, file: pq.ParquetFile, group: int, names: list[str]) -> pa.Table:
+        table = self._checked(lambda: file.read_row_group(group, names, use_threads=False))
         n_rows = self.starts[group + 1] - self.starts[group]
         if len(table) != n_rows:
             raise damaged(self.path, f"has {len(table):,} rows in row group {group}, not {n_rows:,}")
         return table
 
     def _opened(self, names: list[str]) -> pq.ParquetFile:
-        encoded = [
-            field.name
-            for field, repeats in zip(self.schema, self.repeats, strict=True)
-            if repeats and is_text(field.type) and field.name in names
-        ]
+        encoded = [name for name in names if is_text(self.schema.field(name).type)]
         try:
             changed = _written(self.path) != self.written
         except FileNotFoundError as error:
@@ -183,7 +177,7 @@ def arrow_type(name: str, dtype: np.dtype[Any], samples: Callable[[], list[Any]]
             return pa.array(values, from_pandas=True).type
         except pa.ArrowInvalid:
             return pa.array(values, pa.string(), from_pandas=True).type
-    except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _no_type(name, error) from error
 
 
@@ -214,14 +208,20 @@ def write_frame(
             if sum(map(len, held)) >= ROWS_AT_ONCE:
                 writer.write_table(pa.concat_tables(held), ROWS_AT_ONCE)
                 held.clear()
-        writer.write_table(pa.concat_tables(held) if held else schema.empty_table(), ROWS_AT_ONCE)
+        if held:
+            writer.write_table(pa.concat_tables(held), ROWS_AT_ONCE)
 
 
 def _column(name: str, give: Callable[[pa.DataType], pa.Array], kind: pa.DataType) -> pa.Array:
     try:
         return give(kind)
-    except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _no_type(name, error) from error
+
+
+def _dtype_of(values: list[Any], kind: pa.DataType) -> np.dtype[Any]:
+    found: np.dtype[Any] = pa.array(values, kind).to_numpy(zero_copy_only=False).dtype
+    return found
 
 
 def _no_type(name: str, error: Exception) -> ConfigError:
@@ -235,22 +235,3 @@ def _no_type(name: str, error: Exception) -> ConfigError:
 def _written(path: Path) -> tuple[int, int]:
     stat = os.stat(path)  # noqa: PTH116 # patched by no test, called for every read
     return stat.st_size, stat.st_mtime_ns
-
-
-def _chunks(footer: pq.FileMetaData, name: str) -> list[pq.ColumnChunkMetaData]:
-    """Return what the footer says of a column in each row group; nothing of one that is nested."""
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    columns = [group.column(at) for group in groups for at in range(group.num_columns)]
-    return [column for column in columns if column.path_in_schema == name]
-
-
-def _n_null(chunks: list[pq.ColumnChunkMetaData]) -> int | None:
-    statistics = [chunk.statistics for chunk in chunks]
-    if not chunks or any(found is None or not found.has_null_count for found in statistics):
-        return None
-    return sum(int(found.null_count) for found in statistics)
-
-
-def _repeats(chunks: list[pq.ColumnChunkMetaData]) -> bool:
-    n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
-    return bool(n_bytes < _MOST_BYTES * sum(chunk.num_values for chunk in chunks))

@@ -14,8 +14,6 @@ from ingest.load.memmap.kernels import take_columns, take_values
 from ingest.load.read.buffers import Buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import scipy.sparse as sp
     import torch
 
@@ -32,7 +30,7 @@ _MOST_SMALL = int(np.iinfo(np.int32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBatch:
-    """Rows as CSR; as a sequence, each row as ``dataset[i]`` has it, so that any ``collate_fn`` takes it."""
+    """Rows as CSR."""
 
     indptr: Int64
     """int64 ``(n_rows + 1,)``; starts at 0."""
@@ -47,37 +45,21 @@ class RowBatch:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    def __getitem__(self, row: int) -> torch.Tensor:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        import torch
-
-        low, high = self.indptr[row % len(self)], self.indptr[row % len(self) + 1]
-        found = np.empty((2, int(high - low)), self.stacked)
-        found[0], found[1] = self.values[low:high], self.columns[low:high]
-        return torch.from_numpy(found)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self[row] for row in range(len(self)))
-
     def to_scipy(self) -> sp.csr_matrix:
-        """Return a copy as a scipy matrix ``(n_rows, n_columns)``."""
+        """Return a copy as a scipy matrix ``(n_rows, n_columns)``; halves as float32, since scipy has none."""
         import scipy.sparse as sp
 
-        parts = (self.values.copy(), self.columns.copy(), self.indptr.copy())
+        values = self.values.astype(np.float32 if self.values.dtype == np.float16 else self.values.dtype)
+        parts = (values, self.columns.copy(), self.indptr.copy())
         return sp.csr_matrix(parts, shape=(len(self), self.n_columns))
 
     def to_csr(self, width: int | None = None) -> torch.Tensor:
         """Return a sparse CSR tensor ``(n_rows, width or n_columns)``; values as they are stacked, int32 columns."""
-        import torch
+        from ingest.load.torch.csr import csr_tensor
 
-        values = torch.from_numpy(self.values.astype(self.stacked, copy=False))
         rows = self.indptr.astype(np.int32) if self.indptr[-1] <= _MOST_SMALL else self.indptr
-        columns = self.columns.astype(rows.dtype, copy=False)
-        shape = (len(self), self.n_columns if width is None else width)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(rows), torch.from_numpy(columns), values, size=shape, check_invariants=False
-        )
+        columns, values = self.columns.astype(rows.dtype, copy=False), self.values.astype(self.stacked, copy=False)
+        return csr_tensor(rows, columns, values, (len(self), self.n_columns if width is None else width))
 
 
 class MappedRows:
@@ -101,7 +83,7 @@ class MappedRows:
         self._dtype = data.dtype
         self._stacked = np.result_type(data.dtype, columns.dtype)
         self._name = str(getattr(data, "filename", "") or "the archive")
-        self._buffers = Buffers()
+        self.buffers = Buffers()
 
     @property
     def n_rows(self) -> int:
@@ -137,7 +119,7 @@ class MappedRows:
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
         nnz = int(indptr[-1])
-        bits, columns = self._buffers.lend(nnz, self._bits.dtype), self._buffers.lend(nnz, np.dtype(np.int32))
+        bits, columns = self.buffers.lend(nnz, self._bits.dtype), self.buffers.lend(nnz, np.dtype(np.int32))
 
         def fill(first: int, last: int) -> int:
             take_values(self._bits, begins[first:last], indptr[first : last + 1], bits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from ingest.errors import ConfigError
 from ingest.load.read.buffers import Buffers
 from ingest.load.read.kernels import scatter_rows
+from ingest.load.torch.csr import csr_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,17 +43,11 @@ class _Dense:
 class _Csr:
     def __init__(self, *, tokens: bool) -> None:
         self._dtype = np.dtype(np.int64 if tokens else np.float32)
-        with warnings.catch_warnings():  # torch says of each process' first one, and of no other, that CSR is in beta
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-            none = torch.zeros(1, dtype=torch.int32)
-            torch.sparse_csr_tensor(none, none[:0], torch.zeros(0), size=(0, 0), check_invariants=False)
 
     def __call__(self, counts: Counts) -> torch.Tensor:
         # 32 bits as scipy has them, and as every build of torch can multiply by.
         parts = (counts.indptr.astype(np.int32), counts.indices, counts.data.astype(self._dtype, copy=False))
-        shape = (counts.n_cells, counts.n_genes)
-        crow, columns, values = (torch.from_numpy(part) for part in parts)
-        return torch.sparse_csr_tensor(crow, columns, values, size=shape, check_invariants=False)
+        return csr_tensor(*parts, (counts.n_cells, counts.n_genes))
 
 
 class _Ragged:
