@@ -35,6 +35,7 @@ __all__ = [
     "compile_hvg_kernels",
     "compile_kernels",
     "compile_load_kernels",
+    "compile_mapped_kernels",
     "compile_qc_kernels",
     "compile_transform_kernels",
 ]
@@ -137,6 +138,7 @@ def compile_copy_kernels() -> None:
     from ingest.load.memmap.convert.h5ad_cast import ValueCast, put_columns  # a run does without
     from ingest.load.memmap.convert.h5ad_dense import filled_entries
     from ingest.load.memmap.convert.h5ad_kernels import count_rows, place_entries
+    from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
     from ingest.load.memmap.convert.h5ad_stored import Stored
     from ingest.load.memmap.convert.h5ad_transposed import frozen
 
@@ -152,7 +154,21 @@ def compile_copy_kernels() -> None:
     for bits in (np.zeros(counts.nnz, np.uint32), np.zeros(counts.nnz, np.uint16)):
         to, cursor = np.empty(counts.nnz, np.uint16), counts.indptr[:-1].copy()
         place_entries(rows, frozen(columns), bits, 0, cursor, counts.indptr[1:], to, bits.copy())
+    undo_lzf(memoryview(b"\0a"), 1)
     filled_entries(frozen(values.reshape(_N_CELLS, _N_GENES).copy()))
+
+
+@cache
+def compile_mapped_kernels() -> None:
+    """Take a few rows out of an archive, with columns and values of each type that counts are mostly stored in."""
+    from ingest.load.memmap.kernels import is_ascending  # a run does without
+    from ingest.load.memmap.rows import MappedRows
+
+    counts, rows = _counts(), np.arange(_N_CELLS)
+    for columns, values in ((np.uint8, np.uint8), (np.uint16, np.uint16), (np.uint32, np.float32)):
+        indices, ends = (counts.indices % (_N_GENES // 4)).astype(columns), counts.indptr.astype(np.uint32)
+        taken = MappedRows(counts.data.astype(values), indices, ends).take(rows, _N_GENES)
+    is_ascending(taken.indptr, taken.columns)
 
 
 @cache
@@ -242,5 +258,6 @@ if __name__ == "__main__":
     compile_hvg_kernels()
     compile_load_kernels()
     compile_copy_kernels()
+    compile_mapped_kernels()
     compile_qc_kernels()
     compile_transform_kernels()

@@ -24,7 +24,7 @@ class DyingFactory:
 
     factory: ConvertFactory
     folder: str
-    """An existing folder where deaths are marked; a dead process cannot remember them."""
+    """An existing folder where deaths are marked, and who wrote which part; a dead process cannot remember them."""
     parts: tuple[int, ...]
 
     @property
@@ -48,3 +48,4 @@ class _DyingWorker(ConvertWorker):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         super()._sync(arrays, receipt)
+        Path(self._script.folder, f"wrote-{receipt.part}-{os.getpid()}").touch()

@@ -57,6 +57,8 @@ def test_workers_die_and_the_archive_is_that_of_a_quiet_run(tmp_path, monkeypatc
     made = run_conversion(plan, tmp_path / "made", ReadOptions(), open_pool, watching, workers=2)
     assert sorted(kind for kind, _ in watching.troubles) == ["worker-died", "worker-died"]
     assert (made.finished, made.rows, watching.rows[-1]) == (True, 200, 200)
+    wrote = sorted(int(path.name.split("-")[1]) for path in tmp_path.glob("wrote-*"))
+    assert wrote == list(range(20)), "a part whose receipt its worker left is not written again"
     for path in quiet.rglob("*"):
         if path.is_file():
             assert (made.path / path.relative_to(quiet)).read_bytes() == path.read_bytes(), path

@@ -17,7 +17,9 @@ from ingest.fetch.assemble import CooAssembler, GeneMap, csr_rows
 from ingest.load.dataset import open_chunks
 from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles
 from ingest.load.memmap.convert.base import Place
+from ingest.load.memmap.cells import MappedCells
 from ingest.load.memmap.convert.h5ad import H5adRows
+from ingest.load.memmap.from_h5ad import H5adOptions, archive_of_h5ad
 from ingest.load.read.kernels import scatter_rows
 from ingest.load.transform import BinnedTokens, Compose, DirectTokens, LogTokens, Normalize, NormalizeLog1p, RankOrder
 from ingest.settings import DataSettings
@@ -56,7 +58,7 @@ for form, dtype, order in (("h5ad", "float32", "none"), ("h5", "int16", "none"),
     cells = open_chunks(make_dataset(f"{sys.argv[1]}/{form}-{order}", index, data=data).url)
     cells.counts([70, 3, 50])
 
-for file in ("csr-None", "csr-gzip", "csc-gzip", "dense-gzip"):
+for file in ("csr-None", "csr-gzip", "csr-lzf", "csc-gzip", "dense-gzip"):
     layout, compression = file.split("-")
     path = Path(sys.argv[1]) / f"{file}.h5ad"
     write_h5ad_variant(path, sample_counts(90, 300), layout=layout, compression=compression.replace("None", "") or None)
@@ -66,6 +68,12 @@ for file in ("csr-None", "csr-gzip", "csc-gzip", "dense-gzip"):
         for dtype in ("float32", "uint16"):
             with ArrayFiles.create(folder, ArchiveSpec.smallest(source.n_rows, source.n_entries, 300, dtype)) as into:
                 source.write(Place(0, source.n_rows, 0, 0), into)
+for dtype in ("float32", "uint16"):
+    archive = path.with_suffix(f".{dtype}")
+    archive_of_h5ad(archive, path, H5adOptions(data_dtype=dtype, use_x=True))
+    mapped = MappedCells(archive)
+    for genes in (None, [7, 3, 250]):
+        mapped.read(np.array([70, 3, 50]), mapped.gene_columns(genes)[1])
 some = open_chunks(f"{sys.argv[1]}/h5ad-none").counts([70, 3, 50], genes=[7, 3, 250])
 scatter_rows(some.indptr, some.indices, some.data, np.zeros((3, 3), np.float32))
 

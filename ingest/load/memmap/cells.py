@@ -156,7 +156,7 @@ class MappedCells:
         return wanted, columns_onto(self._vocabularies, wanted)
 
     def read(self, rows: Int64, columns: GeneColumns) -> ReadCells:
-        """Read counts, float32 of halves, in the order asked for; columns ascend, also where they are not stored so.
+        """Read counts in the order asked for, those of 16 bits or fewer as float32; columns ascend, stored so or not.
 
         Raises
         ------
@@ -165,8 +165,7 @@ class MappedCells:
         """
         width = max(len(genes) for genes in self._vocabularies)
         batch = self._rows.take(rows, width, threads=self._threads)
-        values = batch.values.astype(np.float32) if batch.values.dtype == np.float16 else batch.values
-        counts = Counts(batch.indptr, batch.columns, values, width)
+        counts = Counts(batch.indptr, batch.columns, _widened(batch.values), width)
         if not is_ascending(batch.indptr, batch.columns):
             order_rows(counts.indptr, counts.indices, counts.data, width)
         if columns.as_they_are:
@@ -197,6 +196,11 @@ class MappedCells:
         """Let go of the files; the next read maps them again."""
         for name in ("_archive", "_rows"):
             self.__dict__.pop(name, None)
+
+
+def _widened(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return what transforms work in, where it holds the values exactly."""
+    return values.astype(np.float32) if values.itemsize <= np.dtype(np.uint16).itemsize else values
 
 
 def _of_genes(counts: Counts, blocks: Int64, columns: GeneColumns) -> ReadCells:

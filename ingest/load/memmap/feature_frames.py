@@ -177,7 +177,7 @@ def arrow_type(name: str, dtype: np.dtype[Any], samples: Callable[[], list[Any]]
             return pa.array(values, from_pandas=True).type
         except pa.ArrowInvalid:
             return pa.array(values, pa.string(), from_pandas=True).type
-    except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _no_type(name, error) from error
 
 
@@ -208,13 +208,14 @@ def write_frame(
             if sum(map(len, held)) >= ROWS_AT_ONCE:
                 writer.write_table(pa.concat_tables(held), ROWS_AT_ONCE)
                 held.clear()
-        writer.write_table(pa.concat_tables(held) if held else schema.empty_table(), ROWS_AT_ONCE)
+        if held:
+            writer.write_table(pa.concat_tables(held), ROWS_AT_ONCE)
 
 
 def _column(name: str, give: Callable[[pa.DataType], pa.Array], kind: pa.DataType) -> pa.Array:
     try:
         return give(kind)
-    except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _no_type(name, error) from error
 
 

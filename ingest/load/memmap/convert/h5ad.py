@@ -37,7 +37,7 @@ __all__ = ["H5adRows"]
 Array = np.ndarray[Any, Any]
 
 _MOST_THREADS = 4
-_MEMORY_BYTES = 512 << 20
+_MEMORY_BYTES = 1 << 30
 _HELD_SHARE = 4
 """A remote file is fetched whole where it takes this part of the memory at most."""
 _KINDS: dict[str, Callable[[Reading, Any], MatrixRows]] = {"csr": CsrRows, "csc": CscRows, "dense": DenseRows}

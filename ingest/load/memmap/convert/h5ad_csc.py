@@ -79,7 +79,7 @@ class CscRows:
             place,
             into,
             tolerance=tolerance,
-            memory_bytes=self._reading.memory_bytes // 2,
+            memory_bytes=self._reading.memory_bytes,
             reached=reached,
         )
         return Written(place.n_rows, int(ends[-1] - ends[0]), harms.worst(lambda row: row))

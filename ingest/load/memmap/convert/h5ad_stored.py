@@ -1,8 +1,8 @@
 """Read an array of an h5ad file below HDF5: its blocks' bytes by position, inflated in whatever thread asks.
 
 HDF5 inflates one block at a time, by zlib, holding h5py's lock. Of a local file it is asked once where the blocks lie.
-What it stores otherwise than plainly, shuffled or deflated, in a type that is not this machine's, in many tiny blocks
-or over a network, is read through it, one slice at a time.
+What it stores otherwise than plainly, shuffled, deflated or by LZF, in a type that is not this machine's, in many tiny
+blocks or over a network, is read through it, one slice at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import deflate
 import h5py
 import numpy as np
 from isal import isal_zlib
+
+from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +34,13 @@ _RUN_BYTES = 512 << 10
 _SLICE_BYTES = 4 << 20
 _LEAST_BLOCK_BYTES = 4 << 10
 """HDF5 reads smaller blocks faster than Python asks for them."""
+_CODECS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF)
 _PIPELINES: dict[tuple[int, ...], tuple[int | None, int | None]] = {
     (): (None, None),
-    (h5py.h5z.FILTER_DEFLATE,): (None, 0),
-    (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE): (0, 1),
+    **{(codec,): (None, 0) for codec in _CODECS},
+    **{(h5py.h5z.FILTER_SHUFFLE, codec): (0, 1) for codec in _CODECS},
 }
-"""Pipelines that are undone here: places of shuffle and of deflate in them."""
+"""Pipelines that are undone here: places of shuffle and of a codec in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ class _Blocks:
     masks: Array
     """One bit for each filter that was left out."""
     shuffle: int | None
-    deflate: int | None
+    """Place of the filter in the pipeline."""
+    codec: int | None
+    is_lzf: bool
 
 
 class StoredArray:
@@ -174,8 +179,8 @@ class StoredArray:
         size = (blocks.edge if is_last else blocks.elements) * width
         shuffled = blocks.shuffle is not None and not mask >> blocks.shuffle & 1 and width > 1
         raw: Any = packed
-        if blocks.deflate is not None and not mask >> blocks.deflate & 1:
-            raw = _inflate(packed, size, shuffled=shuffled)
+        if blocks.codec is not None and not mask >> blocks.codec & 1:
+            raw = undo_lzf(packed, size) if blocks.is_lzf else _inflate(packed, size, shuffled=shuffled)
             if raw is None and is_last and len(self) % blocks.elements and len(packed) == size:
                 return None  # HDF5 can be told to leave a block that is not full as it is, and knows whether it was
         if raw is None or len(raw) != size:
@@ -227,16 +232,17 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
     return bool(plain and dataset.id.get_type().equal(h5py.h5t.py_create(dtype)))
 
 
-def _filters(dataset: h5py.Dataset) -> tuple[int | None, int | None] | None:
-    """Return the places of shuffle and of deflate in the pipeline, None where there is more to it."""
+def _filters(dataset: h5py.Dataset) -> tuple[int | None, int | None, bool] | None:
+    """Return the places of shuffle and of a codec in the pipeline, and whether that is LZF; None of other pipelines."""
     made = dataset.id.get_create_plist()
     filters = [made.get_filter(number) for number in range(made.get_nfilters())]
-    places = _PIPELINES.get(tuple(number for number, *_ in filters))
-    if places is not None and places[0] is not None:
-        widths = filters[places[0]][2]
-        if tuple(widths) != (dataset.dtype.itemsize,):
-            return None
-    return places
+    names = tuple(number for number, *_ in filters)
+    if names not in _PIPELINES:
+        return None
+    shuffle, codec = _PIPELINES[names]
+    if shuffle is not None and tuple(filters[shuffle][2]) != (dataset.dtype.itemsize,):
+        return None
+    return shuffle, codec, h5py.h5z.FILTER_LZF in names
 
 
 def _contiguous(dataset: h5py.Dataset) -> _Blocks | None:
@@ -248,10 +254,11 @@ def _contiguous(dataset: h5py.Dataset) -> _Blocks | None:
     starts = np.arange(0, n, elements)
     ends = np.minimum(starts + elements, n)
     edge = int(ends[-1] - starts[-1])
-    return _Blocks(elements, edge, offset + starts * width, (ends - starts) * width, np.zeros_like(starts), None, None)
+    offsets, sizes, masks = offset + starts * width, (ends - starts) * width, np.zeros_like(starts)
+    return _Blocks(elements, edge, offsets, sizes, masks, None, None, is_lzf=False)
 
 
-def _chunked(dataset: h5py.Dataset, shuffle: int | None, deflate_at: int | None) -> _Blocks:
+def _chunked(dataset: h5py.Dataset, shuffle: int | None, codec: int | None, is_lzf: bool) -> _Blocks:
     elements = int(dataset.chunks[0])
     n_blocks = -(-len(dataset) // elements)
     found = array("q")
@@ -266,4 +273,4 @@ def _chunked(dataset: h5py.Dataset, shuffle: int | None, deflate_at: int | None)
     offsets, sizes, masks = np.full(n_blocks, -1), np.zeros(n_blocks, np.int64), np.zeros(n_blocks, np.int64)
     for target, values in zip((offsets, sizes, masks), facts, strict=True):
         target[numbers] = values
-    return _Blocks(elements, elements, offsets, sizes, masks, shuffle, deflate_at)
+    return _Blocks(elements, elements, offsets, sizes, masks, shuffle, codec, is_lzf)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from ingest.errors import (
     SourceError,
 )
 from ingest.load.memmap.archive import ArrayFiles
+from ingest.load.memmap.convert import finish as finish_module
 from ingest.load.memmap.convert import plan as plan_module
 from ingest.load.memmap.convert import run as run_module
 from ingest.load.memmap.convert import workplace as workplace_module
@@ -267,10 +270,32 @@ def test_a_value_that_the_type_does_not_hold_is_an_error_that_names_it(tmp_path)
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_after_an_error_nobody_is_at_work(tmp_path, small_parts, monkeypatch):  # noqa: ARG001 # several parts
+    """A thread that is left in the midst of HDF5 keeps h5py's lock, for which the end of the process waits."""
+    from ingest.load.memmap.convert.h5ad import H5adRows
+
+    files = [write_file(tmp_path / "a.h5ad", scale=1.5)]
+    real, slow = H5adRows.write, threading.Event()
+
+    def write(self, place, into, **options):
+        if place.first_row:
+            slow.set()
+            time.sleep(0.5)
+        else:
+            slow.wait(20)
+        return real(self, place, into, **options)
+
+    monkeypatch.setattr(H5adRows, "write", write)
+    with pytest.raises(SourceError, match="which uint8 changes by"):
+        create_archive(files, tmp_path / "made", data_dtype="uint8", workers=2)
+    assert slow.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unit-")]
+
+
 def test_what_was_allowed_once_is_refused_by_who_does_not_allow_it(tmp_path):
-    file = write_file(tmp_path / "a.h5ad", scale=1.5)
-    stops = iter([False, False, True])
-    plan = draft_plan([file], ReadOptions(), data_dtype="uint8")
+    files = [write_file(tmp_path / "a.h5ad", 3, scale=1.5), write_file(tmp_path / "b.h5ad")]
+    asked = iter([False] * 2)
+    plan = draft_plan(files, ReadOptions(), data_dtype="uint8")
     made = run_conversion(
         plan,
         tmp_path / "made",
@@ -278,11 +303,11 @@ def test_what_was_allowed_once_is_refused_by_who_does_not_allow_it(tmp_path):
         local_pool("serial"),
         Watching(),
         allow_lossy=True,
-        stop_requested=lambda: next(stops, True),
+        stop_requested=lambda: next(asked, True),
     )
-    assert (made.finished, made.n_done > 0) == (False, True)
-    with pytest.raises(SourceError, match="which uint8 changes by"):
-        create_archive(file, tmp_path / "made", data_dtype="uint8", pool="serial")
+    assert (made.finished, list(made.lossy)) == (False, [0])
+    with pytest.raises(SourceError, match=r"a\.h5ad: row .* which uint8 changes by"):
+        create_archive(files, tmp_path / "made", data_dtype="uint8", pool="serial")
 
 
 def test_auto_takes_the_smallest_type_that_receipts_know(shelf, tmp_path):
@@ -498,6 +523,46 @@ def crash_at(patch, owner, name, skip, when):
 
     patch.setattr(owner, name, classmethod(dying) if isinstance(real, classmethod) else dying)
     return calls
+
+
+def test_receipts_vanish_as_a_whole(dest, tmp_path, quiet, monkeypatch):
+    """Were they removed one by one, who dies in the midst of it would write parts again that are there."""
+    real = shutil.rmtree
+
+    def broken_off(path, **options):
+        if Path(path).name.endswith("parts"):
+            min(Path(path).iterdir()).unlink()
+            raise Crash
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace_module.shutil, "rmtree", broken_off)
+        with pytest.raises(Crash):
+            run(dest, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    watching = Watching()
+    made = run(dest, tmp_path / "made", watching=watching)
+    assert watching.said[0] == (len(made.plan.parts), 0)
+    assert_same_archive(tmp_path / "made", quiet)
+
+
+def test_what_is_described_anew_is_none_until_the_end(dest, tmp_path, monkeypatch):
+    real = run_module.describe_archive
+
+    def crash(*arguments):
+        real(*arguments)
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "describe_archive", crash)
+        with pytest.raises(Crash):
+            run(dest, tmp_path / "made")
+    assert (tmp_path / "made.partial" / "metadata.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(finish_module, "describe", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            run(dest, tmp_path / "made")
+    assert not (tmp_path / "made.partial" / "metadata.json").exists()
 
 
 def test_a_second_one_at_the_same_place_is_refused(dest, tmp_path, quiet):

@@ -158,7 +158,7 @@ def save_both(mine, peer, folder):
 def can_save(peer, folder):
     try:
         peer.save(str(folder))
-    except (pa.ArrowException, UnicodeError):
+    except (pa.ArrowException, UnicodeError, OverflowError):
         return False
     return True
 

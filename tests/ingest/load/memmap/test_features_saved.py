@@ -84,6 +84,28 @@ def test_arrays_of_var_are_read_when_asked_for_and_are_then_the_same(tmp_path, r
     assert reads == [("dataframe_1.parquet", "id")]
 
 
+def test_arrays_are_not_read_to_see_that_others_differ(tmp_path, reads):
+    var().save(tmp_path / "var")
+    index = VariableFeatureIndex.load(tmp_path / "var")
+    index.append_features(3, {"id": np.array(["g0"])})
+    index.append_features(3, {"id": np.array(["g0"]), "more": np.array([1])})
+    with pytest.raises(ValueError, match="more"):
+        index.lookup(0, ["more"])
+    assert index.column_dims() == [4, 4, 1, 1]
+    assert reads == []
+
+
+def test_texts_of_genes_are_one_for_all_blocks(tmp_path):
+    index = VariableFeatureIndex()
+    for number in range(3):
+        index.append_features(2, {"id": np.array([f"gene {gene}" for gene in range(number, 9)], object)})
+    index.append_table(2, pa.table({"id": [f"gene {gene}" for gene in range(3, 9)], "n": range(6)}))
+    index.save(tmp_path / "var")
+    for own in (index, VariableFeatureIndex.load(tmp_path / "var"), pickle.loads(pickle.dumps(index))):  # noqa: S301
+        assert len({id(own.lookup(row)[0][0][-1]) for row in range(own.number_of_rows())}) == 1
+        assert all(array.flags.writeable for array in own.lookup(7)[0])
+
+
 def test_appending_to_what_was_loaded_reads_nothing(tmp_path, reads):
     obs().save(tmp_path / "obs")
     index = ObservedFeatureIndex.load(tmp_path / "obs")
@@ -206,6 +228,16 @@ def test_row_groups_are_bounded_and_any_rows_are_found_in_them(tmp_path, monkeyp
     assert rows_of(again) == [([0.5, "first"], None), *wanted, ([1, "last"], None)] * 2
 
 
+def test_many_short_parts_are_few_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_frames, "ROWS_AT_ONCE", 10)
+    index = ObservedFeatureIndex()
+    for number in range(100):
+        index.append_features({"x": np.array([number])})
+    index.save(tmp_path / "obs")
+    assert pq.ParquetFile(tmp_path / "obs" / "dataframe_0.parquet").num_row_groups == 10
+    assert [row[0] for row, _ in rows_of(ObservedFeatureIndex.load(tmp_path / "obs"))] == list(range(100))
+
+
 def test_a_file_that_has_changed_is_not_mixed_with_what_was_read(tmp_path):
     obs(1).save(tmp_path / "obs")
     index = ObservedFeatureIndex.load(tmp_path / "obs")
@@ -274,6 +306,8 @@ def test_cut_off_anywhere_there_is_the_old_or_the_new(tmp_path, exchange, before
         except FileNotFoundError:
             found = None
         assert found in (old, new)
+        if exchange and before != "nothing":
+            assert (folder / "obs").exists()  # at any time
         # What is left behind is in nobody's way.
         obs(2, value=9).save(folder / "obs")
         assert rows_of(ObservedFeatureIndex.load(folder / "obs")) == rows_of(obs(2, value=9))
@@ -382,7 +416,8 @@ class Evil:
         np.array([b"a"], object),
         np.array([{"a"}], object),
         np.array(["a", "b"], object),
-        b"\x80\x04r\xff\xff\xff\x7f.",
+        b"\x80\x04Nr\xff\xff\xff\x7f.",
+        b"\x80\x04NQ.",
         b"",
         b".",
         b"\x80\x04N.",
@@ -406,6 +441,19 @@ def test_labels_are_never_unpickled(body, tmp_path, monkeypatch):
         ObservedFeatureIndex.load(tmp_path / "obs")
     assert raised.value.kind == "scdl-features"
     assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "opcode"), [(b"\x80\x04Nr\xff\xff\xff\x7f.", "LONG_BINPUT"), (b"\x80\x04NQ.", "BINPERSID")]
+)
+def test_a_pickle_with_anything_else_in_it_is_not_even_looked_at(body, opcode, tmp_path):
+    # The first asks for 16 GiB to remember a None in.
+    obs(1).save(tmp_path / "obs")
+    path = tmp_path / "obs" / "labels.npy"
+    np.save(path, np.array([None]))
+    path.write_bytes(path.read_bytes()[:128] + body)
+    with pytest.raises(CorruptError, match=rf"is no list of texts \({opcode} in it\)"):
+        ObservedFeatureIndex.load(tmp_path / "obs")
 
 
 def npy(values):

@@ -77,6 +77,7 @@ def test_null_in_a_dictionary_is_none(codes, texts, tmp_path):
     index = ObservedFeatureIndex()
     index.append_table(table(x=column))
     assert index._feature_arr[0]["x"].tolist() == column.to_pylist()
+    assert index.codes("x")[0] == tuple(sorted(set(column.to_pylist()) - {None}))
     index.save(tmp_path / "obs")
     assert theirs.ObservedFeatureIndex.load(str(tmp_path / "obs"))._feature_arr[0]["x"].tolist() == column.to_pylist()
 
@@ -183,6 +184,15 @@ def test_appending_copies_nothing_that_is_there():
     assert pieces_of(index, "x")[-1].values is values
     assert index._feature_arr[0]["x"].tolist() == list(range(10)) * 1001
     assert index.lookup(10_009) == ([9, "a"], None)
+
+
+def test_ever_wider_texts_are_widened_once():
+    index = ObservedFeatureIndex()
+    for number in range(1, 40):
+        index.append_features({"x": np.array(["x" * number])})
+    assert max(len(casts["x"]) for casts in index._blocks[0]._casts if casts) == 1
+    assert index._feature_arr[0]["x"].dtype == "<U39"
+    assert index.take([0, 38], ["x"])["x"].tolist() == ["x", "x" * 39]
 
 
 def test_what_is_appended_to_one_index_is_not_appended_to_another():
@@ -302,6 +312,7 @@ def test_codes(index):
 def test_codes_are_of_values_that_rows_have():
     index = ObservedFeatureIndex()
     index.append_table(table(x=CHUNKED["unused"]))
+    assert index.codes("x")[0] == ("x", "z")
     index.append_table(table(x=CHUNKED["twice"]))
     assert index.codes("x")[0] == ("x", "y", "z")
     assert index.codes("x")[1].tolist() == [2, 0, 2, 2, 0, 1, 0, 0]

@@ -19,6 +19,8 @@ from scipy import sparse
 from ingest.errors import HostileFileError
 from ingest.fetch.h5ad_open import open_h5ad
 from ingest.load.memmap.convert.h5ad_cast import plain_numbers
+from ingest.load.memmap.convert.h5ad_copy import usable_threads
+from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
 from ingest.load.memmap.convert.h5ad_stored import StoredArray
 
 N = 9_500
@@ -74,7 +76,8 @@ def chunked(values, **options):
         ({"compression": "gzip"}, True),
         ({"compression": "gzip", "shuffle": True}, True),
         ({"shuffle": True}, False),
-        ({"compression": "lzf"}, False),
+        ({"compression": "lzf"}, True),
+        ({"compression": "lzf", "shuffle": True}, True),
         ({"compression": "gzip", "fletcher32": True}, False),
         (dict(hdf5plugin.Zstd()), False),
         (dict(hdf5plugin.Blosc(cname="lz4")), False),
@@ -208,6 +211,56 @@ def load(path):
         )
 
 
+def texts_of_lzf():
+    """Bytes that LZF has short and long words for, near and far, overlapping and at the very end."""
+    rng = np.random.default_rng(0)
+    yield np.zeros(40_000, np.uint8)
+    for period in (1, 2, 3, 7, 8, 9, 31, 33, 250, 8_000, 8_191, 8_192, 8_193, 9_000):
+        yield np.resize(rng.integers(0, 256, period), 20_000).astype(np.uint8)
+    for n in (4_000, 4_001, 4_031, 4_033):
+        yield np.repeat(rng.integers(0, 4, n), rng.integers(1, 300, n))[:n].astype(np.uint8)
+    yield np.concatenate([rng.integers(0, 256, 5_000), np.zeros(300), rng.integers(0, 256, 37)]).astype(np.uint8)
+    yield np.concatenate([np.zeros(5_000), rng.integers(0, 3, 5_000)]).astype(np.uint8)
+
+
+def test_lzf_is_undone_as_h5py_undoes_it(make):
+    for text in texts_of_lzf():
+        path = make(lambda file, text=text: file.create_dataset("a", data=text, chunks=text.shape, compression="lzf"))
+        np.testing.assert_array_equal(read(path, below=True), text)
+
+
+def test_damaged_lzf_is_refused_or_of_the_right_length():
+    """It has no checksum; whatever it says, nothing is read or written beyond its place."""
+    rng = np.random.default_rng(0)
+    for _ in range(20_000):
+        packed = rng.integers(0, 256, rng.integers(0, 60)).astype(np.uint8)
+        size = int(rng.integers(0, 400))
+        found = undo_lzf(packed.data, size)
+        assert found is None or len(found) == size
+
+
+@pytest.mark.parametrize(
+    ("packed", "text"),
+    [
+        (b"\x02abc", b"abc"),
+        (b"\x02abc\x20\x02", b"abcabc"),
+        (b"\x00a\xe0\x00\x00", b"a" * 10),
+        (b"\x01ab\xe0\xff\x01", b"ab" * 133),
+        (b"", b""),
+        (b"\x02ab", None),
+        (b"\x00a\x20", None),
+        (b"\x00a\xe0", None),
+        (b"\x00a\xe0\x00", None),
+        (b"\x00a\x20\x01", None),
+        (b"\x20\x00", None),
+    ],
+)
+def test_words_of_lzf(packed, text):
+    for size in range(400):
+        found = undo_lzf(memoryview(packed), size)
+        assert (None if found is None else bytes(found)) == (text if text is not None and size == len(text) else None)
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("n", [0, 1, CHUNK - 1, CHUNK + 1, 60 * CHUNK])
 def test_blocks_that_become_too_much_or_too_little(make, shuffle, n):
@@ -217,6 +270,36 @@ def test_blocks_that_become_too_much_or_too_little(make, shuffle, n):
 
     with pytest.raises(HostileFileError, match="block 1 of 5 is damaged"):
         load(make(create))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("without", [1, 4])
+def test_a_block_without_its_checksum(make, shuffle, without):
+    def create(file):
+        made = chunked(NUMBERS.astype(np.float32), compression="gzip", shuffle=shuffle)(file)
+        made.id.write_direct_chunk((CHUNK,), zlib.compress(bytes(4 * CHUNK))[:-without])
+
+    with pytest.raises(HostileFileError, match="block 1 of 5 is damaged"):
+        load(make(create))
+
+
+def test_a_shuffle_of_another_width(make):
+    """HDF5 goes by what the file says, whatever the width of its numbers."""
+    path = make(chunked(NUMBERS.astype(np.int32), compression="gzip", shuffle=True))
+    content, message = path.read_bytes(), b"\x01\x00\x01\x00shuffle\x00%c\x00\x00\x00"
+    assert content.count(message % 4) == 1
+    path.write_bytes(content.replace(message % 4, message % 2))
+    read(path, below=False)
+
+
+def test_large_blocks_are_decoded_by_fewer_threads(make):
+    path = make(chunked(NUMBERS.astype(np.float32), compression="gzip"))
+    with open_h5ad(str(path)) as opened:
+        stored = StoredArray(opened, "a", threading.Lock())
+        assert stored.block_bytes == 4 * CHUNK
+        assert usable_threads(4, stored, memory_bytes=1 << 20) == 4
+        assert usable_threads(4, stored, stored, memory_bytes=50_000) == 2
+        assert usable_threads(4, stored, memory_bytes=10) == 1
 
 
 def test_a_file_that_was_cut(make):
@@ -241,7 +324,7 @@ def test_blocks_beyond_the_file(make):
 
 
 def test_threads_read_at_once(make):
-    path = make(chunked(NUMBERS.astype(np.int32), compression="lzf"))
+    path = make(chunked(NUMBERS.astype(np.int32), compression="gzip", fletcher32=True))
     with open_h5ad(str(path)) as opened:
         stored = StoredArray(opened, "a", threading.Lock())
         got = np.empty(N, np.int32)
