@@ -46,6 +46,11 @@ class SerialPool:
         """Whether the worker has started and holds no unit."""
         return self._worker is not None and self._run is None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the worker holds a unit."""
+        return self._run is not None
+
     def submit(self, task: UnitTask, *, deadline_s: float) -> None:  # noqa: ARG002 # the Protocol's; see the class
         """Begin `task`.
 

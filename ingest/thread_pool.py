@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -12,10 +15,11 @@ if TYPE_CHECKING:
 
     from ingest.pool import PoolEvent, Progress, UnitTask, WorkerFactory
 
-__all__ = ["ThreadPool"]
+__all__ = ["ThreadPool", "leave_units"]
 
 _SLICE_S = 0.005
 """Between two looks at the threads: each is joined by itself."""
+_JOIN_S = 0.2
 
 
 class ThreadPool:
@@ -86,7 +90,25 @@ class ThreadPool:
             one.stop_soon()
 
     def close(self) -> None:
-        """Close the workers that are not at work; the others end with the process."""
+        """Close the workers, those at work as soon as the chunk in hand is done.
+
+        A thread that is left in the midst of HDF5 when the interpreter ends keeps h5py's lock for ever, and the end
+        waits for it.
+        """
         self._closed = True
+        self.stop_soon()
         for one in self._ones:
+            while one.is_busy:
+                one.wait(_JOIN_S)
             one.close()
+
+
+def leave_units(code: int) -> None:
+    """End the process at once with `code` if a unit's thread is at work; return otherwise.
+
+    For who was asked to stop now: see `ThreadPool.close` for what else would become of it.
+    """
+    if any(thread.name.startswith("unit-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

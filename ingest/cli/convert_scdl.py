@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert, and exit with a code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
     from ingest.errors import IngestError
+    from ingest.thread_pool import leave_units
 
     given = _parser().parse_args(arguments)
     try:
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _complain("stopped at once", "run the same command to go on; what was finished is kept")
+        leave_units(130)
         sys.exit(130)
 
 

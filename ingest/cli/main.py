@@ -19,6 +19,7 @@ from ingest.cli.qc import qc
 from ingest.cli.run import run
 from ingest.cli.style import Group
 from ingest.errors import IngestError, TransientError, mask_secrets
+from ingest.thread_pool import leave_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +67,7 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
         _complain("stopped at once", "run the same command to go on; what was committed is kept")
+        leave_units(130)
         return 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); nothing is wrong, and nothing more can be said.

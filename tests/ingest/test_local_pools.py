@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import psutil
@@ -59,6 +62,33 @@ def test_threads_work_at_the_same_time(tmp_path):
     eventually(lambda: len(events) == 2, lambda: events.extend(pool.wait(0.1)))
     pool.close()
     assert factory.journal.count("close") == 2
+
+
+def test_closing_threads_waits_for_the_chunk_in_hand(tmp_path):
+    """Were they left to the interpreter's end in the midst of HDF5, that would wait for h5py's lock for ever."""
+    factory = ScriptedFactory(str(tmp_path), {0: (Step("succeed", 0.5),), 1: (Step("succeed", 0.1),)})
+    pool = ThreadPool(factory, 2)
+    eventually(pool.has_free, lambda: pool.wait(0.01))
+    for task in tasks_of([0, 2, 1, 3], per_unit=2):
+        pool.submit(task, deadline_s=60)
+    eventually(lambda: factory.journal.count("begin") == 2)
+    pool.close()
+    assert factory.journal.count("done") == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unit-")]
+
+
+def test_who_is_to_stop_now_leaves_threads_behind():
+    script = """
+import sys, threading, time
+from ingest.thread_pool import leave_units
+leave_units(7)
+print("nobody is at work", flush=True)
+threading.Thread(target=time.sleep, args=(600,), name="unit-1").start()
+leave_units(130)
+print("never here")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "nobody is at work\n")
 
 
 @pytest.mark.parametrize("kind", [ThreadPool, ProcessPool])

@@ -120,7 +120,7 @@ class ArchiveObs:
     def _is_text(self, column: str) -> bool:
         if column not in self._is_own:
             return True
-        return any(block.dtype(column) == np.dtype(object) for block in self._index._feature_arr)
+        return any(block.dtype(column).kind in "OU" for block in self._index._feature_arr)
 
     def _codes(self, column: str) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:
         found = self._coded.get(column)

@@ -25,7 +25,7 @@ from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureInd
 from ingest.load.memmap.from_h5ad import H5adOptions, archive_of_h5ad
 from ingest.load.memmap.names import VERSION, FileNames, Mode, NeighborSamplingStrategy
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, Neighbors, NeighborSettings, has_neighbor_files
-from ingest.load.memmap.opening import OpenArchive, open_archive
+from ingest.load.memmap.opening import open_archive
 from ingest.load.memmap.revise import Piece, revise
 from ingest.load.memmap.row_list import RowList
 from ingest.load.memmap.rows import MappedRows, RowBatch, constant_width
@@ -184,12 +184,9 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         CorruptError
             Its files do not belong together.
         """
-        fallback = {name: self.dtypes[name.value] for name in _IN_SPEC}
-        found = open_archive(stored_path, self.mode, fallback)
-        self.data_path = stored_path
-        if self.mode is not Mode.READ:
-            self.mode = Mode.READ_APPEND
-        self._take(found)
+        self._open(stored_path)
+        if self.load_neighbors and not self._map_neighbors():
+            warnings.warn("Neighbor loading was requested but neighbor files are missing", stacklevel=2)
 
     def load_h5ad(self, anndata_path: str | os.PathLike[str]) -> None:
         """Make the archive of an h5ad file: of all of it or, where anything stands in the way, of nothing.
@@ -210,7 +207,8 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
             neighbor_key=self._neighbor_settings.key if self.load_neighbors else None,
         )
         archive_of_h5ad(self.data_path, anndata_path, options)
-        self.load(self.data_path)
+        self._open(self.data_path)
+        self._map_neighbors()  # of a key that is not there has been warned
 
     def save(self, output_path: str | None = None) -> bool:
         """Bring what has been changed, and what the archive consists of, to the disk; then it can be opened elsewhere.
@@ -404,18 +402,24 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         arrays = {name: create_array(folder, name, *described) for name, described in spec.arrays.items()}
         self._map(arrays[FileNames.DATA], arrays[FileNames.ROWPTR], arrays[FileNames.COLPTR])
 
-    def _take(self, found: OpenArchive) -> None:
+    def _open(self, stored_path: str | os.PathLike[str]) -> None:
+        fallback = {name: self.dtypes[name.value] for name in _IN_SPEC}
+        found = open_archive(stored_path, self.mode, fallback)
+        self.data_path = stored_path
+        if self.mode is not Mode.READ:
+            self.mode = Mode.READ_APPEND
         for name, (dtype, _) in found.spec.arrays.items():
             self.dtypes[name.value] = dtype
         self.header, self.metadata = found.header, found.metadata
         self._var_feature_index, self._obs_feature_index = found.var, found.obs
         self._map(found.data, found.row_index, found.col_index)
-        self._neighbors = None
-        if self.load_neighbors:
-            if has_neighbor_files(Path(self.data_path)):
-                self._neighbors = Neighbors(Path(self.data_path), len(found.row_index) - 1, self.mode)
-            else:
-                warnings.warn("Neighbor loading was requested but neighbor files are missing", stacklevel=4)
+
+    def _map_neighbors(self) -> bool:
+        """Map neighbours where they are asked for; return whether there are any."""
+        folder, self._neighbors = Path(self.data_path), None
+        if self.load_neighbors and has_neighbor_files(folder):
+            self._neighbors = Neighbors(folder, len(self.row_index) - 1, self.mode)
+        return self._neighbors is not None
 
     def _map(self, data: np.memmap[Any, Any], row_index: np.memmap[Any, Any], col_index: np.memmap[Any, Any]) -> None:
         self.data, self.row_index, self.col_index = data, row_index, col_index

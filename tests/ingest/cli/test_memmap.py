@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import anndata
@@ -287,6 +288,11 @@ def test_the_script_takes_x_and_warns_where_values_change(convert: Run, tmp_path
         f"Full Dataset: Downcasted data values for 'data.npy' are not close to original values. Max abs diff: {worst}"
         in err
     )
+
+
+def test_the_script_is_installed_by_the_name_of_bionemo_scdls():
+    [script] = (one for one in metadata.distribution("cell-ingest").entry_points if one.name == "convert_h5ad_to_scdl")
+    assert script.load() is convert_scdl.main
 
 
 def test_what_the_script_refuses(convert: Run, tmp_path: Path):

@@ -44,13 +44,9 @@ def _pool(kind: str, factory: SizedFactory, size: int) -> Pool:
         from ingest.process_pool import ProcessPool
 
         return ProcessPool(factory, size, threads=factory.threads)
-    if kind == "threads" and size > 1:
-        from ingest.thread_pool import ThreadPool
+    from ingest.thread_pool import ThreadPool
 
-        return ThreadPool(factory, size)
-    from ingest.serial_pool import SerialPool
-
-    return SerialPool(factory)
+    return ThreadPool(factory, 1 if kind == "serial" else size)
 
 
 class _Quiet:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,9 +270,31 @@ def test_a_value_that_the_type_does_not_hold_is_an_error_that_names_it(tmp_path)
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_after_an_error_nobody_is_at_work(tmp_path, small_parts, monkeypatch):  # noqa: ARG001 # several parts
+    """A thread that is left in the midst of HDF5 keeps h5py's lock, for which the end of the process waits."""
+    from ingest.load.memmap.convert.h5ad import H5adRows
+
+    files = [write_file(tmp_path / "a.h5ad", scale=1.5)]
+    real, slow = H5adRows.write, threading.Event()
+
+    def write(self, place, into, **options):
+        if place.first_row:
+            slow.set()
+            time.sleep(0.5)
+        else:
+            slow.wait(20)
+        return real(self, place, into, **options)
+
+    monkeypatch.setattr(H5adRows, "write", write)
+    with pytest.raises(SourceError, match="which uint8 changes by"):
+        create_archive(files, tmp_path / "made", data_dtype="uint8", workers=2)
+    assert slow.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unit-")]
+
+
 def test_what_was_allowed_once_is_refused_by_who_does_not_allow_it(tmp_path):
     files = [write_file(tmp_path / "a.h5ad", 3, scale=1.5), write_file(tmp_path / "b.h5ad")]
-    asked = iter([False] * 3)
+    asked = iter([False] * 2)
     plan = draft_plan(files, ReadOptions(), data_dtype="uint8")
     made = run_conversion(
         plan,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,6 +168,20 @@ def damageable(shelf, tmp_path):
         return DamageableDataset(tmp_path / kind, "h5" if kind.startswith("h5") else "h5ad")
 
     return copy
+
+
+@pytest.mark.parametrize("kind", ["float32-deflate", "uint16-none", "h5-lz4"])
+def test_chunks_of_which_nobody_knows_where_their_blocks_lie(damageable, shelf, tmp_path, kind):
+    """Adopted ones: HDF5 is asked, of the bytes that are held."""
+    dest = damageable(kind)
+    path = dest.path / "chunk_offsets.feather"
+    table = pa.ipc.open_file(path).read_all()
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table.filter(pc.not_equal(table["chunk"], 2)))
+    rows = ChunkRows(str(dest.path))
+    _, found = write(rows, tmp_path / "a", [40])
+    rows.close()
+    assert (found != shelf.plain(kind).matrix).nnz == 0
 
 
 @pytest.mark.parametrize("kind", ["float32-none", "float32-lz4", "h5-none"])
