@@ -87,9 +87,11 @@ class ValueCast:
     def _is_same(self, numbers: Array, out: Array) -> bool:
         if numbers.dtype.kind == "f":
             return bool((out - numbers == 0).all())  # not so of infinities and of what is no number
-        if np.can_cast(numbers.dtype, self.target):
+        if np.can_cast(numbers.dtype, self.target) or not len(numbers):
             return True
-        return not len(numbers) or bool(numbers.min() >= 0 and (out.astype(numbers.dtype) == numbers).all())
+        if self.target.kind == "f":  # of the largest, the way back would be undefined
+            return bool((out.astype(np.float64) == numbers.astype(np.float64)).all())
+        return bool(numbers.min() >= 0 and (out.astype(numbers.dtype) == numbers).all())
 
     def _harm(self, numbers: Array, out: Array, at: int) -> Harm:
         near = np.isclose(out, numbers, rtol=0, atol=self._tolerance)

@@ -63,7 +63,7 @@ def _cast(values: Array, out: Array, low: Any, high: Any) -> bool:
         fits = (value >= low) & (value <= high)
         out[at] = value if fits else values.dtype.type(0)
         # Not `!=`: the difference of two infinities, like that of two NaN, is no number, and to be looked at.
-        lost |= (not fits) | (values.dtype.type(out[at]) - value != 0)
+        lost |= values.dtype.type(out[at]) - value != 0
     return lost
 
 

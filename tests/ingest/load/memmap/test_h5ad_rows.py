@@ -105,6 +105,20 @@ def test_parts_make_the_whole_whatever_type_columns_have(folder, stored, cuts):
     assert made.arrays == {name: array.tobytes() for name, array in zip(ARRAYS, want, strict=True)}
 
 
+@pytest.mark.parametrize("source", ["<u4", "<i4", "<u8", "<i8", "<u2", "<i2"])
+@pytest.mark.parametrize("target", DTYPES)
+def test_numbers_at_the_end_of_their_type(tmp_path, source, target):
+    """Where casts are not defined, or round to what the type does not have."""
+    most = int(np.iinfo(source).max)
+    near = [most - by for by in (0, 1, 2, most // 2, most // 2 + 1)] + [2**24 + 1, 2**24, 2**53 + 1, 2048, 2049]
+    data = np.array([number for number in near if number <= most], source)
+    for end in range(1, len(data) + 1):
+        stored = StoredEntries(np.array([0, 1]), np.zeros(1, np.int32), data[end - 1 : end], 1)
+        path = stored.write(tmp_path / f"{end}.h5ad")
+        want = convert_by_scdl(path, tmp_path / f"theirs-{end}", data_dtype=target, use_X_not_raw=True)
+        assert archive(path, tmp_path / f"ours-{end}", dtype=target) == want
+
+
 def test_the_worst_entry_is_named(tmp_path):
     indptr = np.array([0, 0, 3, 3, 3, 3, 3, 3, 7, 7])
     data = np.array([1, 2.5, 3, 4, 5, 300, 7], np.float32)

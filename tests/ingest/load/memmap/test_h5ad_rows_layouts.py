@@ -20,6 +20,7 @@ from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles
 from ingest.load.memmap.convert.base import Place
 from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.load.memmap.convert.h5ad_csc import CscRows
+from ingest.load.memmap.convert.h5ad_kernels import place_entries
 from ingest.load.memmap.convert.h5ad_matrix import Reading
 from ingest.testing.h5ad_entries import Archived, StoredEntries, convert_by_scdl, stored_entries
 
@@ -167,21 +168,29 @@ def test_rows_of_csc_that_are_no_rows(tmp_path):
     rows.close()
 
 
-@pytest.mark.parametrize("moved", [1, -1])
-def test_entries_that_move_between_two_passes(tmp_path, moved):
+@pytest.mark.parametrize(("rows_moved", "by"), [(slice(10, 11), 1), (slice(10, 11), -1), (slice(10, 21), 1)])
+def test_entries_that_move_between_two_passes(tmp_path, rows_moved, by):
     """The second pass believes nothing of the first."""
     made = sparse.random(20, 30, 0.4, "csc", np.float32, random_state=0)
     anndata.AnnData(made).write_h5ad(tmp_path / "a.h5ad")
     with open_h5ad(str(tmp_path / "a.h5ad")) as file:
         rows = CscRows(Reading(file, 1, 1 << 20), describe_matrix(file, "X"))
         ends = rows.entries_before(np.arange(21))
-        ends[10:11] += moved
+        ends[rows_moved] += by
         rows._ends = ends
         with (
-            ArrayFiles.create(tmp_path, ArchiveSpec.smallest(20, made.nnz, 30, "float32")) as into,
+            ArrayFiles.create(tmp_path, ArchiveSpec.smallest(20, made.nnz + 1, 30, "float32")) as into,
             pytest.raises(SourceChangedError, match="changed while it was read"),
         ):
             rows.write(Place(0, 20, 0, 0), into, tolerance=0, reached=lambda _: None)
+
+
+def test_a_row_with_more_entries_than_were_counted():
+    """Nothing is written beyond its room."""
+    rows, columns, values = np.zeros(3, np.int32), np.arange(3), np.ones(3, np.uint32)
+    to, into = np.full(3, 9, np.uint16), np.full(3, 9, np.uint32)
+    assert place_entries(rows, columns, values, 0, np.array([0]), np.array([2]), to, into)
+    assert (to.tolist(), into.tolist()) == ([0, 1, 9], [1, 1, 9])
 
 
 def test_threads_end_with_what_they_were_for(tmp_path):
