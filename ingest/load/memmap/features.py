@@ -375,7 +375,7 @@ class VariableFeatureIndex(RowFeatureIndex[VariableBlock]):
         self._ends[-1] += int(n_obs)
 
     def _is_last(self, table: pa.Table) -> bool:
-        """Return whether the last block is equal to a table, for sure; a null of Arrow's is perhaps a NaN of numpy's."""
+        """Return whether the last block is equal to a table, for sure; a null of Arrow's may be a NaN of numpy's."""
         if self._last is None or not self._blocks or self._blocks[-1] is not self._last[0]:
             return False
         return not any(column.null_count for column in table.columns) and bool(table.equals(self._last[1]))

@@ -102,4 +102,5 @@ def _read_old(file: OpenH5ad, path: str) -> pd.DataFrame:
 
 def _read_column(column: Column, n_rows: int) -> pd.Series[Any]:
     parts = [column.read(at, min(at + _ROWS, n_rows)) for at in range(0, n_rows, _ROWS)]
-    return pa.chunked_array(parts, column.type).to_pandas()
+    found: pd.Series[Any] = pa.chunked_array(parts, column.type).to_pandas()
+    return found
