@@ -69,6 +69,16 @@ class Cells(Protocol):
         ...
 
     @property
+    def block_cells(self) -> int:
+        """Neighbours that are best read together."""
+        ...
+
+    @property
+    def window_cells(self) -> int:
+        """Cells that are best read at once."""
+        ...
+
+    @property
     def genes(self) -> Genes:
         """Of all of them, aligned."""
         ...

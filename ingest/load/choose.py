@@ -10,8 +10,6 @@ from ingest.errors import ConfigError, EmptySelectionError
 from ingest.grammar import did_you_mean, parse_filter
 from ingest.load.order.epoch import Batching
 from ingest.load.order.samplers import (
-    BLOCK_CELLS,
-    WINDOW_CELLS,
     Sampler,
     Sequential,
     Shuffled,
@@ -77,8 +75,8 @@ def choose_sampler(
     chosen: Int64 | None = None,
     shuffle: bool = True,
     seed: int = 0,
-    block_cells: int = BLOCK_CELLS,
-    window_cells: int = WINDOW_CELLS,
+    block_cells: int | None = None,
+    window_cells: int | None = None,
     drop_last: bool = False,
     balance: str | None = None,
     weights: Sequence[float] | np.ndarray[Any, Any] | None = None,
@@ -91,7 +89,7 @@ def choose_sampler(
     chosen
         Cells wanted; None: all.
     block_cells, window_cells
-        See `ingest.load.order.epoch.Batching`.
+        See `ingest.load.order.epoch.Batching`; None: as these cells are best read.
     balance
         An obs column whose values are to come equally often.
     weights
@@ -106,7 +104,9 @@ def choose_sampler(
     """
     if balance is not None and weights is not None:
         raise ConfigError("balance and weights both say how often cells come: give one", kind="bad-order")
-    batching = Batching(batch_size, block_cells, max(window_cells, batch_size), drop_last)
+    block = cells.block_cells if block_cells is None else block_cells
+    window = cells.window_cells if window_cells is None else window_cells
+    batching = Batching(batch_size, block, max(window, batch_size), drop_last)
     if balance is None and weights is None:
         if epoch_cells is not None:
             raise ConfigError("epoch_cells goes with balance or weights", kind="bad-order")

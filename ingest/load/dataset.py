@@ -21,6 +21,7 @@ from ingest.load.genes import columns_onto, joint_genes, wanted_genes
 from ingest.load.local_copy import cache_folder, local_copy
 from ingest.load.manifest import Manifest, read_manifest
 from ingest.load.obs import Obs
+from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.presence import measured_genes
 from ingest.store.open import open_store
 
@@ -136,6 +137,16 @@ class ChunkedCells:
     def n_cells(self) -> int:
         """Cells of all datasets."""
         return int(self._starts[-1])
+
+    @property
+    def block_cells(self) -> int:
+        """Neighbours that are best read together: a block of HDF5 has some 27."""
+        return BLOCK_CELLS
+
+    @property
+    def window_cells(self) -> int:
+        """Cells that are best read at once: the larger, the better mixed."""
+        return WINDOW_CELLS
 
     @property
     def n_genes(self) -> int:

@@ -6,6 +6,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+# Everything is compiled from nothing, twice: a minute of both cores. `.ci/run` does it beside `make test`.
+pytestmark = pytest.mark.long
+
 WORK = """
 import sys
 from pathlib import Path

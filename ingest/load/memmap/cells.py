@@ -36,6 +36,7 @@ __all__ = ["MappedCells", "is_archive"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
+_WINDOW_CELLS = 1024
 _CELL_NAMES = ("cell_id", "obs_feature_id", "soma_joinid", "barcode")
 """What names of cells are called, the first that is there."""
 
@@ -91,6 +92,16 @@ class MappedCells:
     def n_cells(self) -> int:
         """How many there are."""
         return self._archive.spec.n_rows
+
+    @property
+    def block_cells(self) -> int:
+        """One: any cell is as near as the next."""
+        return 1
+
+    @property
+    def window_cells(self) -> int:
+        """Cells that are read at once: enough for several threads, and for a disk to have many in hand."""
+        return _WINDOW_CELLS
 
     @cached_property
     def _vocabularies(self) -> tuple[Genes, ...]:

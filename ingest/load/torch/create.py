@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from ingest.load.choose import choose_cells, choose_sampler
 from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
-from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.torch.datasets import opened
 from ingest.load.torch.loader import CellLoader, Ranks
 
@@ -28,8 +27,8 @@ def create_dataloader(
     *,
     shuffle: bool = True,
     seed: int = 0,
-    block_cells: int = BLOCK_CELLS,
-    window_cells: int = WINDOW_CELLS,
+    block_cells: int | None = None,
+    window_cells: int | None = None,
     drop_last: bool = False,
     rows: np.ndarray[Any, Any] | Sequence[int] | None = None,
     where: str | None = None,

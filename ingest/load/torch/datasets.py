@@ -16,7 +16,6 @@ from ingest.load.files import ReadSettings
 from ingest.load.hvgs import chosen_hvgs
 from ingest.load.memmap.cells import MappedCells, is_archive
 from ingest.load.metadata import MetadataReader
-from ingest.load.order.samplers import BLOCK_CELLS, WINDOW_CELLS
 from ingest.load.stream import read_window, stream_batches
 from ingest.load.torch.forms import maker_of
 from ingest.load.torch.loader import Ranks, as_tensor
@@ -183,8 +182,8 @@ class ShuffledCells(IterableDataset[Any]):
         where: str | None = None,
         include_srx_accessions: Sequence[str] | None = None,
         seed: int = 0,
-        block_cells: int = BLOCK_CELLS,
-        window_cells: int = WINDOW_CELLS,
+        block_cells: int | None = None,
+        window_cells: int | None = None,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,

@@ -26,6 +26,7 @@ _1, _2, _5, _8 = np.uint64(1), np.uint64(2), np.uint64(5), np.uint64(8)
 def undo_lzf(packed: memoryview, size: int) -> Array | None:
     """Return the `size` bytes, uint8, that `packed` stands for; None where it stands for more, less or nothing."""
     source, out = np.frombuffer(packed, np.uint8), np.empty(size, np.uint8)
+    source.flags.writeable = False  # numba compiles for read-only and writable arrays apart
     return out if _undo(source, out) == size else None
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
+
 from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, IngestError
 from ingest.folding import cut_even_units, error_of
@@ -94,7 +96,7 @@ class Converted:
 
 
 def planned_workers(n_missing: int, workers: int | None) -> int:
-    """Return how many workers: those asked for, else one a CPU; never more than there are parts.
+    """Return how many workers: those asked for, else one a CPU, fewer where memory is short or parts are few.
 
     Raises
     ------
@@ -103,7 +105,8 @@ def planned_workers(n_missing: int, workers: int | None) -> int:
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"-d {workers}: at least one worker is needed", kind="bad-workers")
-    return max(1, min(workers or available_cpus(), n_missing))
+    fits = psutil.virtual_memory().available // _WORKER_BYTES
+    return max(1, min(workers or min(available_cpus(), fits), n_missing))
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:

@@ -211,11 +211,20 @@ class Workplace:
                 )
             self._check_arrays(there)
             return there
+        self._clear()
         self._check_room(plan)
-        (self.folder / _PARTS).mkdir(exist_ok=True)
+        (self.folder / _PARTS).mkdir()
         ArrayFiles.create(self.folder, plan.spec).close()
         _write_new(self.folder / PLAN_NAME, plan.sealed())
         return plan
+
+    def _clear(self) -> None:
+        """Remove what is there without a plan: arrays of who knows what, whose first row pointer nobody writes."""
+        for path in list(self.folder.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
 
     def _check_arrays(self, plan: ConversionPlan) -> None:
         if not has_arrays(self.folder, plan):

@@ -18,6 +18,8 @@ from ingest.load.torch.datasets import ChunkDataset, ShuffledCells
 from ingest.load.transform import Compose, LogTokens, NormalizeLog1p
 from ingest.testing.scdl_files import ScdlFile, write_scdl_file
 
+ALIKE = {"block_cells": 4, "window_cells": 64}
+
 
 @pytest.fixture(scope="module")
 def archive(dest, tmp_path_factory):
@@ -84,8 +86,17 @@ def test_an_epoch_goes_on_where_it_was_left(archive, workers):
         one.close()
 
 
+def test_cells_are_shuffled_one_by_one(archive, chunks):
+    """Of chunks neighbours come together, in blocks; here any cell is as near as the next."""
+    for source, together in ((archive, False), (chunks, True)):
+        order = create_dataloader(source, 16, window_cells=16)._order()
+        rows = np.concatenate([window.rows for window in order.windows()])
+        assert len(np.unique(rows)) == chunks.n_cells
+        assert (np.ptp(rows[:16]) < 64) == together
+
+
 def test_balance_and_split(archive, chunks):
-    ours, theirs = (create_dataloader(source, 16, balance="cell_type", seed=2) for source in (archive, chunks))
+    ours, theirs = (create_dataloader(source, 16, balance="cell_type", seed=2, **ALIKE) for source in (archive, chunks))
     assert [about["cell_id"] for _, about in ours] == [about["cell_id"] for _, about in theirs]
     for by in ("cell", "cell_type"):
         parts = [split(cells, SplitRule(by=by, val=0.3, test=0.2)).parts for cells in (MappedCells(archive), chunks)]
@@ -97,7 +108,7 @@ def test_other_datasets_of_torch(archive, chunks):
     assert torch.equal(ours[3][0], theirs[3][0])
     with pytest.raises(ConfigError, match="has no chunks to keep"):
         ChunkDataset(archive, chunk_cache_size=2)
-    streams = [list(ShuffledCells(source, 16, form="csr", seed=1)) for source in (archive, chunks)]
+    streams = [list(ShuffledCells(source, 16, form="csr", seed=1, **ALIKE)) for source in (archive, chunks)]
     assert all(torch.equal(one.to_dense(), other.to_dense()) for (one, _), (other, _) in zip(*streams, strict=True))
 
 

@@ -212,7 +212,7 @@ def test_a_journal_that_is_damaged(tmp_path, h5ads):
         SingleCellMemMapDataset(first.data_path)
 
 
-@pytest.mark.parametrize("use_processes", [False, True])
+@pytest.mark.parametrize("use_processes", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_collection_as_theirs(tmp_path, h5ads, use_processes):
     from bionemo.scdl.io.single_cell_collection import SingleCellCollection as TheirCollection
 

@@ -733,6 +733,34 @@ def test_a_damaged_workplace_is_refused_or_begun_again(dest, tmp_path, quiet, da
     assert not path.exists()
 
 
+def test_what_is_there_without_its_plan_is_begun_again(dest, tmp_path, quiet):
+    """The first row pointer is never written: it has to be zero from the beginning."""
+    path = tmp_path / "made"
+    begin(dest, path)
+    folder = Workplace(path).folder
+    (folder / PLAN_NAME).unlink()
+    (folder / "row_ptr.npy").write_bytes(b"\7" * 1_000)
+    watching = Watching()
+    run(dest, path, watching=watching)
+    assert watching.said[0][0] == 0
+    assert_same_archive(path, quiet)
+
+
+def test_the_same_by_another_name_goes_on(dest, tmp_path, quiet, monkeypatch):
+    """Of whoever stands in another folder: sources are where they are, whatever they are called."""
+    path = tmp_path / "made"
+    monkeypatch.chdir(dest.parent)
+    begin(dest.name, path)
+    monkeypatch.chdir(tmp_path)
+    watching = Watching()
+    run(dest, "made", watching=watching)
+    assert watching.said[0][0] > 0
+    assert_same_arrays(path, quiet)
+    assert open_theirs(path).get_row(3, return_var_features=True)
+    assert open_theirs(path).var_features().lookup(3)[1] == dest.name
+    assert run(dest, path).was_there
+
+
 def test_a_worker_that_does_not_see_the_folder_says_so(dest, tmp_path):
     @contextmanager
     def elsewhere(factory, _size, **_):
@@ -804,3 +832,10 @@ def test_trouble_that_may_pass_is_tried_again(dest, tmp_path, quiet, monkeypatch
 def test_fewer_than_one_worker_is_refused(dest, tmp_path):
     with pytest.raises(ConfigError, match="-d 0: at least one worker"):
         create_archive(dest, tmp_path / "made", workers=0)
+
+
+def test_workers_are_no_more_than_memory_and_parts_ask_for(monkeypatch):
+    monkeypatch.setattr(run_module, "available_cpus", lambda: 64)
+    monkeypatch.setattr(run_module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 << 30}))
+    assert [run_module.planned_workers(n, None) for n in (0, 3, 100)] == [1, 3, 5]
+    assert run_module.planned_workers(100, 12) == 12

@@ -151,7 +151,7 @@ def test_to_other_processes_it_travels_as_its_path(archive):
 
 # torch's, of the sparse tensors that it passes from process to process
 @pytest.mark.filterwarnings("ignore:Sparse")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_in_a_dataloader_with_workers(archive, context):
     loader = DataLoader(
         archive, 8, shuffle=True, collate_fn=collate_sparse_matrix_batch, num_workers=2, multiprocessing_context=context
