@@ -258,7 +258,7 @@ def _loss_facts(made: Converted, number: int) -> dict[str, Any]:
 
 def note_losses(made: Converted) -> None:
     """Warn of values that the archive's type does not hold, in the words of bionemo-scdl."""
-    from ingest.load.memmap.convert.api import loss_text
+    from ingest.load.memmap.convert.base import loss_text
 
     for number, lossy in sorted(made.lossy.items()):
         label = made.plan.sources[number].facts.label

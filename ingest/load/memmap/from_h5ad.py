@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles, Staging, describe
-from ingest.load.memmap.convert.base import Place
+from ingest.load.memmap.convert.base import Place, loss_text
 from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
-from ingest.load.memmap.names import FileNames
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES
 
 if TYPE_CHECKING:
@@ -79,11 +78,7 @@ def archive_of_h5ad(path: str | os.PathLike[str], h5ad: str | os.PathLike[str], 
 def warn_of_loss(lossy: LossyCast | None, of: str) -> None:
     """Warn of a cast that changes values, as bionemo-scdl does."""
     if lossy is not None:
-        warnings.warn(
-            f"{of}: Downcasted data values for '{FileNames.DATA.value}' are not close to original values. "
-            f"Max abs diff: {lossy.difference}",
-            stacklevel=2,
-        )
+        warnings.warn(loss_text(lossy, of), stacklevel=2)
 
 
 def _blocks(source: H5adRows, options: H5adOptions) -> Iterator[tuple[str, Place]]:

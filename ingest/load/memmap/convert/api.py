@@ -7,6 +7,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from ingest.load.memmap.convert.base import loss_text
 from ingest.load.memmap.convert.opening import ReadOptions
 from ingest.load.memmap.convert.run import check_path, run_conversion
 from ingest.load.memmap.convert.survey import draft_plan
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from ingest.load.memmap.convert.base import LossyCast
     from ingest.load.memmap.convert.plan import ConversionPlan
     from ingest.load.memmap.convert.run import Converted
     from ingest.pool import Failure, Pool, SizedFactory
     from ingest.running import OpenPool
 
-__all__ = ["create_archive", "local_pool", "loss_text", "warn_of_losses"]
+__all__ = ["create_archive", "local_pool", "warn_of_losses"]
 
 
 def local_pool(kind: Literal["threads", "processes", "serial"]) -> OpenPool:
@@ -134,11 +134,3 @@ def warn_of_losses(made: Converted) -> None:
     for number, lossy in sorted(made.lossy.items()):
         label = made.plan.sources[number].facts.label
         warnings.warn(f"{label}: {loss_text(lossy)}", stacklevel=3)
-
-
-def loss_text(lossy: LossyCast) -> str:
-    """Return what bionemo-scdl warns of such a cast."""
-    return (
-        "Full Dataset: Downcasted data values for 'data.npy' are not close to original values. "
-        f"Max abs diff: {lossy.difference}"
-    )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ingest.load.memmap.names import FileNames
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ingest.load.memmap.archive import ArrayFiles
 
-__all__ = ["LossyCast", "Place", "RowSource", "Written", "worse_of"]
+__all__ = ["LossyCast", "Place", "RowSource", "Written", "loss_text", "worse_of"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -103,6 +105,14 @@ class RowSource(Protocol):
     def close(self) -> None:
         """Let go of files."""
         ...
+
+
+def loss_text(lossy: LossyCast, of: str = "Full Dataset") -> str:
+    """Return what bionemo-scdl warns of such a cast."""
+    return (
+        f"{of}: Downcasted data values for '{FileNames.DATA.value}' are not close to original values. "
+        f"Max abs diff: {lossy.difference}"
+    )
 
 
 def worse_of(one: LossyCast | None, other: LossyCast | None) -> LossyCast | None:
