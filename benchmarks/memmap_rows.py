@@ -27,7 +27,8 @@ __all__ = ["WAYS", "run"]
 
 _EACH_CELL = LoadSettings(block_cells=1, buffer_cells=1)
 """Every cell from anywhere, by itself: what a DataLoader's ``shuffle=True`` comes to."""
-_BUFFER_CELLS = 8_192
+_BUFFER_CELLS = 1_024
+"""What `create_dataloader` takes of an archive."""
 _PLACE = "archive"
 
 

@@ -261,6 +261,11 @@ class VariableFeatureIndex(RowFeatureIndex[VariableBlock]):
     def __init__(self) -> None:
         super().__init__()
         self._texts = SharedTexts()
+        self._last: tuple[VariableBlock, pa.Table] | None = None
+        """A block and the table that it is equal to: files that follow each other mostly have the same genes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
 
     def lookup(self, row: int, select_features: Sequence[str] | None = None) -> tuple[list[Array], str | None]:
         """Return the arrays of a row's block, ``(n_genes,)`` each, and its label.
@@ -316,9 +321,13 @@ class VariableFeatureIndex(RowFeatureIndex[VariableBlock]):
         ConfigError
             `n_obs` is negative (kind ``bad-rows``).
         """
+        if self._is_last(table):
+            self._grow(n_obs)
+            return
         names: Iterable[str] = table.column_names
         arrays = {name: np.array(from_arrow(table.column(name)).take(slice(None))) for name in names}
         self._append(n_obs, VariableBlock(arrays, None, self._texts), label)
+        self._last = (self._blocks[-1], table)
 
     def concat(self, other_row_index: VariableFeatureIndex) -> VariableFeatureIndex:
         """Append all rows of another index to this one, and return this one.
@@ -353,12 +362,27 @@ class VariableFeatureIndex(RowFeatureIndex[VariableBlock]):
         return VariableBlock(None, frame, self._texts)
 
     def _append(self, n_obs: int, block: VariableBlock, label: str | None) -> None:
-        if n_obs < 0:
-            raise ConfigError(f"{n_obs} rows cannot be appended", kind="bad-rows")
         if self._blocks and self._blocks[-1].equals(block):
-            self._ends[-1] += int(n_obs)
+            self._grow(n_obs)
+        elif n_obs < 0:
+            raise _not_rows(n_obs)
         else:
             self._new_block(block, int(n_obs), label)
+
+    def _grow(self, n_obs: int) -> None:
+        if n_obs < 0:
+            raise _not_rows(n_obs)
+        self._ends[-1] += int(n_obs)
+
+    def _is_last(self, table: pa.Table) -> bool:
+        """Return whether the last block is equal to a table, for sure; a null of Arrow's may be a NaN of numpy's."""
+        if self._last is None or not self._blocks or self._blocks[-1] is not self._last[0]:
+            return False
+        return not any(column.null_count for column in table.columns) and bool(table.equals(self._last[1]))
+
+
+def _not_rows(n_obs: int) -> ConfigError:
+    return ConfigError(f"{n_obs} rows cannot be appended", kind="bad-rows")
 
 
 def _between(rows: range, start: int, stop: int) -> range:

@@ -18,7 +18,7 @@ from ingest.fetch.h5ad_open import open_h5ad
 from ingest.load.memmap.convert.h5ad_csc import CscRows
 from ingest.load.memmap.convert.h5ad_csr import CsrRows
 from ingest.load.memmap.convert.h5ad_dense import DenseRows
-from ingest.load.memmap.convert.h5ad_features import features_of, read_frame, same_ids
+from ingest.load.memmap.convert.h5ad_features import features_of, has_same_ids, read_frame
 from ingest.load.memmap.convert.h5ad_matrix import Reading
 from ingest.load.memmap.convert.h5ad_neighbors import read_neighbors
 from ingest.source import Source
@@ -185,9 +185,8 @@ class H5adRows:
             It is damaged.
         """
         frame = read_frame(self._file, "var")
-        if self._matrix.var_path != "var":
-            own = read_frame(self._file, self._matrix.var_path)
-            frame = frame if same_ids(frame, own) else own
+        if self._matrix.var_path != "var" and not has_same_ids(self._file, self._matrix.var_path, frame):
+            frame = read_frame(self._file, self._matrix.var_path)
         return features_of(frame, index_name)
 
     def obs_features(self, index_name: str = "obs_feature_id") -> pa.Table:

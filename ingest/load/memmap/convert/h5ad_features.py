@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.fetch.h5ad_table import Column
 
-__all__ = ["features_of", "read_frame", "same_ids"]
+__all__ = ["features_of", "has_same_ids", "read_frame"]
 
 _ROWS = 1 << 16
 
@@ -54,9 +54,21 @@ def features_of(frame: pd.DataFrame, index_name: str) -> pa.Table:
     return pa.table({index_name: _arrow(index.to_numpy())})
 
 
-def same_ids(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Return whether two frames are of the same rows in the same order."""
-    return bool(np.array_equal(one.index.to_numpy(), other.index.to_numpy()))
+def has_same_ids(file: OpenH5ad, path: str, frame: pd.DataFrame) -> bool:
+    """Return whether the table at `path` is of the same rows in the same order, of which its index alone is read.
+
+    Raises
+    ------
+    HostileFileError
+        It is missing or damaged.
+    """
+    table, names = open_table(file, path), frame.index.to_numpy()
+    if table.n_rows != len(names):
+        return False
+    if not pa.types.is_string(table.index.type):  # anndata makes texts of them
+        return bool(np.array_equal(names, read_frame(file, path).index.to_numpy()))
+    with file.reading(path):
+        return bool(np.array_equal(names, _read_column(table.index, table.n_rows).to_numpy()))
 
 
 def _column(column: pd.Series[Any]) -> pa.Array:
@@ -83,11 +95,12 @@ def _read_old(file: OpenH5ad, path: str) -> pd.DataFrame:
     import pandas as pd
 
     table = open_table(file, path)
+    columns = {name: _read_column(column, table.n_rows).array for name, column in table.columns.items()}
+    index = pd.Index(_read_column(table.index, table.n_rows).astype(object), name=None)
+    return pd.DataFrame(columns, index=index)
 
-    def read(column: Column) -> Any:
-        starts = range(0, table.n_rows, _ROWS)
-        parts = [column.read(at, min(at + _ROWS, table.n_rows)) for at in starts]
-        return pa.chunked_array(parts, column.type).to_pandas()
 
-    index = pd.Index(read(table.index).astype(object), name=None)
-    return pd.DataFrame({name: read(column).array for name, column in table.columns.items()}, index=index)
+def _read_column(column: Column, n_rows: int) -> pd.Series[Any]:
+    parts = [column.read(at, min(at + _ROWS, n_rows)) for at in range(0, n_rows, _ROWS)]
+    found: pd.Series[Any] = pa.chunked_array(parts, column.type).to_pandas()
+    return found

@@ -238,6 +238,36 @@ def test_what_it_is_given_must_be_a_dict_of_equal_lengths():
             ObservedFeatureIndex()[wrong]
 
 
+def test_the_same_genes_again_are_not_looked_at_one_by_one(monkeypatch):
+    names = [f"g{number}" for number in range(40)]
+    index = VariableFeatureIndex()
+    index.append_table(3, table(name=names, length=range(40)), "one")
+    monkeypatch.setattr("ingest.load.memmap.features.from_arrow", lambda _: pytest.fail("looked at"))
+    index.append_table(2, table(name=names, length=range(40)), "two")
+    with pytest.raises(ConfigError, match="-1 rows cannot be appended"):
+        index.append_table(-1, table(name=names, length=range(40)))
+    assert (len(index), index.number_of_rows(), index.lookup(4)[1]) == (1, 5, "one")
+    sent = pickle.loads(pickle.dumps(index))  # noqa: S301 # made here
+    assert (len(sent), sent.number_of_rows()) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [[1.0, np.nan], pa.array([1.5, None]), pa.array([1, None]), pa.array(["a", None]), [0.0, 1.0]],
+    ids=["NaN", "null float", "null int", "null text", "float"],
+)
+def test_genes_again_are_the_block_that_their_arrays_are(column):
+    mine, peer = VariableFeatureIndex(), theirs.VariableFeatureIndex()
+    for values in (column, column, pa.array(column).slice(0, 1), column):
+        told = table(x=values)
+        mine.append_table(2, told, "a")
+        peer.append_features(2, {"x": np.array(told.column("x"))}, "a")
+    assert (mine.column_dims(), mine._cumulative_sum_index.tolist()) == (
+        peer.column_dims(),
+        peer._cumulative_sum_index.tolist(),
+    )
+
+
 def test_equal_arrays():
     one = {"x": np.arange(3), "y": np.array(["a", None, "b"], object)}
     assert are_dicts_equal(one, {"y": one["y"].copy(), "x": one["x"].copy()})

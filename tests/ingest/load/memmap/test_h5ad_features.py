@@ -13,7 +13,9 @@ import pytest
 from scipy import sparse
 
 from ingest.errors import HostileFileError, NoMatrixError
+from ingest.load.memmap.convert import h5ad
 from ingest.load.memmap.convert.h5ad import H5adRows
+from ingest.load.memmap.convert.h5ad_features import read_frame
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 
 N = 40
@@ -108,13 +110,19 @@ def test_without_columns_there_are_names(tmp_path):
     rows.close()
 
 
+def _number(path, table, n_rows):
+    """Let rows be called by numbers, which no anndata writes."""
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[f"{table}/_index"].attrs)
+        del file[f"{table}/_index"]
+        names = file.create_dataset(f"{table}/_index", data=np.arange(n_rows))
+        names.attrs.update(attributes, **{"encoding-type": "array"})
+
+
 def test_names_that_are_numbers(tmp_path):
     path = tmp_path / "a.h5ad"
     anndata.AnnData(sample_counts(N, 7)).write_h5ad(path)
-    with h5py.File(path, "r+") as file:
-        attributes = dict(file["obs/_index"].attrs)
-        del file["obs/_index"]
-        file.create_dataset("obs/_index", data=np.arange(N)).attrs.update(attributes, **{"encoding-type": "array"})
+    _number(path, "obs", N)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of anndata, that names become texts
         theirs = convert(path, tmp_path / "theirs")
@@ -123,21 +131,38 @@ def test_names_that_are_numbers(tmp_path):
     rows.close()
 
 
-@pytest.mark.parametrize("change", ["none", "subset", "order"])
+def test_of_raw_genes_names_alone_are_read_where_they_are_the_same(tmp_path, monkeypatch):
+    counts, path = sample_counts(N, 7), tmp_path / "a.h5ad"
+    made = anndata.AnnData(counts, var=pd.DataFrame({"of": ["raw"] * 7}, index=[f"g{i}" for i in range(7)]))
+    made.raw = made
+    made.write_h5ad(path)
+    read = []
+    monkeypatch.setattr(h5ad, "read_frame", lambda file, path: read.append(path) or read_frame(file, path))
+    rows = H5adRows(path)
+    assert rows.var_features().to_pydict() == {"of": ["raw"] * 7}
+    assert read == ["var"]
+    rows.close()
+
+
+@pytest.mark.parametrize("change", ["none", "subset", "order", "numbers"])
 def test_genes_of_raw(tmp_path, change):
     """Of var where it is of the same genes; theirs takes var even where raw has others."""
     counts, path = sample_counts(N, 7), tmp_path / "a.h5ad"
     ids = [f"g{i}" for i in range(7)]
     whole = anndata.AnnData(counts, var=pd.DataFrame({"of": ["raw"] * 7, "n": range(7)}, index=ids))
-    keep = {"none": ids, "subset": ids[1:4], "order": ids[::-1]}[change]
+    keep = {"subset": ids[1:4], "order": ids[::-1]}.get(change, ids)
     made = whole[:, keep].copy()
     made.var = pd.DataFrame({"of": ["var"] * len(keep)}, index=keep)
     made.raw = whole
     made.write_h5ad(path)
+    if change == "numbers":
+        _number(path, "var", 7)
+        _number(path, "raw/var", 7)
     rows = H5adRows(path)
     table = rows.var_features()
     assert (rows.n_columns, len(table)) == (7, 7)
-    assert table.to_pydict() == ({"of": ["var"] * 7} if change == "none" else {"of": ["raw"] * 7, "n": list(range(7))})
+    same = change in ("none", "numbers")
+    assert table.to_pydict() == ({"of": ["var"] * 7} if same else {"of": ["raw"] * 7, "n": list(range(7))})
     rows.close()
     rows = H5adRows(path, use_X_not_raw=True)
     assert rows.var_features().to_pydict() == {"of": ["var"] * len(keep)}
