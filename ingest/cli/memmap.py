@@ -293,8 +293,10 @@ def _end_line(made: Converted) -> str:
 
 
 def _next_line(made: Converted) -> str:
-    neighbors = (
-        "" if made.plan.neighbor_key is None else f", load_neighbors=True, neighbor_key={made.plan.neighbor_key!r}"
-    )
+    from ingest.load.memmap.neighbors import has_neighbor_files
+
+    key = made.plan.neighbor_key
+    has = key is not None and has_neighbor_files(made.path)
+    neighbors = f", load_neighbors=True, neighbor_key={key!r}" if has else ""
     call = f"SingleCellMemMapDataset({str(made.path)!r}{neighbors})"
     return f"from ingest.load.memmap import SingleCellMemMapDataset; cells = {call}"

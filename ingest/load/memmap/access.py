@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class RowAccess:
         ValueError
             There is no such feature.
         """
+        index = operator.index(index)  # numpy's small numbers have no room for one more
         if not 0 <= index < len(self._row_ends) - 1:
             raise IndexError(f"Row index {index} is not valid: rows are numbered from 0 to {len(self._row_ends) - 2}.")
         start, end = self._row_ends[index], self._row_ends[index + 1]
@@ -151,7 +153,7 @@ class RowAccess:
             Neighbours were asked for, and the archive has none.
         """
         neighbors = self._neighbors_of(cell_index)
-        return np.array([], dtype=int) if neighbors is None else neighbors.indices[neighbors.of(cell_index)]
+        return np.array([], dtype=int) if neighbors is None else neighbors.indices[neighbors.of(int(cell_index))]
 
     def get_neighbor_weights_for_cell(self, cell_index: int) -> Array:
         """Return the weights of a cell's neighbours, float32 ``(n,)``; empty where neighbours were not asked for.
@@ -162,7 +164,7 @@ class RowAccess:
             As `get_neighbor_indices_for_cell`.
         """
         neighbors = self._neighbors_of(cell_index)
-        return np.array([], dtype=float) if neighbors is None else neighbors.values[neighbors.of(cell_index)]
+        return np.array([], dtype=float) if neighbors is None else neighbors.values[neighbors.of(int(cell_index))]
 
     def sample_neighbor_index(self, cell_index: int) -> int:
         """Return one neighbour of a cell as the strategy says, or the cell itself where there is none.
@@ -173,7 +175,7 @@ class RowAccess:
             As `get_neighbor_indices_for_cell`.
         """
         neighbors = self._neighbors_of(cell_index)
-        return cell_index if neighbors is None else neighbors.sample(cell_index, self._neighbor_settings)
+        return cell_index if neighbors is None else neighbors.sample(int(cell_index), self._neighbor_settings)
 
     def get_neighbor_stats(self) -> dict[str, Any]:
         """Return how many neighbours cells have: total, least, most, on average, and how many cells have none."""
@@ -189,7 +191,7 @@ class RowAccess:
             raise ValueError(_NO_NEIGHBORS)
 
     def _neighbors_of(self, cell: int) -> Neighbors | None:
-        n_rows = self.number_of_rows()
+        n_rows, cell = self.number_of_rows(), operator.index(cell)
         if not 0 <= cell < n_rows:
             raise IndexError(f"Cell index {cell} out of bounds for dataset with {n_rows} cells")
         if self.load_neighbors and self._neighbors is None:

@@ -20,6 +20,7 @@ from ingest.load.memmap.archive_obs import ArchiveObs
 from ingest.load.memmap.kernels import is_ascending
 from ingest.load.memmap.names import FileNames, Mode
 from ingest.load.memmap.opening import open_archive
+from ingest.load.memmap.revise import is_being_revised
 from ingest.load.memmap.rows import MappedRows
 from ingest.load.memmap.vocabularies import genes_of
 from ingest.load.read.kernels import keep_columns, tighten
@@ -42,9 +43,10 @@ _CELL_NAMES = ("cell_id", "obs_feature_id", "soma_joinid", "barcode")
 
 
 def is_archive(place: str | os.PathLike[str]) -> bool:
-    """Return whether a place is a finished archive."""
+    """Return whether a place is an archive that has been finished, even if a change of it has not."""
     folder = Path(place)
-    return all((folder / name.value).is_file() for name in (FileNames.METADATA, FileNames.DATA, FileNames.ROWPTR))
+    finished = (folder / FileNames.METADATA.value).is_file() or is_being_revised(folder)
+    return finished and all((folder / name.value).is_file() for name in (FileNames.DATA, FileNames.ROWPTR))
 
 
 class MappedCells:

@@ -150,7 +150,7 @@ class SingleCellCollection:
         destroy_on_copy: bool = False,
         extend_copy_size: int = 10 * 1_024 * 1_024,
     ) -> None:
-        """Make one archive of all, which the first of them then is.
+        """Make one archive of all.
 
         Parameters
         ----------
@@ -168,10 +168,12 @@ class SingleCellCollection:
         """
         if not self.fname_to_mmap:
             raise ValueError(f"{self.data_path} has no archives to flatten: load h5ad files first")
-        first, *others = self.fname_to_mmap.values()
-        first.concat(
-            others, extend_copy_size=extend_copy_size, output_path=output_path, destroy_on_copy=destroy_on_copy
-        )
+        if destroy_on_copy and Path(output_path).absolute().is_relative_to(Path(self.data_path).absolute()):
+            raise ValueError(f"{output_path} lies in {self.data_path}, which destroy_on_copy would destroy")
+        place, *others = self.fname_to_mmap
+        first = SingleCellMemMapDataset(place)  # one of its own: those of the collection stay what they are
+        rest = [self.fname_to_mmap[other] for other in others]
+        first.concat(rest, extend_copy_size=extend_copy_size, output_path=output_path, destroy_on_copy=destroy_on_copy)
         if destroy_on_copy:
             shutil.rmtree(self.data_path)
 

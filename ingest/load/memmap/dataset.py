@@ -5,6 +5,8 @@ Names, arguments, defaults, return values and messages are bionemo-scdl's (0.1.3
 
 from __future__ import annotations
 
+import errno
+import operator
 import os
 import shutil
 import warnings
@@ -15,8 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ingest.errors import CorruptError
 from ingest.load.memmap.access import RowAccess
-from ingest.load.memmap.archive import ArchiveSpec, Staging, header_of, write_metadata
+from ingest.load.memmap.archive import ArchiveSpec, Staging, header_of, sync_directory, write_metadata
 from ingest.load.memmap.arrays import create_array
 from ingest.load.memmap.collate import collate_sparse_matrix_batch
 from ingest.load.memmap.concat import concatenated_features, concatenated_spec
@@ -26,7 +29,7 @@ from ingest.load.memmap.from_h5ad import H5adOptions, archive_of_h5ad
 from ingest.load.memmap.names import VERSION, FileNames, Mode, NeighborSamplingStrategy
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, Neighbors, NeighborSettings, has_neighbor_files
 from ingest.load.memmap.opening import open_archive
-from ingest.load.memmap.revise import Piece, revise
+from ingest.load.memmap.revise import Piece, changing, check_unchanged, revise
 from ingest.load.memmap.row_list import RowList
 from ingest.load.memmap.rows import MappedRows, RowBatch, constant_width
 
@@ -116,6 +119,7 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         self.mode = Mode(mode)
         self.header: SCDLHeader | None = None
         self.metadata: dict[str, Any] = {}
+        self._version, self._width, self._home = VERSION, 0, Path(data_path).absolute()
         self.paginated_load_cutoff, self.load_block_row_size = paginated_load_cutoff, load_block_row_size
         self.var_feature_index_name, self.obs_feature_index_name = var_feature_index_name, obs_feature_index_name
         self.data_dtype_tolerance, self.use_X_not_raw = data_dtype_tolerance, use_X_not_raw
@@ -161,9 +165,10 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        mode = self.mode
-        self.load(self.data_path)
-        self.mode = mode
+        mode, path = self.mode, self.data_path
+        self._open(self._home)
+        self.mode, self.data_path = mode, path
+        self._map_neighbors()
 
     def version(self) -> str:
         """Return the version of bionemo-scdl whose interface this is."""
@@ -222,21 +227,34 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         """
         if output_path is not None:
             raise NotImplementedError("Saving to separate path is not yet implemented.")
-        folder = Path(self.data_path)
-        self.header = header_of(self._spec, self._var_feature_index, self._obs_feature_index)
-        self.header.save(self.header_path)
-        self._var_feature_index.save(str(folder / FileNames.VAR_FEATURES.value))
-        self._obs_feature_index.save(str(folder / FileNames.OBS_FEATURES.value))
+        self._check_writable()
         for name in (FileNames.VERSION, *_IN_SPEC):
-            if not (folder / name.value).exists():
-                raise FileNotFoundError(f"This file should exist from object creation: {folder / name.value}")
+            if not (self._home / name.value).exists():
+                raise FileNotFoundError(f"This file should exist from object creation: {self._home / name.value}")
         for array in (self.data, self.row_index, self.col_index):
             array.flush()
         if self._neighbors is not None:
             self._neighbors.flush()
-        self.metadata["num_rows"] = self.number_of_rows()
-        write_metadata(folder, self.metadata)
+        with changing(self._home):
+            check_unchanged(self._home, self._spec)
+            self._describe()
         return True
+
+    def _describe(self) -> None:
+        """Write what the archive consists of."""
+        self._var_feature_index.save(str(self._home / FileNames.VAR_FEATURES.value))
+        self._obs_feature_index.save(str(self._home / FileNames.OBS_FEATURES.value))
+        self.header = header_of(self._spec, self._var_feature_index, self._obs_feature_index)
+        part = self._home / f".{FileNames.HEADER.value}"
+        self.header.save(part)
+        part.rename(self._home / FileNames.HEADER.value)
+        self.metadata["num_rows"] = self.number_of_rows()
+        write_metadata(self._home, self.metadata)
+        sync_directory(self._home)
+
+    def _check_writable(self) -> None:
+        if self.mode is Mode.READ:
+            raise PermissionError(f"{self.data_path} was opened with mode='r': nothing is changed by it")
 
     def cast_data_to_dtype(self, dtype: str) -> None:
         """Store values as another type, in place, as numpy casts them: what does not fit is lost.
@@ -247,6 +265,7 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
             There is no such type.
         """
         check_data_dtype(dtype)
+        self._check_writable()
         old = self._spec
         self._revise(ArchiveSpec(old.n_rows, old.n_entries, dtype, old.columns, old.rows), [], _COPY_ENTRIES)
 
@@ -266,7 +285,8 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         extend_copy_size
             Entries copied at once.
         destroy_on_copy
-            Move this archive to `output_path` instead of copying it, and remove the arrays of the others at the end.
+            Append where this archive is and then move it to `output_path`, and remove the arrays of the others at the
+            end.
 
         Raises
         ------
@@ -277,15 +297,25 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         """
         others = [other_dataset] if isinstance(other_dataset, SingleCellMemMapDataset) else other_dataset
         if not isinstance(others, list):
-            raise ValueError(  # noqa: TRY004 # as the peer's
-                f"Expecting either a {SingleCellMemMapDataset} or a list thereof. Actually got: {type(other_dataset)}"
+            others = [other_dataset]
+        wrong = next((other for other in others if not isinstance(other, SingleCellMemMapDataset)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Expecting either a {SingleCellMemMapDataset} or a list thereof. Actually got: {type(wrong)}"
             )
-        pieces = [Piece(Path(other.data_path), other._spec) for other in others]
-        new = concatenated_spec(Piece(Path(self.data_path), self._spec), pieces)
-        if output_path is None:
+        if destroy_on_copy and any(other._home.samefile(self._home) for other in others):
+            raise ValueError(f"{self.data_path} is appended to itself, which destroy_on_copy would destroy")
+        pieces = [Piece(other._home, other._spec) for other in others]
+        new = concatenated_spec(Piece(self._home, self._spec), pieces)
+        if output_path is not None and Path(output_path).exists():
+            raise FileExistsError(f"Output directory already exists: {output_path}")
+        if output_path is None or destroy_on_copy:
+            self._check_writable()
             self._revise(new, others, extend_copy_size)
-        else:
-            self._concat_at(output_path, new, others, extend_copy_size, move=destroy_on_copy)
+        if output_path is not None and destroy_on_copy:
+            self._move(Path(output_path))
+        elif output_path is not None:
+            self._concat_at(output_path, new, others, extend_copy_size)
         if destroy_on_copy:
             for piece in pieces:
                 for name in _IN_SPEC:
@@ -306,10 +336,24 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         rows = np.atleast_1d(np.asarray(indices))
         if len(rows) and rows.dtype.kind not in "iu":
             raise IndexError(f"rows are asked for by number, not by {rows.dtype}")
-        return self._rows.take(rows.astype(np.int64, copy=False), constant_width(self._var_feature_index.column_dims()))
+        rows = rows.astype(np.int64, copy=False)
+        try:
+            return self._rows.take(rows, self._width)
+        except CorruptError as error:
+            if error.kind != "scdl-column":
+                raise
+            self._widen(error)
+        return self._rows.take(rows, self._width)
 
-    def __getitems__(self, indices: Sequence[int]) -> RowList:
+    def _widen(self, error: CorruptError) -> None:
+        """Make room in batches for all columns: bionemo-scdl stores a raw.X of more genes than var has."""
+        self._width = self._rows.largest_column() + 1
+        warnings.warn(f"{error}: batches are {self._width} columns wide", stacklevel=4)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the cells of a DataLoader's batch, taken together, as a list of what ``dataset[i]`` returns."""
+        if type(self).__getitem__ is not SingleCellMemMapDataset.__getitem__:
+            return [self[index] for index in indices]  # whoever has it otherwise means it
         return RowList(self.get_rows(indices), self._rows.buffers)
 
     def __getitem__(self, idx: int | Sequence[int] | Array) -> torch.Tensor:
@@ -318,9 +362,9 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         Several cells come as one sparse CSR tensor of constant width: what a DataLoader with a BatchSampler as its
         sampler and ``batch_size=None`` asks for.
         """
-        if isinstance(idx, int | np.integer):
-            return torch.from_numpy(np.stack(self.get_row(int(idx))[0]))
-        return collate_sparse_matrix_batch(self.get_rows(idx))
+        if np.ndim(idx) == 0:
+            return torch.from_numpy(np.stack(self.get_row(operator.index(idx))[0]))  # type: ignore[arg-type]
+        return collate_sparse_matrix_batch(self.get_rows(idx))  # type: ignore[arg-type]  # it has dimensions
 
     def __len__(self) -> int:
         return self.number_of_rows()
@@ -395,7 +439,7 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
 
     def _make_empty(self, num_elements: int, num_rows: int) -> None:
         spec = ArchiveSpec(num_rows, num_elements, *(self.dtypes[name.value] for name in _IN_SPEC))
-        folder = Path(self.data_path)
+        folder = self._home = Path(self.data_path).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FileNames.VERSION.value).write_text(f'"{VERSION}"')
         self.mode = Mode.CREATE_APPEND
@@ -405,7 +449,7 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
     def _open(self, stored_path: str | os.PathLike[str]) -> None:
         fallback = {name: self.dtypes[name.value] for name in _IN_SPEC}
         found = open_archive(stored_path, self.mode, fallback)
-        self.data_path = stored_path
+        self.data_path, self._home = stored_path, Path(stored_path).absolute()  # wherever this process goes
         if self.mode is not Mode.READ:
             self.mode = Mode.READ_APPEND
         for name, (dtype, _) in found.spec.arrays.items():
@@ -413,12 +457,13 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         self.header, self.metadata = found.header, found.metadata
         self._var_feature_index, self._obs_feature_index = found.var, found.obs
         self._map(found.data, found.row_index, found.col_index)
+        self._width = constant_width(found.var.column_dims())
 
     def _map_neighbors(self) -> bool:
         """Map neighbours where they are asked for; return whether there are any."""
-        folder, self._neighbors = Path(self.data_path), None
-        if self.load_neighbors and has_neighbor_files(folder):
-            self._neighbors = Neighbors(folder, len(self.row_index) - 1, self.mode)
+        self._neighbors = None
+        if self.load_neighbors and has_neighbor_files(self._home):
+            self._neighbors = Neighbors(self._home, len(self.row_index) - 1, self.mode)
         return self._neighbors is not None
 
     def _map(self, data: np.memmap[Any, Any], row_index: np.memmap[Any, Any], col_index: np.memmap[Any, Any]) -> None:
@@ -431,11 +476,36 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         owners = [self, *others]
         features = concatenated_features([(one._var_feature_index, one._obs_feature_index) for one in owners])
         metadata = {**self.metadata, "num_rows": features[0].number_of_rows()}
-        pieces = [Piece(Path(other.data_path), other._spec) for other in others]
+        pieces = [Piece(other._home, other._spec) for other in others]
         for array in (each for one in owners for each in (one.data, one.row_index, one.col_index)):
             array.flush()
-        revise(Path(self.data_path), self._spec, new, pieces, features, metadata, piece_entries=piece_entries)
-        self.load(self.data_path)
+        revise(self._home, self._spec, new, pieces, features, metadata, piece_entries=piece_entries)
+        path = self.data_path
+        self._open(self._home)
+        self.data_path = path
+        self._map_neighbors()
+
+    def _move(self, place: Path) -> None:
+        """Have the archive at another place."""
+        try:
+            self._home.rename(place)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            staging = self._copied(place)
+            staging.commit()
+            shutil.rmtree(self._home)
+        self.load(place)
+
+    def _copied(self, place: str | os.PathLike[str] | Path) -> Staging:
+        staging = Staging(place, f".partial-{os.getpid()}")
+        staging.discard()
+        try:
+            shutil.copytree(self._home, staging.folder)
+        except BaseException:
+            staging.discard()
+            raise
+        return staging
 
     def _concat_at(
         self,
@@ -443,24 +513,17 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         new: ArchiveSpec,
         others: list[SingleCellMemMapDataset],
         piece_entries: int,
-        *,
-        move: bool,
     ) -> None:
         """Do it in a copy, which then is called `output_path`."""
-        if Path(output_path).exists():
-            raise FileExistsError(f"Output directory already exists: {output_path}")
-        staging = Staging(output_path, f".partial-{os.getpid()}")
-        staging.discard()
-        source = Path(self.data_path)
-        (shutil.move if move else shutil.copytree)(source, staging.folder)
+        staging, before, home = self._copied(output_path), self.data_path, self._home
         try:
-            self.load(staging.folder)
+            self._open(staging.folder)
             self._revise(new, others, piece_entries)
             staging.commit()
         except BaseException:
-            if move:
-                shutil.move(staging.folder, source)
             staging.discard()
-            self.load(source)
+            self._open(home)
+            self.data_path = before
+            self._map_neighbors()
             raise
         self.load(output_path)

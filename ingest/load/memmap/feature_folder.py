@@ -100,8 +100,8 @@ def save_folder(
     """Write a folder of features in place of whatever features are there.
 
     It is written beside its place and exchanged for it, so that either the old or the new one is there, whole, at any
-    time. Blocks that are a file already are linked. What blocks were to read from the old folder, they read from the
-    new one then.
+    time. Blocks that are a file of the same archive already are linked. What blocks were to read from the old folder,
+    they read from the new one then.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def save_folder(
             for block, path in zip(blocks, paths, strict=True):
                 frame = block.save(path)
                 if frame is not None:
-                    _link(frame, path)
+                    _take_over(frame, path, own=frame.path.parent.parent == target.parent)
             np.save(beside / _ENDS, ends)
             np.save(beside / _LABELS, np.array(["" if label is None else str(label) for label in labels]))
             np.save(beside / _VERSION, np.array(version))
@@ -153,11 +153,16 @@ def _check_ours(target: Path) -> None:
             )
 
 
-def _link(frame: Frame, path: Path) -> None:
-    try:
-        path.hardlink_to(frame.path)
-    except OSError:  # another disk, or a file system without links
-        shutil.copy2(frame.path, path)
+def _take_over(frame: Frame, path: Path, *, own: bool) -> None:
+    """Have the same file by another name: linked from the archive's own, copied from another, which lives on."""
+    if own:
+        try:
+            path.hardlink_to(frame.path)
+        except OSError:  # a file system without links
+            pass
+        else:
+            return
+    shutil.copy2(frame.path, path)
 
 
 def _exchange(beside: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from ingest.load.memmap.arrays import map_array
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
 from ingest.load.memmap.header import HeaderSerializationError, SCDLHeader
 from ingest.load.memmap.names import FileNames, Mode
-from ingest.load.memmap.revise import recover
+from ingest.load.memmap.revise import is_being_revised, recover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,9 @@ def open_archive(path: str | os.PathLike[str], mode: Mode, fallback: Mapping[Fil
     FileNotFoundError
         It is not there, or not a finished archive.
     CorruptError
-        Its files do not belong together.
+        Its files do not belong together, or a change was broken off that this user may not undo.
+    ConflictError
+        Somebody is changing it.
     """
     folder = Path(path)
     if not folder.exists():
@@ -65,8 +67,7 @@ def open_archive(path: str | os.PathLike[str], mode: Mode, fallback: Mapping[Fil
             "Alternatively, the class can be instantiated with SingleCellMemMapDataset(<path to data that will be "
             "created>, h5ad_path=<path to h5ad file>)"
         )
-    if mode is not Mode.READ and os.access(folder, os.W_OK):
-        recover(folder)
+    _settle(folder)
     header = _header(folder)
     if not (folder / FileNames.METADATA.value).exists():
         raise FileNotFoundError(f"Error: the metadata file {folder / FileNames.METADATA.value} does not exist.")
@@ -78,6 +79,18 @@ def open_archive(path: str | os.PathLike[str], mode: Mode, fallback: Mapping[Fil
     spec = ArchiveSpec(len(row_index) - 1, len(data), *(dtypes[n] for n in _IN_SPEC))
     var, obs = _features(folder)
     return OpenArchive(spec, data, row_index, col_index, header, metadata, var, obs)
+
+
+def _settle(folder: Path) -> None:
+    """End or undo a change that was broken off."""
+    if os.access(folder, os.W_OK):
+        recover(folder)
+    elif is_being_revised(folder):
+        raise CorruptError(
+            f"{folder}: a change of it was broken off",
+            kind="scdl-broken-off",
+            hint="open it once as somebody who may write there: that undoes it",
+        )
 
 
 _IN_SPEC = (FileNames.DATA, FileNames.COLPTR, FileNames.ROWPTR)

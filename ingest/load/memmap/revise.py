@@ -1,6 +1,7 @@
 """Change an archive in place, so that whatever breaks it off is undone, or done, when it is next opened.
 
-A journal beside the arrays says what they were. Arrays that only grow are appended to; those whose type changes are
+Whoever changes it, or undoes what was broken off, holds a lock on the folder. A journal beside the arrays says what
+they were. Arrays that only grow are appended to; those whose type changes are
 written anew under another name; new descriptions are written beside the old ones. When all of that is on the disk the
 journal is marked: before, opening cuts the arrays back; after, it puts the new files in place. Meanwhile there is no
 ``metadata.json``, so that nobody takes for an archive what is none.
@@ -8,16 +9,20 @@ journal is marked: before, opening cuts the arrays back; after, it puts the new 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.errors import CorruptError
+from ingest.errors import ConflictError, CorruptError
 from ingest.load.memmap.archive import disk_full, header_of, sync_directory, sync_folder, write_metadata
+from ingest.load.memmap.header import SCDLHeader
 from ingest.load.memmap.names import FileNames
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, has_neighbor_files
 
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
     from ingest.load.memmap.archive import ArchiveSpec, Features
 
-__all__ = ["Piece", "recover", "revise"]
+__all__ = ["Piece", "changing", "check_unchanged", "is_being_revised", "recover", "revise"]
 
 Array = np.ndarray[Any, Any]
 
@@ -68,7 +73,27 @@ def revise(
     ------
     ConfigError
         The disk is full (kind ``disk-full``): the archive is as it was.
+    ConflictError
+        It has been changed since it was opened (kind ``changed``), or somebody is changing it (``at-work``).
+    CorruptError
+        A piece is shorter than its rows say.
     """
+    for piece in (Piece(folder, old), *pieces) if pieces else ():
+        _check_whole(piece)
+    with changing(folder):
+        check_unchanged(folder, old)
+        _revise(folder, old, new, pieces, features, metadata, piece_entries)
+
+
+def _revise(
+    folder: Path,
+    old: ArchiveSpec,
+    new: ArchiveSpec,
+    pieces: Sequence[Piece],
+    features: tuple[Features, Features],
+    metadata: dict[str, Any],
+    piece_entries: int,
+) -> None:
     _begin(folder, old)
     try:
         with disk_full(folder):
@@ -81,9 +106,14 @@ def revise(
             sync_folder(folder)
             _write_journal(folder, {**_journal(folder), "ready": True, "new_metadata": metadata})
     except BaseException:
-        recover(folder)
+        _settle(folder)
         raise
-    recover(folder)
+    _settle(folder)
+
+
+def is_being_revised(folder: Path) -> bool:
+    """Return whether a change has begun that has not been ended or undone."""
+    return (folder / _JOURNAL).exists()
 
 
 def recover(folder: Path) -> bool:
@@ -91,10 +121,75 @@ def recover(folder: Path) -> bool:
 
     Raises
     ------
+    ConflictError
+        It is not broken off: somebody is at it (kind ``at-work``).
     CorruptError
         The journal cannot be read (kind ``scdl-journal``).
     """
-    if not (folder / _JOURNAL).exists():
+    if not is_being_revised(folder):
+        return False
+    with changing(folder):
+        return _settle(folder)
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Be the only one who changes an archive.
+
+    Raises
+    ------
+    ConflictError
+        Somebody else does (kind ``at-work``).
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                said = f"{folder} is being changed by somebody else"
+                raise ConflictError(said, kind="at-work", hint="wait until that has ended") from error
+            # A file system without locks: whoever shares it takes care.
+        yield
+    finally:
+        os.close(handle)  # which frees it, as the process's end does
+
+
+def check_unchanged(folder: Path, spec: ArchiveSpec) -> None:
+    """Check that the arrays on the disk are those that were opened.
+
+    Raises
+    ------
+    ConflictError
+        They are not (kind ``changed``).
+    """
+    sizes = {name: np.dtype(dtype).itemsize * length for name, (dtype, length) in spec.arrays.items()}
+    same = all((folder / name.value).stat().st_size == size for name, size in sizes.items())
+    path = folder / FileNames.HEADER.value
+    if same and path.exists():
+        said = {array.name: array.dtype.numpy_dtype_string for array in SCDLHeader.load(path).arrays}
+        same = all(said.get(name.name, dtype) == dtype for name, (dtype, _) in spec.arrays.items())
+    if not same:
+        raise ConflictError(
+            f"{folder} has been changed since it was opened", kind="changed", hint="open it again, then change it"
+        )
+
+
+def _check_whole(piece: Piece) -> None:
+    """Check that rows end where entries do: what stands after them would become somebody else's."""
+    path, (dtype, length) = piece.folder / FileNames.ROWPTR.value, piece.spec.arrays[FileNames.ROWPTR]
+    [last] = _parts(path, dtype, length - 1, length, 1)
+    if int(last[0]) != piece.spec.n_entries:
+        raise CorruptError(
+            f"{piece.folder} has {piece.spec.n_entries:,} entries, its rows end at {int(last[0]):,}",
+            kind="scdl-array",
+            hint="one that is filled by hand is made with as many elements as its rows have",
+        )
+
+
+def _settle(folder: Path) -> bool:
+    """End or undo a revision, under the lock."""
+    if not is_being_revised(folder):
         return False
     journal = _journal(folder)
     if journal.get("ready"):
@@ -105,7 +200,7 @@ def recover(folder: Path) -> bool:
             path.rename(place)
         write_metadata(folder, journal["new_metadata"])
     else:
-        for path in folder.glob(f"*{_NEW}"):
+        for path in folder.glob(f"*{_NEW}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for name, size in journal["sizes"].items():
             os.truncate(folder / name, size)
@@ -163,7 +258,7 @@ def _write_arrays(
                     cast = part.astype(dtype)
                     if pointers and number:
                         cast += np.dtype(dtype).type(before[number])
-                    cast.tofile(file)
+                    file.write(cast.data)
 
 
 def _read(piece: Piece, name: FileNames, *, skip: int, piece_entries: int) -> Iterator[Array]:
@@ -195,7 +290,7 @@ def _write_neighbors(folder: Path, old: ArchiveSpec, pieces: Sequence[Piece], pi
     files = {name: (folder / f"{name.value}{_NEW}").open("wb") for name in NEIGHBOR_DTYPES}
     try:
         rows = entries = 0
-        np.zeros(1, np.uint64).tofile(files[FileNames.NEIGHBOR_INDICES_PTR])
+        files[FileNames.NEIGHBOR_INDICES_PTR].write(np.zeros(1, np.uint64).data)
         for piece, present in zip(owners, has, strict=True):
             n_rows, n_entries = piece.spec.n_rows, 0
             if present:
@@ -206,9 +301,9 @@ def _write_neighbors(folder: Path, old: ArchiveSpec, pieces: Sequence[Piece], pi
                 if present:
                     length = n_rows + 1 if skip else n_entries
                     for part in _parts(piece.folder / name.value, dtype, skip, length, piece_entries):
-                        (part + np.dtype(dtype).type(moved)).tofile(files[name])
+                        files[name].write((part + np.dtype(dtype).type(moved)).data)
                 elif skip:
-                    np.full(n_rows, entries, np.uint64).tofile(files[name])
+                    files[name].write(np.full(n_rows, entries, np.uint64).data)
             rows, entries = rows + n_rows, entries + n_entries
     finally:
         for file in files.values():

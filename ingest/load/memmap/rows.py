@@ -25,6 +25,7 @@ Int32 = np.ndarray[Any, np.dtype[np.int32]]
 
 _LEAST_ROWS = 512
 """That a thread is worth."""
+_PIECE_ENTRIES = 1 << 24
 _MOST_SMALL = int(np.iinfo(np.int32).max)
 
 
@@ -57,9 +58,14 @@ class RowBatch:
         """Return a sparse CSR tensor ``(n_rows, width or n_columns)``; values as they are stacked, int32 columns."""
         from ingest.load.torch.csr import csr_tensor
 
+        wide = self.n_columns if width is None else width
+        if wide < self.n_columns or not self.n_columns:
+            largest = int(self.columns.max(initial=-1))
+            if largest >= wide:  # torch would read what is not its own
+                raise ValueError(f"width={wide}: there is a column {largest}")
         rows = self.indptr.astype(np.int32) if self.indptr[-1] <= _MOST_SMALL else self.indptr
         columns, values = self.columns.astype(rows.dtype, copy=False), self.values.astype(self.stacked, copy=False)
-        return csr_tensor(rows, columns, values, (len(self), self.n_columns if width is None else width))
+        return csr_tensor(rows, columns, values, (len(self), wide))
 
 
 class MappedRows:
@@ -105,7 +111,7 @@ class MappedRows:
         IndexError
             There is no such row.
         CorruptError
-            Rows or columns are not where they can be (kind ``scdl-array``).
+            Rows are not where they can be (kind ``scdl-array``), or a column is none of so many (``scdl-column``).
         """
         wrong = rows[(rows < 0) | (rows >= self.n_rows)]
         if len(wrong):
@@ -133,11 +139,26 @@ class MappedRows:
             with ThreadPoolExecutor(parts, "cell-ingest-rows") as pool:
                 largest = max(pool.map(fill, cuts[:-1], cuts[1:]))
         if largest >= (n_columns or _MOST_SMALL):  # torch would look up and write there
-            raise self._damaged(f"column {largest} of {n_columns}")
+            raise self._damaged(f"column {largest} of {n_columns}", "scdl-column")
         return RowBatch(indptr, columns, bits.view(self._dtype), n_columns or largest + 1, self._stacked)
 
-    def _damaged(self, what: str) -> CorruptError:
-        return CorruptError(f"{self._name}: {what}", kind="scdl-array", hint="convert it again: the archive is damaged")
+    def largest_column(self) -> int:
+        """Return the largest column of all rows; of every entry it is read.
+
+        Raises
+        ------
+        CorruptError
+            It is none that a tensor can have.
+        """
+        pieces = range(0, len(self._columns), _PIECE_ENTRIES)
+        largest = max((int(self._columns[at : at + _PIECE_ENTRIES].max()) for at in pieces), default=-1)
+        if largest >= _MOST_SMALL:
+            raise self._damaged(f"column {largest}", "scdl-column")
+        return largest
+
+    def _damaged(self, what: str, kind: str = "scdl-array") -> CorruptError:
+        hint = "convert it again: it is damaged, or bionemo-scdl made it of a raw.X with other genes than X"
+        return CorruptError(f"{self._name}: {what}", kind=kind, hint=hint)
 
 
 def constant_width(column_dims: list[int]) -> int:
