@@ -25,7 +25,17 @@ from ingest.load.memmap.names import VERSION, ArrayDType, FileNames
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ArchiveSpec", "ArrayFiles", "Features", "Staging", "describe", "header_of", "sync_folder", "write_metadata"]
+__all__ = [
+    "ArchiveSpec",
+    "ArrayFiles",
+    "Features",
+    "Staging",
+    "describe",
+    "header_of",
+    "sync_directory",
+    "sync_folder",
+    "write_metadata",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -215,7 +225,7 @@ class Staging:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise ConfigError(f"{self.path} is there already", kind="exists", hint="name another place") from error
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
 
     def discard(self) -> None:
         """Remove the folder with what is in it."""
@@ -286,10 +296,11 @@ def sync_folder(folder: Path) -> None:
         for name in files:
             with (Path(path) / name).open("rb") as file:
                 os.fsync(file.fileno())
-        _sync_directory(Path(path))
+        sync_directory(Path(path))
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
+    """Return when the names in a folder are on the disk."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)

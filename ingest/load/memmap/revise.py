@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import CorruptError
-from ingest.load.memmap.archive import disk_full, header_of, sync_folder, write_metadata
+from ingest.load.memmap.archive import disk_full, header_of, sync_directory, sync_folder, write_metadata
 from ingest.load.memmap.names import FileNames
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, has_neighbor_files
 
@@ -110,6 +110,7 @@ def recover(folder: Path) -> bool:
         for name, size in journal["sizes"].items():
             os.truncate(folder / name, size)
         write_metadata(folder, journal["metadata"])
+    sync_directory(folder)  # before nobody knows any more what there was to do
     (folder / _JOURNAL).unlink()
     return True
 
@@ -141,11 +142,7 @@ def _write_journal(folder: Path, journal: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(folder / _JOURNAL)
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    sync_directory(folder)
 
 
 def _write_arrays(
