@@ -78,10 +78,11 @@ def revise(
     CorruptError
         A piece is shorter than its rows say.
     """
-    for piece in (Piece(folder, old), *pieces) if pieces else ():
-        _check_whole(piece)
     with changing(folder):
-        check_unchanged(folder, old)
+        for piece in (Piece(folder, old), *pieces):
+            check_unchanged(piece.folder, piece.spec)
+            if pieces:
+                _check_whole(piece)
         _revise(folder, old, new, pieces, features, metadata, piece_entries)
 
 

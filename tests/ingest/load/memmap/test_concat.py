@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset as Theirs
 
-from ingest.errors import CorruptError
+from ingest.errors import ConfigError, CorruptError
 from ingest.load.memmap import SingleCellCollection, SingleCellMemMapDataset
 from ingest.load.memmap.revise import recover
 from ingest.testing.scdl_files import ScdlFile, write_scdl_file
@@ -115,6 +117,57 @@ def test_to_itself(tmp_path, h5ads):
     assert state(first)[1] == rows + rows
 
 
+def test_nothing_destroys_itself(tmp_path, h5ads):
+    [first] = ours(tmp_path, h5ads, "a")
+    with pytest.raises(ValueError, match="appended to itself"):
+        first.concat(first, destroy_on_copy=True)
+    made = SingleCellCollection(tmp_path / "work")
+    made.load_h5ad(h5ads / "a.h5ad")
+    with pytest.raises(ValueError, match="which destroy_on_copy would destroy"):
+        made.flatten(tmp_path / "work" / "flat", destroy_on_copy=True)
+    for name in ("one", "two"):
+        made.flatten(tmp_path / name)
+        assert len(SingleCellMemMapDataset(tmp_path / name)) == 9
+
+
+def test_what_is_copied_lives_by_itself(tmp_path, h5ads):
+    first, second, third = ours(tmp_path, h5ads, "acb")
+    first.concat(second, output_path=tmp_path / "all")
+    files = [
+        {path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "all", tmp_path / "made" / "a", tmp_path / "made" / "c")
+    ]
+    assert not files[0] & (files[1] | files[2])
+    third.concat(second)
+    assert len(SingleCellMemMapDataset(tmp_path / "made" / "c").obs_features()) == 1
+
+
+def test_entries_that_are_no_rows(tmp_path, h5ads):
+    [second] = ours(tmp_path, h5ads, "b")
+    made = SingleCellMemMapDataset(tmp_path / "sizes", num_elements=10, num_rows=2)
+    made.row_index[:] = [0, 2, 5]
+    made.save()
+    for one, other in ((made, second), (second, made)):
+        with pytest.raises(CorruptError, match="has 10 entries, its rows end at 5"):
+            one.concat(other)
+
+
+def test_a_full_disk_is_said_and_nothing_is_changed(tmp_path, h5ads):
+    first, second = ours(tmp_path, h5ads, "ab")
+    before = state(first)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (second.data.nbytes, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="no space left") as caught:
+            first.concat(second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.kind == "disk-full"
+    assert state(first) == state(SingleCellMemMapDataset(tmp_path / "made" / "a")) == before
+
+
 def test_what_does_not_go_together(tmp_path, h5ads):
     [first] = ours(tmp_path, h5ads, "a")
     found = {path.stem: path for path in h5ads.rglob("*.h5ad")}
@@ -124,6 +177,8 @@ def test_what_does_not_go_together(tmp_path, h5ads):
     assert "Float Data datasets: a; Int Data datasets: whole" in " ".join(str(caught.value).split())
     with pytest.raises(ValueError, match="Expecting either a"):
         first.concat("whole")
+    with pytest.raises(ValueError, match="Expecting either a"):
+        first.concat([Theirs(tmp_path / "made" / "a")])
     whole.cast_data_to_dtype("float64")
     first.concat(whole)
     assert first.dtypes["data.npy"] == "float64"

@@ -15,7 +15,7 @@ from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset a
 from scipy import sparse
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from ingest.errors import CorruptError, IngestError
+from ingest.errors import ConflictError, CorruptError, IngestError
 from ingest.load.memmap import (
     Mode,
     NeighborSamplingStrategy,
@@ -24,6 +24,8 @@ from ingest.load.memmap import (
     collate_sparse_matrix_batch,
 )
 from ingest.load.memmap.arrays import entries_of
+from ingest.load.memmap.cells import MappedCells
+from ingest.load.memmap.revise import changing
 from ingest.testing.scdl_files import ScdlFile, write_scdl_file
 
 
@@ -183,6 +185,9 @@ def test_only_read(archive, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         read.data[0] = 1
     assert (read[3] == archive[3]).all()
+    for change in (read.save, lambda: read.concat(archive), lambda: read.cast_data_to_dtype("uint8")):
+        with pytest.raises(PermissionError, match="nothing is changed by it"):
+            change()
 
 
 def test_casting_in_place_is_what_a_reader_finds(archive, tmp_path):
@@ -287,19 +292,94 @@ def test_damage_is_named_when_it_is_opened(archive, tmp_path, harm):
     assert isinstance(caught.value, IngestError)
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        damage("row_ptr.npy", lambda data: data[:4] + b"\0\0" + data[6:]),
-        damage("col_ptr.npy", lambda data: b"\xff" * len(data)),
-    ],
-)
-def test_damage_inside_is_named_when_it_is_read(archive, tmp_path, harm):
-    del archive
-    harm(tmp_path / "archive")
+@pytest.mark.usefixtures("archive")
+def test_damage_inside_is_named_when_it_is_read(tmp_path):
+    damage("col_ptr.npy", lambda data: b"\xff" * len(data))(tmp_path / "archive")
+    cells = MappedCells(tmp_path / "archive")
+    with pytest.raises(CorruptError, match="column 255 of 40"):
+        cells.read(np.array([0, 1]), cells.gene_columns()[1])
+    damage("row_ptr.npy", lambda data: data[:4] + b"\0\0" + data[6:])(tmp_path / "archive")
     opened = SingleCellMemMapDataset(tmp_path / "archive")
     with pytest.raises(CorruptError, match="archive"):
         opened.get_rows(np.arange(30))
+
+
+def test_more_columns_than_var_has_genes(tmp_path):
+    """As bionemo-scdl stores a raw.X with genes that X lacks: read, with a word, as wide as all cells need."""
+    matrix = sparse.random(30, 80, 0.3, "csr", np.float32, random_state=1)
+    adata = anndata.AnnData(matrix, var={"feature_id": [f"g{number}" for number in range(80)]})
+    adata.raw = adata
+    adata[:, :50].copy().write_h5ad(tmp_path / "wide.h5ad")
+    Theirs(str(tmp_path / "theirs"), str(tmp_path / "wide.h5ad"))
+    opened = SingleCellMemMapDataset(tmp_path / "theirs")
+    with pytest.warns(UserWarning, match=f"batches are {matrix.indices.max() + 1} columns wide"):
+        batch = opened.get_rows(np.arange(30))
+    assert (batch.to_scipy().toarray() == matrix.toarray()[:, : batch.n_columns]).all()
+    assert opened.get_rows([0]).n_columns == batch.n_columns
+    ours = SingleCellMemMapDataset(tmp_path / "ours", str(tmp_path / "wide.h5ad"))
+    assert ours.shape() == (30, [80])
+
+
+def test_a_width_that_is_too_small(archive):
+    largest = int(archive.get_rows(range(30)).columns.max())
+    for batch in (archive.__getitems__(range(30)), [archive[row] for row in range(30)]):
+        assert collate_sparse_matrix_batch(batch, width=largest + 1).shape == (30, largest + 1)
+        with pytest.raises(ValueError, match=f"there is a column {largest}"):
+            collate_sparse_matrix_batch(batch, width=largest)
+
+
+def test_what_a_subclass_makes_of_a_cell_is_what_a_loader_gets(archive):
+    class Tokens(SingleCellMemMapDataset):
+        def __getitem__(self, idx):
+            return {"cell": idx}
+
+    [batch] = DataLoader(Tokens(archive.data_path), batch_size=30, collate_fn=list)
+    assert batch == [{"cell": cell} for cell in range(30)]
+
+
+@pytest.mark.parametrize("index", [torch.tensor(3), np.array(3), np.int8(3), np.uint8(3)])
+def test_numbers_of_all_kinds(archive, index):
+    assert (archive[index] == archive[3]).all()
+    assert archive.get_row(index)[0][0].tolist() == archive.get_row(3)[0][0].tolist()
+
+
+def test_wherever_the_process_goes(tmp_path, archive, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = SingleCellMemMapDataset("archive")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (copy.deepcopy(opened)[3] == archive[3]).all()
+    opened.save()
+    opened.cast_data_to_dtype("float64")
+    assert opened.data_path == "archive"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_one_that_has_been_changed_since(tmp_path, archive):
+    shutil.copytree(tmp_path / "archive", tmp_path / "twin")
+    late, twin = SingleCellMemMapDataset(tmp_path / "archive"), SingleCellMemMapDataset(tmp_path / "twin")
+    archive.cast_data_to_dtype("uint32")  # of the same size
+    for change in (late.save, lambda: late.concat(late), lambda: late.cast_data_to_dtype("uint8")):
+        with pytest.raises(ConflictError, match="has been changed since it was opened"):
+            change()
+    again = SingleCellMemMapDataset(tmp_path / "archive")
+    with pytest.raises(ConflictError, match="has been changed since it was opened"):
+        twin.concat(late)
+    assert again.data.dtype == np.uint32
+    assert again.data.tolist() == late.data.tolist()
+
+
+def test_one_that_is_being_changed(tmp_path, archive):
+    with changing(tmp_path / "archive"):
+        with pytest.raises(ConflictError, match="is being changed by somebody else"):
+            archive.save()
+        assert len(SingleCellMemMapDataset(tmp_path / "archive")) == 30
+        (tmp_path / "archive" / "revision.json").write_text('{"sizes": {}, "metadata": {}}')
+        with pytest.raises(ConflictError, match="is being changed by somebody else"):
+            SingleCellMemMapDataset(tmp_path / "archive")
+        assert (tmp_path / "archive" / "revision.json").exists()
+    assert len(SingleCellMemMapDataset(tmp_path / "archive")) == 30
+    assert not (tmp_path / "archive" / "revision.json").exists()
 
 
 def test_an_archive_without_header_is_one_of_the_oldest(tmp_path):
