@@ -235,9 +235,10 @@ def test_neighbours_in_the_line_that_opens_it(memmap: Run, tmp_path: Path):
     names: dict[str, SingleCellMemMapDataset] = {}
     exec(out.splitlines()[-1].removeprefix("  next: "), names)  # noqa: S102 # the line that people are given
     assert names["cells"].get_neighbor_stats()["total_connections"] == cells.obsp["knn"].nnz
-    code, _, err = memmap("a.h5ad", "-o", "other.scdl", "--neighbors", "nearest")
-    assert code == 0
-    assert "note: Neighbor key 'nearest' not found in AnnData.obsp. Neighbor loading skipped." in err
+    code, _, err = memmap("a.h5ad", "-o", "other.scdl", "--neighbors", "knm")
+    assert code == 2
+    assert "error: no source has obsp['knm']; did you mean 'knn'?" in err
+    assert not (tmp_path / "other.scdl").exists()
 
 
 def test_help_ends_with_two_examples(run: Run):

@@ -118,6 +118,11 @@ class H5adRows:
         return self._matrix.layout != "csc"
 
     @property
+    def pair_keys(self) -> tuple[str, ...]:
+        """What obsp holds."""
+        return tuple(self._file.get("obsp") or ())
+
+    @property
     def n_rows(self) -> int:
         """Cells."""
         return self._matrix.shape[0]

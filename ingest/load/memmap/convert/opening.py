@@ -59,6 +59,8 @@ class Surveyed:
     source: CutSource
     smallest_dtype: str | None = None
     """The smallest unsigned type that holds every value, where that is known."""
+    pair_keys: tuple[str, ...] = ()
+    """What obsp of an h5ad file holds."""
 
 
 def survey_source(name: SourceName, options: ReadOptions) -> Surveyed:
@@ -75,7 +77,7 @@ def survey_source(name: SourceName, options: ReadOptions) -> Surveyed:
     try:
         cuts = even_rows(rows.n_rows, rows.n_entries) if rows.is_cuttable else np.array([0, rows.n_rows])
         facts = SourceFacts("h5ad", name.address, rows.version, name.label, rows.n_rows, rows.n_columns, rows.n_entries)
-        return Surveyed(CutSource(facts, cuts, rows.entries_before(cuts)))
+        return Surveyed(CutSource(facts, cuts, rows.entries_before(cuts)), pair_keys=rows.pair_keys)
     finally:
         rows.close()
 

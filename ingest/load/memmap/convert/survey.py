@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ingest.errors import ConfigError
+from ingest.grammar import did_you_mean
 from ingest.load.memmap.convert.opening import survey_source
 from ingest.load.memmap.convert.plan import make_plan
 from ingest.load.memmap.convert.sources import find_sources
@@ -56,6 +57,8 @@ def draft_plan(
     for name in names:
         surveyed.append(survey_source(name, options))
         looked_at(len(surveyed), len(names))
+    if neighbor_key is not None:
+        _check_pairs(neighbor_key, surveyed)
     return make_plan(
         [one.source for one in surveyed],
         data_dtype=_smallest(names, surveyed) if data_dtype == AUTO else data_dtype,
@@ -63,6 +66,18 @@ def draft_plan(
         neighbor_key=neighbor_key,
         tolerance=tolerance,
     )
+
+
+def _check_pairs(key: str, surveyed: Sequence[Surveyed]) -> None:
+    """Check that one source at least has the neighbours that are asked for."""
+    known = {name for one in surveyed for name in one.pair_keys}
+    if key not in known:
+        there = f"it has {', '.join(sorted(known))}" if known else "none has any"
+        raise ConfigError(
+            f"no source has obsp[{key!r}]{did_you_mean(key, known)}",
+            kind="no-neighbors",
+            hint=f"of all sources: {there}",
+        )
 
 
 def _smallest(names: Sequence[SourceName], surveyed: Sequence[Surveyed]) -> str:

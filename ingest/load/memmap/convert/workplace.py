@@ -238,7 +238,7 @@ class Workplace:
         needed = plan.spec.n_bytes + _SPARE_BYTES
         if needed > free:
             raise ConfigError(
-                f"{self.path} takes {plan.spec.n_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there",
+                f"{self.path} takes {plan.spec.n_bytes / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there",
                 kind="disk-full",
                 hint="make room, write to another disk, or store values in a smaller type by --data-dtype",
             )

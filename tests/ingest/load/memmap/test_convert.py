@@ -241,11 +241,12 @@ def test_neighbours_of_several_files_stay_in_their_file(tmp_path):
         assert opened.get_neighbor_weights_for_cell(row).tolist() == whole.data[mine].astype(np.float32).tolist()
 
 
-def test_without_any_neighbours_there_are_no_files_of_them(tmp_path):
+def test_without_any_neighbours_nothing_is_begun(tmp_path):
     file = write_file(tmp_path / "a.h5ad")
-    with pytest.warns(UserWarning, match="Neighbor key 'knn' not found"):
-        path = create_archive(file, tmp_path / "made", neighbor_key="knn")
-    assert not list(path.glob("neighbor*"))
+    with pytest.raises(ConfigError, match=r"no source has obsp\['knn'\]") as caught:
+        create_archive(file, tmp_path / "made", neighbor_key="knn")
+    assert caught.value.kind == "no-neighbors"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5ad"]
 
 
 # -- values that do not survive -------------------------------------------------------------------------------------
@@ -680,7 +681,7 @@ def test_a_folder_of_somebody_else_is_in_the_way(dest, tmp_path):
 
 def test_a_full_disk_is_said_ahead_and_nothing_is_left(dest, tmp_path, monkeypatch):
     monkeypatch.setattr(workplace_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(ConfigError, match=r"made takes 0.0 GB, and 0.0 GB are free there") as caught:
+    with pytest.raises(ConfigError, match=r"made takes 0.0 MB, and 0.0 MB are free there") as caught:
         run(dest, tmp_path / "made")
     assert caught.value.kind == "disk-full"
     assert not (tmp_path / "made.partial").exists()
