@@ -237,7 +237,8 @@ def test_neighbours_in_the_line_that_opens_it(memmap: Run, tmp_path: Path):
     assert names["cells"].get_neighbor_stats()["total_connections"] == cells.obsp["knn"].nnz
     code, _, err = memmap("a.h5ad", "-o", "other.scdl", "--neighbors", "knm")
     assert code == 2
-    assert "error: no source has obsp['knm']; did you mean 'knn'?" in err
+    assert "error: no source has obsp['knm']" in err
+    assert "obsp has knn" in err
     assert not (tmp_path / "other.scdl").exists()
 
 

@@ -72,12 +72,9 @@ def _check_pairs(key: str, surveyed: Sequence[Surveyed]) -> None:
     """Check that one source at least has the neighbours that are asked for."""
     known = {name for one in surveyed for name in one.pair_keys}
     if key not in known:
-        there = f"it has {', '.join(sorted(known))}" if known else "none has any"
-        raise ConfigError(
-            f"no source has obsp[{key!r}]{did_you_mean(key, known)}",
-            kind="no-neighbors",
-            hint=f"of all sources: {there}",
-        )
+        there = ", ".join(sorted(known)) or "nothing"
+        said = f"no source has obsp[{key!r}]{did_you_mean(key, known)}"
+        raise ConfigError(said, kind="no-neighbors", hint=f"obsp has {there}")
 
 
 def _smallest(names: Sequence[SourceName], surveyed: Sequence[Surveyed]) -> str:
