@@ -6,6 +6,7 @@
     ├── ConfigError      stop: the request or the environment is wrong          exit 2
     │   ├── CredentialsError    a store or source wants other credentials
     │   ├── EmptySelectionError nothing would be ingested
+    │   ├── NoColumnError       a KeyError: a table lacks the column asked for
     │   └── IncompleteError     what is asked wants the whole dataset           exit 3
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
@@ -13,6 +14,7 @@
     │   ├── AbsentError         a KeyError: the file lacks the table, column or entry asked for
     │   ├── NoMatrixError       a ValueError: the file lacks the matrix asked for
     │   ├── NotCountsError      values that are no counts (NaN, negative, fractional, …)
+    │   ├── LabelsError         a ValueError: labels or gene names are not what is asked of them
     │   └── HostileFileError    a file that must not be opened any further
     ├── TransientError   retry with back-off: it may go through later
     ├── CorruptError     make again: bytes at rest or in flight are damaged
@@ -43,6 +45,8 @@ __all__ = [
     "HostileFileError",
     "IncompleteError",
     "IngestError",
+    "LabelsError",
+    "NoColumnError",
     "NoFileError",
     "NoMatrixError",
     "NotCountsError",
@@ -135,6 +139,12 @@ class EmptySelectionError(ConfigError):
     default_kind = "empty-selection"
 
 
+class NoColumnError(ConfigError, KeyError):
+    """A table has no such column; one of Python's own, for callers that know nothing of this project."""
+
+    default_kind = "unknown-column"
+
+
 class IncompleteError(ConfigError):
     """Chunks are missing, and what was asked for wants all of them."""
 
@@ -176,6 +186,12 @@ class NotCountsError(SourceError):
     """The matrix holds values that are no counts."""
 
     default_kind = "not-counts"
+
+
+class LabelsError(SourceError, ValueError):
+    """Labels of cells or names of genes are not what is asked of them; a ValueError, for the same callers."""
+
+    default_kind = "labels"
 
 
 class HostileFileError(SourceError):
