@@ -38,7 +38,7 @@ def output_for(
     ConfigError
         ``same-file``: the output is the input; ``no-output``: the input is remote, so it has no folder.
     """
-    source = Path(os.path.realpath(address_of_data(data))) if file.source.path is not None else None
+    source = None if file.source.path is None else Path(address_of_data(data))
     if output_path is not None:
         output = Path(output_path)
     elif source is None and output_dir is None:
