@@ -11,6 +11,7 @@
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
     │   ├── NoFileError         a FileNotFoundError: there is no such file
+    │   ├── AbsentError         a KeyError: the file lacks the table, column or entry asked for
     │   ├── NoMatrixError       a ValueError: the file lacks the matrix asked for
     │   ├── NotCountsError      values that are no counts (NaN, negative, fractional, …)
     │   ├── LabelsError         a ValueError: labels or gene names are not what is asked of them
@@ -33,6 +34,7 @@ import re
 from typing import ClassVar
 
 __all__ = [
+    "AbsentError",
     "AlreadyExistsError",
     "ConfigError",
     "ConflictError",
@@ -166,6 +168,12 @@ class NoFileError(SourceError, FileNotFoundError):
     """There is no such file; one of Python's own, for callers that know nothing of this project."""
 
     default_kind = "no-such-file"
+
+
+class AbsentError(SourceError, KeyError):
+    """The file lacks the table, column or entry asked for; a KeyError, for the same callers."""
+
+    default_kind = "absent"
 
 
 class NoMatrixError(SourceError, ValueError):
