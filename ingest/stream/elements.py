@@ -50,9 +50,7 @@ def read_table(opened: OpenH5ad, path: str) -> pd.DataFrame:
     return read_rows(opened, path, 0, table.n_rows)
 
 
-def read_rows(
-    opened: OpenH5ad, path: str, start: int, stop: int, columns: Sequence[str] | None = None
-) -> pd.DataFrame:
+def read_rows(opened: OpenH5ad, path: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the rows ``[start, stop)`` of a table, all its columns or those named; nothing else is read.
 
     Raises

@@ -1,4 +1,4 @@
-"""obs and var of whatever a caller gives, read column by column: a path or URL, a handle, an AnnData in memory or backed.
+"""obs and var of whatever a caller gives (path, URL, handle, AnnData in memory or backed), read column by column.
 
 An object whose obs is a table in memory is taken at its word, whatever its file holds: somebody may have changed it.
 Everything else is a file, examined by `ingest.fetch.h5ad_open` before any of it is read.
@@ -6,27 +6,24 @@ Everything else is a file, examined by `ingest.fetch.h5ad_open` before any of it
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import pandas as pd
-import pyarrow as pa
 
-from ingest.errors import ConfigError, NoColumnError, NoFileError, SourceError
-from ingest.fetch.h5ad_open import open_h5ad
+from ingest.errors import NoColumnError
 from ingest.fetch.h5ad_table import open_table
-from ingest.source import Source, address_of
+from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["Annotations", "Columns", "annotations", "is_text", "local_path", "location_of", "open_data"]
+__all__ = ["Annotations", "Columns", "annotated", "is_text"]
 
 _PIECE_ROWS = 1 << 16
 _SHOWN = 12
@@ -89,12 +86,14 @@ class Annotations:
     label: str
     obs: Columns
     var: Columns
+    note: Callable[[str], dict[str, str]]
+    """The texts of an entry of uns, such as operations leave about what they did; empty where there is none."""
     file: OpenH5ad | None
     """The file they are read from; None when they are in memory."""
 
 
 @contextmanager
-def annotations(data: Any) -> Iterator[Annotations]:
+def annotated(data: Any) -> Iterator[Annotations]:
     """Give access to obs and var of `data`: path, URL, handle, or AnnData in memory or backed.
 
     Raises
@@ -104,68 +103,31 @@ def annotations(data: Any) -> Iterator[Annotations]:
     NoFileError
         There is no such file.
     SourceError, ConfigError, TransientError
-        As of `ingest.fetch.h5ad_open.open_h5ad`.
+        As of `ingest.stream.storage.open_data`.
     """
     obs, var = getattr(data, "obs", None), getattr(data, "var", None)
     if isinstance(obs, pd.DataFrame) and isinstance(var, pd.DataFrame):
-        label = "this AnnData"
-        yield Annotations(label, _of_frame(obs, "obs", label), _of_frame(var, "var", label), None)
+        yield _in_memory(data, obs, var)
         return
     with open_data(data) as file:
-        yield Annotations(file.name, _of_file(file, "obs"), _of_file(file, "var"), file)
-
-
-def open_data(data: Any) -> OpenH5ad:
-    """Open the file that `data` is, or is of; as of `annotations`."""
-    source = Source("h5ad", address_of(location_of(data)), "")
-    try:
-        return open_h5ad(source)
-    except SourceError as error:
-        if error.kind == "no-such-file":
-            raise NoFileError(error.message, source=error.source) from error
-        raise
-
-
-def location_of(data: Any) -> str:
-    """Return the path or URL that `data` is, or is of.
-
-    Raises
-    ------
-    TypeError
-        It is, and has, no path.
-    """
-    if isinstance(data, str | os.PathLike):
-        return os.fsdecode(data)
-    for name in ("path", "filename"):
-        if isinstance(found := getattr(data, name, None), str | os.PathLike):
-            return os.fsdecode(found)
-    raise TypeError(f"a path, a handle or an AnnData is wanted, not {type(data).__name__}")
-
-
-def local_path(data: Any) -> Path:
-    """Return the path of a file that is to be changed or copied.
-
-    Raises
-    ------
-    TypeError
-        As of `location_of`; an AnnData in memory has no file.
-    NoFileError
-        There is no such file.
-    ConfigError
-        It is not of this machine (kind ``not-local``).
-    """
-    location = location_of(data)
-    path = Source("h5ad", address_of(location), "").path
-    if path is None:
-        raise ConfigError(f"{location}: not on this machine's disks", kind="not-local", hint="fetch it first")
-    if not path.is_file():
-        raise NoFileError(f"{path}: there is no such file", source=location)
-    return path
+        yield Annotations(
+            file.name, _of_file(file, "obs"), _of_file(file, "var"), lambda name: _texts_of_file(file, name), file
+        )
 
 
 def is_text(dtype: Any) -> bool:
     """Tell whether a column of this type is categorical or text."""
-    return isinstance(dtype, pd.CategoricalDtype | pd.StringDtype) or dtype == object
+    return isinstance(dtype, pd.CategoricalDtype | pd.StringDtype) or dtype.kind == "O"
+
+
+def _in_memory(data: Any, obs: pd.DataFrame, var: pd.DataFrame) -> Annotations:
+    label = "this AnnData"
+
+    def note(name: str) -> dict[str, str]:
+        entry = data.uns.get(name)
+        return {key: text for key, text in entry.items() if isinstance(text, str)} if hasattr(entry, "items") else {}
+
+    return Annotations(label, _of_frame(obs, "obs", label), _of_frame(var, "var", label), note, None)
 
 
 def _of_frame(frame: pd.DataFrame, path: str, label: str) -> Columns:
@@ -180,10 +142,27 @@ def _of_file(file: OpenH5ad, path: str) -> Columns:
 
     def read(name: str | None, start: int, stop: int) -> pd.Series[Any]:
         column = table.index if name is None else table.columns[name]
-        values = column.read(start, stop)
-        if pa.types.is_dictionary(values.type) and pa.types.is_null(values.type.value_type):
-            return pd.Series([None] * len(values), dtype=object)
-        found: pd.Series[Any] = values.to_pandas()
+        found: pd.Series[Any] = column.read(start, stop).to_pandas()
+        if name is not None and isinstance(found.dtype, pd.CategoricalDtype) and _is_ordered(file, path, name):
+            found = found.cat.as_ordered()
         return found
 
     return Columns(path, file.name, table.n_rows, tuple(table.columns), read)
+
+
+def _is_ordered(file: OpenH5ad, path: str, name: str) -> bool:
+    for place in (f"{path}/{name}", f"{path}/__categories/{name}"):  # the second in anndata 0.7
+        if (node := file.get(place)) is not None and file.attribute(node, "ordered"):
+            return True
+    return False
+
+
+def _texts_of_file(file: OpenH5ad, name: str) -> dict[str, str]:
+    group = file.get(f"uns/{name}")
+    texts = {}
+    for key in group if isinstance(group, h5py.Group) else ():
+        node = file.get(f"uns/{name}/{key}")
+        if isinstance(node, h5py.Dataset) and node.shape == () and h5py.check_string_dtype(node.dtype) is not None:
+            with file.reading(f"uns/{name}/{key}"):
+                texts[key] = bytes(node[()]).decode()
+    return texts

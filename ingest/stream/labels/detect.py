@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ingest.errors import LabelsError
-from ingest.stream.labels.annotations import annotations
+from ingest.stream.labels.annotations import annotated
 from ingest.stream.labels.symbols import check_symbols, id_share
 from ingest.stream.labels.terms import PERTURBATION_COLUMNS, SAYS_CONTROL, SYMBOL_COLUMNS
 from ingest.stream.saying import say
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "detect_gene_symbol_column", "detect_perturbation_column", "infer_columns"]
 
 _MOST_LABELS = 5_000
+_A_GUESS = 3
+"""Points that a column has for its type and the number of its values alone."""
 _LEAST_DISTINCT = 0.5
 """Part of gene names that differ from one another: types of genes are few, symbols are many."""
 
@@ -39,7 +41,8 @@ class Candidate:
         return sum(points for points, _ in self.reasons)
 
     def __str__(self) -> str:
-        return f"{self.name!r} ({self.score} points: {', '.join(reason for _, reason in self.reasons)})"
+        said = f"{self.name!r} ({', '.join(reason for _, reason in self.reasons)})"
+        return said if self.score > _A_GUESS else f"{said}: a guess, nothing else speaks for it"
 
 
 def detect_perturbation_column(
@@ -65,7 +68,7 @@ def detect_perturbation_column(
     TypeError, NoFileError, SourceError, ConfigError
         `adata` is nothing to read annotations from.
     """
-    with annotations(adata) as given:
+    with annotated(adata) as given:
         return _perturbation_column(given, control_label, min_unique, verbose=verbose)
 
 
@@ -88,7 +91,7 @@ def detect_gene_symbol_column(adata: Any, *, verbose: bool = True) -> str | None
     TypeError, NoFileError, SourceError, ConfigError
         `adata` is nothing to read annotations from.
     """
-    with annotations(adata) as given:
+    with annotated(adata) as given:
         return _symbol_column(given, verbose=verbose)
 
 
@@ -105,7 +108,7 @@ def infer_columns(adata: Any, *, control_label: str | None = None, verbose: bool
     TypeError, NoFileError, SourceError, ConfigError
         As of `detect_perturbation_column`.
     """
-    with annotations(adata) as given:
+    with annotated(adata) as given:
         return {
             "perturbation_column": _perturbation_column(given, control_label, 2, verbose=verbose),
             "gene_name_column": _symbol_column(given, verbose=verbose),

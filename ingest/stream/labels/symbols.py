@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ingest.errors import LabelsError
-from ingest.stream.labels.annotations import annotations
+from ingest.stream.labels.annotations import annotated
 from ingest.stream.labels.terms import GENE_ID
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def ensure_gene_symbol_column(adata: Any, gene_name_column: str | None) -> pd.In
     TypeError, NoFileError, SourceError, ConfigError
         `adata` is nothing to read names from.
     """
-    with annotations(adata) as given:
+    with annotated(adata) as given:
         symbols, where = symbols_of(given, gene_name_column)
         check_symbols(symbols, f"{given.label}: {where}")
     return symbols
