@@ -7,11 +7,12 @@
     │   ├── CredentialsError    a store or source wants other credentials
     │   ├── EmptySelectionError nothing would be ingested
     │   ├── NoColumnError       a KeyError: a table lacks the column asked for
+    │   ├── UnfitError          a ValueError: what is to be written does not fit the file
     │   └── IncompleteError     what is asked wants the whole dataset           exit 3
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
     │   ├── NoFileError         a FileNotFoundError: there is no such file
-    │   ├── AbsentError         a KeyError: the file lacks the table, column or entry asked for
+    │   ├── AbsentError         a KeyError: the file lacks the table or entry asked for
     │   ├── NoMatrixError       a ValueError: the file lacks the matrix asked for
     │   ├── NotCountsError      values that are no counts (NaN, negative, fractional, …)
     │   ├── LabelsError         a ValueError: labels or gene names are not what is asked of them
@@ -55,6 +56,7 @@ __all__ = [
     "SourceChangedError",
     "SourceError",
     "TransientError",
+    "UnfitError",
     "mask_secrets",
 ]
 
@@ -145,6 +147,12 @@ class NoColumnError(ConfigError, KeyError):
     default_kind = "unknown-column"
 
 
+class UnfitError(ConfigError, ValueError):
+    """What is to be written does not fit the file, or no h5ad holds such; a ValueError, for the same callers."""
+
+    default_kind = "unfit"
+
+
 class IncompleteError(ConfigError):
     """Chunks are missing, and what was asked for wants all of them."""
 
@@ -171,7 +179,7 @@ class NoFileError(SourceError, FileNotFoundError):
 
 
 class AbsentError(SourceError, KeyError):
-    """The file lacks the table, column or entry asked for; a KeyError, for the same callers."""
+    """The file lacks the table or entry asked for; a KeyError, for the same callers."""
 
     default_kind = "absent"
 

@@ -14,9 +14,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy import sparse
 
-from ingest.errors import AbsentError
+from ingest.errors import AbsentError, NoColumnError
 from ingest.fetch.h5ad_matrix import describe_matrix, describe_pairs
 from ingest.fetch.h5ad_table import open_table
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["is_compound", "labels_beside", "read_element", "read_matrix", "read_rows", "read_table", "table_columns"]
 
+_AXIS_ARRAYS = ("obsm", "varm", "raw.varm")
+"""What anndata 0.6 wrote as one compound dataset, and is a dict."""
 _BOOLEANS = {"nullable-boolean": "boolean"}
 
 
@@ -46,7 +47,7 @@ def read_table(opened: OpenH5ad, path: str) -> pd.DataFrame:
     if isinstance(node, h5py.Group) and opened.attribute(node, "encoding-type") == "dataframe":
         with opened.reading(path):
             frame: pd.DataFrame = anndata.io.read_elem(node)
-        return frame
+        return frame if len(frame.columns) else frame.set_axis(pd.Index([], dtype=object), axis=1)
     return read_rows(opened, path, 0, table.n_rows)
 
 
@@ -55,7 +56,7 @@ def read_rows(opened: OpenH5ad, path: str, start: int, stop: int, columns: Seque
 
     Raises
     ------
-    AbsentError
+    AbsentError, NoColumnError
         A KeyError: no such table or column.
     HostileFileError
         It is damaged.
@@ -69,7 +70,7 @@ def read_rows(opened: OpenH5ad, path: str, start: int, stop: int, columns: Seque
     index = table.index.read(start, stop)
     found = {name: _values(opened, path, name, table.columns[name], start, stop) for name in names}
     label = pd.Index(_decoded(index).to_pandas(), name=_index_name(opened, path))
-    return pd.DataFrame(found, index=label, columns=names)
+    return pd.DataFrame(found, index=label, columns=pd.Index(names, dtype=object))
 
 
 def table_columns(opened: OpenH5ad, path: str) -> list[str]:
@@ -112,7 +113,7 @@ def read_element(opened: OpenH5ad, path: str) -> Any:
         raise _absent(opened, path)
     with opened.reading(path):
         value = anndata.io.read_elem(node)
-    if isinstance(value, np.ndarray) and value.dtype.names and path in ("obsm", "varm"):
+    if isinstance(value, np.ndarray) and value.dtype.names and path in _AXIS_ARRAYS:
         value = {name: value[name] for name in value.dtype.names}
     _check_sparse(opened, path, value)
     return value
@@ -138,7 +139,7 @@ def _check_sparse(opened: OpenH5ad, path: str, value: Any) -> None:
     if isinstance(value, dict):
         for name, part in value.items():
             _check_sparse(opened, f"{path}/{name}", part)
-    elif sparse.issparse(value):
+    elif hasattr(value, "check_format"):
         try:
             value.check_format(full_check=True)
         except ValueError as error:
@@ -160,7 +161,7 @@ def _values(opened: OpenH5ad, path: str, name: str, column: Column, start: int, 
     if isinstance(node, h5py.Group):  # nullable: whole numbers stay whole
         kind = "string" if pa.types.is_string(values.type) else _BOOLEANS.get(opened.attribute(node, "encoding-type"))
         return pd.array(values.to_pylist(), dtype=kind or str(column.type).capitalize().replace("Uint", "UInt"))
-    return values.to_pandas()
+    return values.to_pandas().to_numpy()
 
 
 def _is_ordered(opened: OpenH5ad, path: str, name: str) -> bool:
@@ -188,6 +189,6 @@ def _absent(opened: OpenH5ad, path: str) -> AbsentError:
     return AbsentError(f"{opened.name}: it holds no {path}", source=str(opened.source))
 
 
-def _no_column(opened: OpenH5ad, path: str, name: str, known: list[str]) -> AbsentError:
+def _no_column(opened: OpenH5ad, path: str, name: str, known: list[str]) -> NoColumnError:
     hint = f"there are {', '.join(map(str, known[:12]))}{' …' if len(known) > 12 else ''}" if known else None
-    return AbsentError(f"{opened.name}: no column {name!r} in {path}", hint=hint, source=str(opened.source))
+    return NoColumnError(f"{opened.name}: no column {name!r} in {path}", hint=hint, source=str(opened.source))
