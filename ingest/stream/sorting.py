@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def sort_by_perturbation(
         _log.info("%s: sorted before, taken as it is", output)
         return output
     order = plan_sort(labels, control)
-    layout = None if get_matrix_storage_format(source) == "dense" else "csr"
+    layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
     notes = _notes(order, perturbation_column, control) | origin.notes()
     rewrite(source, output, rows=order.rows, layout=layout, uns={SORTING: notes}, chunk_size=chunk_size)
     return output

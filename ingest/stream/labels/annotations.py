@@ -55,7 +55,8 @@ class Columns:
 
     def index(self) -> pd.Index[Any]:
         """Return the names of the rows."""
-        return pd.Index(self._whole(None).to_numpy(object), dtype=object)
+        names: pd.Index[Any] = pd.Index(self._whole(None).to_numpy(object), dtype=object)
+        return names
 
     def check(self, name: str) -> None:
         """Raise NoColumnError unless there is a column `name`."""

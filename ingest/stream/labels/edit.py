@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-import anndata
 import h5py
 import numpy as np
 import pandas as pd
 
+from ingest.errors import SourceChangedError
+from ingest.fetch.h5ad_open import file_version
+from ingest.stream.editing import edited_h5ad, put
 from ingest.stream.elements import is_compound, labels_beside, read_table
-from ingest.stream.files import changed_copy, edited_copy
+from ingest.stream.files import changed_copy
 from ingest.stream.hdf5 import writable
 from ingest.stream.storage import open_data
 
@@ -43,7 +45,7 @@ class Edit:
         """
         group = self._file[table]
         _remove(group, name)
-        anndata.io.write_elem(group, name, _storable(values))
+        put(self._file, f"{table}/{name}", _storable(values))
         order = _order(group)
         if name not in order:
             _put_order(group, [*order, name])
@@ -61,13 +63,11 @@ class Edit:
         group = self._file[table]
         name = _text(group.attrs.get("_index", "_index"))
         _remove(group, name)
-        anndata.io.write_elem(group, name, names.astype(str).to_numpy(object))
+        put(self._file, f"{table}/{name}", names.astype(str).to_numpy(object))
 
     def put_uns(self, name: str, entry: Mapping[str, Any]) -> None:
         """Write an entry of uns in the place of the one of this name, or beside the others."""
-        if "uns" not in self._file:
-            anndata.io.write_elem(self._file, "uns", {})
-        anndata.io.write_elem(self._file["uns"], name, dict(entry))
+        put(self._file, f"uns/{name}", dict(entry))
 
     def drop_uns(self, name: str) -> None:
         """Remove an entry of uns, if it is there."""
@@ -84,18 +84,25 @@ def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
     NoFileError, HostileFileError
         There is no such file, or it breaks a rule.
     ConfigError, CredentialsError, SourceChangedError
-        As of `ingest.stream.files.edited_copy`.
+        As of `ingest.stream.editing.edited_h5ad`.
     """
     with open_data(path) as opened:
-        compound = _compound_tables(opened)
-    copying = edited_copy(path) if output is None else changed_copy(path, output)
-    with copying as copy, writable(copy, "r+", name=output or path) as file:
+        compound, version = _compound_tables(opened), opened.source.version
+    with edited_h5ad(path, version) if output is None else _changed(path, version, output) as file:
         for table, (frame, labels) in compound.items():
-            del file[table]
-            anndata.io.write_elem(file, table, frame)
+            put(file, table, frame)
             for name in labels:
                 _remove(file, f"uns/{name}")
         yield Edit(file)
+
+
+@contextmanager
+def _changed(path: Path, version: str, output: Path) -> Iterator[h5py.File]:
+    with changed_copy(path, output) as copy:
+        if file_version(str(path)) != version:
+            raise SourceChangedError(f"{path}: the file was changed by something else meanwhile", source=str(path))
+        with writable(copy, "r+", name=output) as file:
+            yield file
 
 
 def _compound_tables(opened: OpenH5ad) -> dict[str, tuple[pd.DataFrame, list[str]]]:

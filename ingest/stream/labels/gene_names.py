@@ -86,7 +86,7 @@ def standardise_gene_names(
     target = resolve_data_path(path) if inplace else path
     with annotated(target) as given:
         var, where = given.var, f"{given.label}: {'var_names' if column is None else f'column {column!r} of var'}"
-        found = var.index().to_series(index=range(var.n_rows)) if column is None else var.column(column)
+        found = pd.Series(var.index()) if column is None else var.column(column)
         names = None if inplace else var.index()
     change = _spelling(strip_version=strip_version, normalise_mt_prefix=normalise_mt_prefix)
     made = map_labels(found, change, where)

@@ -36,9 +36,9 @@ def count_in_memory(matrix: Any, rows: Array, label: str) -> tuple[Array, Array]
     """
     if matrix is None:
         raise NoMatrixError(f"{label}: there is no X")
-    found = matrix[rows] != 0
-    if sparse.issparse(found):
-        found = sparse.csr_matrix(found)
+    found: Any = matrix[rows] != 0
+    if sparse.issparse(matrix):
+        found = found.tocsr()
         return found.getnnz(axis=1), found.getnnz(axis=0)
     return np.count_nonzero(found, axis=1), np.count_nonzero(found, axis=0)
 
