@@ -135,11 +135,11 @@ def compile_copy_kernels() -> None:
 
     float32 counts to float32 and uint16, int32 columns to uint16; stored plainly and shuffled, CSR, CSC and dense.
     """
+    from ingest.fetch.h5ad_lzf import undo_lzf
+    from ingest.fetch.h5ad_stored import Stored
     from ingest.load.memmap.convert.h5ad_cast import ValueCast, put_columns  # a run does without
     from ingest.load.memmap.convert.h5ad_dense import filled_entries
     from ingest.load.memmap.convert.h5ad_kernels import count_rows, place_entries
-    from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
-    from ingest.load.memmap.convert.h5ad_stored import Stored
     from ingest.load.memmap.convert.h5ad_transposed import frozen
 
     counts = _counts()

@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ingest.stream.files import new_file
+from ingest.stream.hdf5 import writable
+from ingest.stream.matrix.carry import Selection, carry
+from ingest.stream.matrix.put import Target, put_matrix
+from ingest.stream.matrix.source import describe_x, open_source
+from ingest.stream.matrix.work import Work
+from ingest.stream.output import MADE_FROM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pandas as pd
 
-__all__ = ["rewrite"]
+    from ingest.fetch.h5ad_open import OpenH5ad
+
+__all__ = ["rewrite", "write_file"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -31,37 +39,66 @@ def rewrite(
     uns: Mapping[str, Any] | None = None,
     chunk_size: int | None = None,
 ) -> None:
-    """Write the rows and columns asked for, in their order, to a new file.
+    """Write the rows and columns asked for, in their order, to a new file, in bounded memory.
+
+    X, raw.X and layers keep their types; obsm, varm, obsp, varp and layers are cut with X, raw by rows alone.
 
     Parameters
     ----------
     rows, genes
-        int64: numbers of rows and of columns of the source; None: all, in its order.
+        int64: numbers of rows and of columns of the source, none twice; None: all, in its order.
     layout
-        Of X in the output; None: as it is.
+        Of X in the output; None: as it is. Layers keep theirs.
     obs, var
         Tables of the output, instead of the source's: rows as in the output.
     uns
         Entries of uns that replace or join those of the source.
     chunk_size
-        Rows handled together; None: as many as fit.
+        Rows handled together, at most; None: as many as fit.
+
+    Raises
+    ------
+    ValueError
+        A row or gene is wanted twice, or is not there.
+    NoFileError, HostileFileError, SourceError
+        The source cannot be read.
+    ConfigError, CredentialsError
+        The output cannot be written.
+    """
+    selection = Selection(_whole_numbers(rows), _whole_numbers(genes), obs, var, uns)
+    with open_source(source) as file:
+        write_file(file, output, selection, layout=layout, chunk_size=chunk_size)
+
+
+def write_file(
+    source: OpenH5ad,
+    output: Path,
+    selection: Selection,
+    *,
+    layout: Literal["csr", "csc", "dense"] | None = None,
+    chunk_size: int | None = None,
+    put_x: Callable[[Target], None] | None = None,
+    work: Work | None = None,
+) -> None:
+    """Write a new file, whole or not at all.
+
+    Parameters
+    ----------
+    put_x
+        Writes X; None: that of the source, if it has one, the rows and genes selected.
+    work
+        Used and ended.
     """
     del chunk_size
-    import anndata
-    from scipy import sparse
+    with work or Work() as at_work, new_file(output) as path, writable(path, name=output) as file:
+        target = Target(file, path.parent, at_work)
+        if put_x is not None:
+            put_x(target)
+        elif source.get("X") is not None:
+            put_matrix(source, describe_x(source), target, layout=layout, rows=selection.rows, columns=selection.genes)
+        carry(source, target, {MADE_FROM: source.source.address}, selection)
+        source.check_unchanged()
 
-    cells = anndata.read_h5ad(source)
-    rows = np.arange(cells.n_obs) if rows is None else rows
-    genes = np.arange(cells.n_vars) if genes is None else genes
-    chosen = cells[rows, genes].copy()
-    if obs is not None:
-        chosen.obs = obs
-    if var is not None:
-        chosen.var = var
-    chosen.uns.update(uns or {})
-    if layout == "dense" and sparse.issparse(chosen.X):
-        chosen.X = chosen.X.toarray()
-    elif layout in ("csr", "csc"):
-        chosen.X = getattr(sparse, f"{layout}_matrix")(chosen.X)
-    with new_file(output) as path:
-        chosen.write_h5ad(path, compression="gzip")
+
+def _whole_numbers(lines: Int64 | None) -> Int64 | None:
+    return None if lines is None else np.asarray(lines, np.int64)

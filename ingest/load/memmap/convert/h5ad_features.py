@@ -7,37 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.fetch.h5ad_table import open_table
-
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ingest.fetch.h5ad_open import OpenH5ad
-    from ingest.fetch.h5ad_table import Column
-
-__all__ = ["features_of", "read_frame", "same_ids"]
-
-_ROWS = 1 << 16
-
-
-def read_frame(file: OpenH5ad, path: str) -> pd.DataFrame:
-    """Read obs or var, as anndata reads it.
-
-    Raises
-    ------
-    HostileFileError
-        It is missing or damaged.
-    """
-    import pandas as pd
-    from anndata.io import read_elem
-
-    open_table(file, path)  # checks lengths
-    with file.reading(path):
-        node = file.file[path]
-        is_todays = node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0"
-        # Of older files, which do not say what all their elements are, anndata warns for each.
-        frame = read_elem(node) if is_todays else None
-        return frame if isinstance(frame, pd.DataFrame) else _read_old(file, path)
+__all__ = ["features_of", "same_ids"]
 
 
 def features_of(frame: pd.DataFrame, index_name: str) -> pa.Table:
@@ -77,17 +50,3 @@ def _arrow(values: np.ndarray[Any, Any]) -> pa.Array:
         return pa.array(values, from_pandas=True)
     except pa.ArrowInvalid:
         return pa.array(values, pa.string(), from_pandas=True)
-
-
-def _read_old(file: OpenH5ad, path: str) -> pd.DataFrame:
-    import pandas as pd
-
-    table = open_table(file, path)
-
-    def read(column: Column) -> Any:
-        starts = range(0, table.n_rows, _ROWS)
-        parts = [column.read(at, min(at + _ROWS, table.n_rows)) for at in starts]
-        return pa.chunked_array(parts, column.type).to_pandas()
-
-    index = pd.Index(read(table.index).astype(object), name=None)
-    return pd.DataFrame({name: read(column).array for name, column in table.columns.items()}, index=index)

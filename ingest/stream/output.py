@@ -1,0 +1,74 @@
+"""Where an operation writes, and that it does not take the place of what another input made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import AlreadyExistsError, ConfigError, IngestError
+from ingest.fetch.h5ad_open import open_h5ad
+from ingest.stream.files import resolve_output_path
+from ingest.stream.matrix.source import address_of
+
+if TYPE_CHECKING:
+    from ingest.fetch.h5ad_open import OpenH5ad
+
+__all__ = ["MADE_FROM", "made_from", "output_for"]
+
+MADE_FROM = "cell-ingest-made-from"
+"""Attribute of the root: the address of the file that an operation read."""
+
+
+def output_for(
+    data: Any,
+    file: OpenH5ad,
+    output_path: str | os.PathLike[str] | None,
+    *,
+    suffix: str,
+    output_dir: str | os.PathLike[str] | None = None,
+    data_name: str | None = None,
+) -> Path:
+    """Return the path of an output, given or named by what was done.
+
+    Raises
+    ------
+    AlreadyExistsError
+        No path was given, and what has that name was made from another file.
+    ConfigError
+        ``same-file``: the output is the input; ``no-output``: the input is remote, so it has no folder.
+    """
+    source = Path(os.path.realpath(address_of(data))) if file.source.path is not None else None
+    if output_path is not None:
+        output = Path(output_path)
+    elif source is None and output_dir is None:
+        raise ConfigError(
+            f"{file.name} is remote: say where to write",
+            kind="no-output",
+            hint="output_path, or output_dir (-o, --output-dir)",
+        )
+    else:
+        output = resolve_output_path(source or "", suffix=suffix, output_dir=output_dir, data_name=data_name)
+        _refuse_others(output, file)
+    if source is not None and output.exists() and output.samefile(source):
+        raise ConfigError(f"{output} is the input itself", kind="same-file", hint="write to another path")
+    return output
+
+
+def _refuse_others(output: Path, file: OpenH5ad) -> None:
+    if output.exists() and made_from(output) != file.source.address:
+        other = made_from(output) or "something else"
+        raise AlreadyExistsError(
+            f"{output} was made from {other}, not from {file.name}",
+            hint="give output_path or data_name (-o, --data-name), or remove it",
+        )
+
+
+def made_from(path: Path) -> str | None:
+    """Return the address of the file that `path` was made from, None where it does not say."""
+    try:
+        with open_h5ad(str(path)) as made:
+            value = made.attribute(made.file["/"], MADE_FROM)
+    except IngestError:
+        return None
+    return value if isinstance(value, str) else None
