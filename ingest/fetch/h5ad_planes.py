@@ -1,4 +1,4 @@
-"""Numbers put together from the bytes that HDF5 has shuffled: first bytes of all numbers, then second bytes, …"""
+"""Numbers put together from the bytes that HDF5 has shuffled: all first bytes, then all second bytes, and so on."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ingest.errors import AlreadyExistsError, ConfigError, IngestError
 from ingest.fetch.h5ad_open import open_h5ad
 from ingest.stream.files import resolve_output_path
-from ingest.stream.matrix.source import address_of
+from ingest.stream.storage import address_of_data
 
 if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["MADE_FROM", "made_from", "output_for"]
+__all__ = ["MADE_FROM", "made_from", "output_for", "refuse_same"]
 
 MADE_FROM = "cell-ingest-made-from"
 """Attribute of the root: the address of the file that an operation read."""
@@ -23,9 +23,9 @@ MADE_FROM = "cell-ingest-made-from"
 def output_for(
     data: Any,
     file: OpenH5ad,
-    output_path: str | os.PathLike[str] | None,
     *,
     suffix: str,
+    output_path: str | os.PathLike[str] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     data_name: str | None = None,
 ) -> Path:
@@ -38,7 +38,7 @@ def output_for(
     ConfigError
         ``same-file``: the output is the input; ``no-output``: the input is remote, so it has no folder.
     """
-    source = Path(os.path.realpath(address_of(data))) if file.source.path is not None else None
+    source = Path(os.path.realpath(address_of_data(data))) if file.source.path is not None else None
     if output_path is not None:
         output = Path(output_path)
     elif source is None and output_dir is None:
@@ -50,9 +50,15 @@ def output_for(
     else:
         output = resolve_output_path(source or "", suffix=suffix, output_dir=output_dir, data_name=data_name)
         _refuse_others(output, file)
-    if source is not None and output.exists() and output.samefile(source):
-        raise ConfigError(f"{output} is the input itself", kind="same-file", hint="write to another path")
+    refuse_same(file, output)
     return output
+
+
+def refuse_same(file: OpenH5ad, output: str | os.PathLike[str]) -> None:
+    """Raise ConfigError, ``same-file``, where the output is the input."""
+    source, path = file.source.path, Path(output)
+    if source is not None and path.exists() and path.samefile(source):
+        raise ConfigError(f"{output} is the input itself", kind="same-file", hint="write to another path")
 
 
 def _refuse_others(output: Path, file: OpenH5ad) -> None:

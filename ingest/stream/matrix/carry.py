@@ -39,7 +39,7 @@ _MAPPINGS = ("layers", "obsm", "obsp", "uns", "varm", "varp")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """Rows and genes of the output, int64, in their order; None: all. And tables that take the place of the source's."""
+    """Rows and genes of the output, int64, in their order; None: all. And tables instead of the source's."""
 
     rows: Array | None = None
     genes: Array | None = None
@@ -141,8 +141,8 @@ def _put_aligned(source: OpenH5ad, target: Target, name: str, lines: Array | Non
 
 
 def _put_one_aligned(source: OpenH5ad, target: Target, path: str, lines: Array | None, table: str) -> None:
-    node = source.get(path)
-    kind = None if node is None else source.attribute(node, "encoding-type")
+    node: Any = source.get(path)
+    kind = source.attribute(node, "encoding-type")
     if lines is None and kind is not None and kind != "dataframe":
         copy_object(source, path, target.file)
     elif kind == "dataframe":

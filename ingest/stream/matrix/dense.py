@@ -1,4 +1,4 @@
-"""Rows of a stored dense matrix: as they are, or what is not zero of them as CSR, as scipy's ``csr_matrix`` takes it."""
+"""Rows of a stored dense matrix: as they are, or as CSR what is not zero, as scipy's ``csr_matrix`` takes it."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class DenseRows:
         chunk = min(self._chunk[0], max(ref.shape[0], 1))
         self._band = self._fits if self._is_tall else -(-self._fits // chunk) * chunk
 
-    def rows(self, wanted: Array | None = None, *, most_rows: int | None = None) -> Iterator[tuple[Array, Array]]:
+    def rows(self, wanted: Array | None = None) -> Iterator[tuple[Array, Array]]:
         """Yield ascending row numbers, int64 ``(n,)``, and the rows ``(n, n_columns)``."""
-        ahead = Ahead(self._bands(wanted, most_rows))
+        ahead = Ahead(self._bands(wanted))
         try:
             yield from ahead
         finally:
             ahead.close()
 
-    def _bands(self, wanted: Array | None, most_rows: int | None) -> Generator[tuple[Array, Array], None, None]:
+    def _bands(self, wanted: Array | None) -> Generator[tuple[Array, Array], None, None]:
         n = self.shape[0] if wanted is None else len(wanted)
-        step = min(self._band, most_rows or self._band)
+        step = min(self._band, self._work.most_lines or self._band)
         if wanted is None:
             for first in range(0, n, step):
                 last = min(first + step, n)

@@ -1,4 +1,4 @@
-"""The elements of one stored array in order, each block of it inflated once, on threads, ahead of whoever takes them."""
+"""The elements of one stored array in order, each block inflated once, on threads, ahead of whoever takes them."""
 
 from __future__ import annotations
 

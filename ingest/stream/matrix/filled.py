@@ -6,6 +6,7 @@ the values are. A loop that looks at one value after the other takes four times 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +24,13 @@ __all__ = ["count_filled", "filled", "filled_bits", "take_filled"]
 
 Array = np.ndarray[Any, Any]
 
+
 _STEP = 64
 _LEAST_BYTES = 256 << 10
 """Of a thread's share of rows."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def _filled_bits(_context: Any, words: Any, at: Any, mask: Any) -> Any:
+def _make_filled_bits(_context: Any, words: Any, _at: Any, _mask: Any) -> Any:
     """Return 64 bits: whether ``words[at + i] & mask`` is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -48,8 +49,7 @@ def _filled_bits(_context: Any, words: Any, at: Any, mask: Any) -> Any:
     return types.uint64(words, types.intp, words.dtype), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _first_bit(_context: Any, _bits: Any) -> Any:
+def _make_first_bit(_context: Any, _bits: Any) -> Any:
     """Return the place of the lowest bit that is set; there is one."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -58,8 +58,7 @@ def _first_bit(_context: Any, _bits: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _n_bits(_context: Any, _bits: Any) -> Any:
+def _make_n_bits(_context: Any, _bits: Any) -> Any:
     """Return how many bits are set."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -68,12 +67,18 @@ def _n_bits(_context: Any, _bits: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+# What is called by compiled code, without the context that it is declared with: no type says that.
+_filled_bits: Any = intrinsic(_make_filled_bits)
+_first_bit: Any = intrinsic(_make_first_bit)
+_n_bits: Any = intrinsic(_make_n_bits)
+
+
 @compiled
 def count_filled(block: Array, mask: Any, counts: Array) -> None:
     """Count what is not zero of each row, int64 ``(n_rows,)``; parameters as of `take_filled`."""
     whole = block.shape[1] // _STEP * _STEP
     for number in range(block.shape[0]):
-        row, n = block[number], 0
+        row, n = block[number], np.int64(0)
         for at in range(0, whole, _STEP):
             n += np.int64(_n_bits(_filled_bits(row, at, mask)))
         for at in range(whole, row.size):
@@ -130,7 +135,7 @@ def filled(block: Array, kind: np.dtype[Any], work: Work) -> tuple[Array, Array,
     counts = np.empty(len(block), np.int64)
     n_parts = max(min(work.threads, block.nbytes // _LEAST_BYTES, len(block)), 1)
     cuts = [len(block) * part // n_parts for part in range(n_parts + 1)]
-    parts = [slice(*bounds) for bounds in zip(cuts, cuts[1:], strict=False)]
+    parts = [slice(*bounds) for bounds in pairwise(cuts)]
     list(work.pool.map(lambda part: count_filled(words[part], mask, counts[part]), parts))
     indptr = np.concatenate([[0], np.cumsum(counts)])
     columns, values = np.empty(int(indptr[-1]), kind), np.empty(int(indptr[-1]), words.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
@@ -52,6 +52,7 @@ def put_matrix(
     path: str | None = None,
     rows: Array | None = None,
     columns: Array | None = None,
+    dtype: Any = None,
 ) -> None:
     """Write a matrix.
 
@@ -63,17 +64,22 @@ def put_matrix(
         In the target; None: the same.
     rows, columns
         int64, in the order wanted, none twice; None: all.
+    dtype
+        Of values in the target; None: as they are.
     """
+    kind = np.dtype(ref.dtype if dtype is None else dtype)
     path, layout = path or ref.path, layout or ref.layout
-    if rows is None and columns is None and layout == ref.layout and _is_todays(source, ref.path):
+    if rows is None and columns is None and (layout, kind.name) == (ref.layout, ref.dtype) and _is_todays(source, ref):
         copy_object(source, ref.path, target.file, path)
     elif layout == "dense":
         shape = (ref.shape[0] if rows is None else len(rows), ref.shape[1] if columns is None else len(columns))
         blocks = dense_rows_of(source, ref, target, rows=rows, columns=columns)
-        write_dense(target.file, path, shape, np.dtype(ref.dtype), blocks, target.work)
+        cast = (block.astype(kind, copy=False) for block in blocks)
+        write_dense(target.file, path, shape, kind, cast, target.work)
     else:
         found = lines_of(source, ref, layout, target.work, target.scratch, rows=rows, columns=columns)
-        write_lines(target.file, path, layout, found.shape, found.dtype, found.blocks, target.work, nnz=found.nnz)
+        lines = (replace(block, data=block.data.astype(kind, copy=False)) for block in found.blocks)
+        write_lines(target.file, path, layout, found.shape, kind, lines, target.work, nnz=found.nnz)
 
 
 def copy_object(source: OpenH5ad, path: str, file: h5py.File, to: str | None = None) -> None:
@@ -86,9 +92,9 @@ def copy_object(source: OpenH5ad, path: str, file: h5py.File, to: str | None = N
         h5py.h5o.copy(source.file.id, path.encode(), file.id, to.encode())
 
 
-def _is_todays(source: OpenH5ad, path: str) -> bool:
-    node = source.get(path)
-    return node is not None and "encoding-type" in node.attrs and (isinstance(node, h5py.Group) or node.ndim > 1)
+def _is_todays(source: OpenH5ad, ref: MatrixRef) -> bool:
+    node = source.get(ref.path)
+    return node is not None and "encoding-type" in node.attrs
 
 
 def dense_rows_of(
@@ -132,7 +138,7 @@ def _reordered(
         most = max(target.work.block_bytes // max(row_bytes, 1), 1)
         for first in range(0, shape[0], most):
             part = np.zeros((min(most, shape[0] - first), shape[1]), dtype)
-            view, offset = memoryview(part.reshape(-1).view(np.uint8)), first * row_bytes
+            view, offset = part.reshape(-1).view(np.uint8).data, first * row_bytes
             while view:
                 done = os.preadv(file.fileno(), [view], offset)
                 if not done:
@@ -145,7 +151,7 @@ def _put_rows(descriptor: int, block: Array, places: Array, row_bytes: int) -> N
     """Write rows to ascending places, neighbours at once."""
     cuts = np.flatnonzero(np.diff(places) != 1) + 1
     for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(places)], strict=True):
-        view = memoryview(np.ascontiguousarray(block[first:last]).reshape(-1).view(np.uint8))
+        view = np.ascontiguousarray(block[first:last]).reshape(-1).view(np.uint8).data
         offset = int(places[first]) * row_bytes
         while view:
             done = os.pwrite(descriptor, view, offset)

@@ -181,7 +181,7 @@ class _Dealt:
             self._write(part)
 
     def _write(self, part: Array) -> None:
-        view = memoryview(part).cast("B")
+        view = part.view(np.uint8).data
         while view:
             done = os.pwrite(self._descriptor, view, self._size)
             self._size, view = self._size + done, view[done:]
@@ -212,7 +212,7 @@ class _Dealt:
     def _read(self, run: _Run, start: int, nears: Array, places: Array, values: Array) -> None:
         n, total, at = len(nears), int(run.ends[-1]), run.at
         for part in (nears, places, values[:n]):
-            view, offset = memoryview(part).cast("B"), at + start * part.itemsize
+            view, offset = part.view(np.uint8).data, at + start * part.itemsize
             while view:
                 done = os.preadv(self._descriptor, [view], offset)
                 if not done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,13 +11,14 @@ from ingest.stream.files import new_file
 from ingest.stream.hdf5 import writable
 from ingest.stream.matrix.carry import Selection, carry
 from ingest.stream.matrix.put import Target, put_matrix
-from ingest.stream.matrix.source import describe_x, open_source
+from ingest.stream.matrix.source import describe_x
 from ingest.stream.matrix.work import Work
 from ingest.stream.output import MADE_FROM
+from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import pandas as pd
 
@@ -66,18 +68,18 @@ def rewrite(
         The output cannot be written.
     """
     selection = Selection(_whole_numbers(rows), _whole_numbers(genes), obs, var, uns)
-    with open_source(source) as file:
-        write_file(file, output, selection, layout=layout, chunk_size=chunk_size)
+    with open_data(source) as file:
+        write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size))
 
 
 def write_file(
     source: OpenH5ad,
-    output: Path,
+    output: str | os.PathLike[str],
     selection: Selection,
     *,
     layout: Literal["csr", "csc", "dense"] | None = None,
-    chunk_size: int | None = None,
     put_x: Callable[[Target], None] | None = None,
+    marks: Mapping[str, Mapping[str, Any]] | None = None,
     work: Work | None = None,
 ) -> None:
     """Write a new file, whole or not at all.
@@ -86,17 +88,20 @@ def write_file(
     ----------
     put_x
         Writes X; None: that of the source, if it has one, the rows and genes selected.
+    marks
+        Groups that the output has in any case, with their attributes.
     work
         Used and ended.
     """
-    del chunk_size
-    with work or Work() as at_work, new_file(output) as path, writable(path, name=output) as file:
+    with work or Work() as at_work, new_file(output) as path, writable(path, name=Path(output)) as file:
         target = Target(file, path.parent, at_work)
         if put_x is not None:
             put_x(target)
         elif source.get("X") is not None:
             put_matrix(source, describe_x(source), target, layout=layout, rows=selection.rows, columns=selection.genes)
         carry(source, target, {MADE_FROM: source.source.address}, selection)
+        for group, attributes in (marks or {}).items():
+            file.require_group(group).attrs.update(attributes)
         source.check_unchanged()
 
 

@@ -1,17 +1,15 @@
-"""Open a file for an operation, and give any matrix of it as rows or columns: those asked for, in any order."""
+"""Any matrix of a file as rows or as columns: those asked for, in any order."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
 
-from ingest.errors import NoFileError, NoMatrixError, SourceError
+from ingest.errors import NoMatrixError
 from ingest.fetch.h5ad_matrix import describe_at
-from ingest.fetch.h5ad_open import open_h5ad
 from ingest.fetch.h5ad_table import open_table
 from ingest.stream.matrix.choose import Choice, chosen, in_order
 from ingest.stream.matrix.dense import DenseRows
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from ingest.stream.matrix.lines import Lines
     from ingest.stream.matrix.work import Work
 
-__all__ = ["Chosen", "address_of", "describe_x", "lines_of", "open_source", "shape_of"]
+__all__ = ["Chosen", "describe_x", "lines_of", "shape_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -42,45 +40,6 @@ class Chosen:
     dtype: np.dtype[Any]
     nnz: int | None
     """Entries, where that is known."""
-
-
-def address_of(data: Any) -> str:
-    """Return where `data` lies: a path or URL, a backed AnnData, or anything with a ``path`` or ``filename``.
-
-    Raises
-    ------
-    TypeError
-        It is in memory only, or nothing of that kind.
-    """
-    if isinstance(data, str | os.PathLike):
-        return os.fspath(data)
-    for name in ("path", "filename"):
-        where = getattr(data, name, None)
-        if isinstance(where, str | os.PathLike):
-            return os.fspath(where)
-    what = "an AnnData in memory" if type(data).__name__ == "AnnData" else f"a {type(data).__name__}"
-    raise TypeError(f"{what} has no file: give a path, or an AnnData that is backed by one")
-
-
-def open_source(data: Any) -> OpenH5ad:
-    """Open the file of `data`, its structure examined.
-
-    Raises
-    ------
-    TypeError
-        As of `address_of`.
-    NoFileError
-        There is no such file.
-    HostileFileError, SourceError, ConfigError, TransientError
-        It breaks a rule, or cannot be reached.
-    """
-    address = address_of(data)
-    try:
-        return open_h5ad(address)
-    except SourceError as error:
-        if error.kind != "no-such-file":
-            raise
-        raise NoFileError(str(error), source=error.source) from error
 
 
 def shape_of(file: OpenH5ad, path: str = "X") -> tuple[int, int]:
@@ -148,6 +107,14 @@ def _stored(
     """Return how many entries there are at most, and the blocks."""
     if ref.layout == "dense":
         n_rows = ref.shape[0] if wanted is None else len(wanted)
-        return n_rows * ref.shape[1], DenseRows(file, ref, work, scratch).lines(wanted)
+        blocks = DenseRows(file, ref, work, scratch).lines(wanted)
+        return n_rows * ref.shape[1], _watched(blocks, ref.path, n_rows, work)
     source = SparseLines(file, ref, work)
-    return source.count(wanted), source.blocks(wanted)
+    n_lines = source.n_lines if wanted is None else len(wanted)
+    return source.count(wanted), _watched(source.blocks(wanted), ref.path, n_lines, work)
+
+
+def _watched(blocks: Iterator[Lines], path: str, n_lines: int, work: Work) -> Iterator[Lines]:
+    for block in blocks:
+        yield block
+        work.reached(path, block.first + len(block), n_lines)

@@ -64,15 +64,13 @@ class SparseLines:
             total += int((ends - starts).sum())
         return total
 
-    def blocks(self, wanted: Array | None = None, *, most_lines: int | None = None) -> Iterator[Lines]:
+    def blocks(self, wanted: Array | None = None) -> Iterator[Lines]:
         """Yield the lines asked for, in order; they are numbered anew.
 
         Parameters
         ----------
         wanted
             int64, ascending; None: all.
-        most_lines
-            Of a block.
 
         Raises
         ------
@@ -81,14 +79,14 @@ class SparseLines:
         """
         first = 0
         for chosen in _parts(self.n_lines if wanted is None else wanted):
-            for block in self._part(chosen, most_lines):
+            for block in self._part(chosen):
                 yield Lines(first, block.indptr, block.indices, block.data)
                 first += len(block)
 
-    def _part(self, chosen: Array, most_lines: int | None) -> Iterator[Lines]:
+    def _part(self, chosen: Array) -> Iterator[Lines]:
         """Yield the lines of an ascending list that is not long."""
         starts, ends = self._pointers.bounds(chosen)
-        runs = list(self._runs(chosen, starts, ends, most_lines))
+        runs = list(self._runs(starts, ends))
         ranges = _joined((int(starts[first]), int(ends[last - 1])) for first, last in runs)
         data, indices = (Feed(array, ranges, self._work) for array in (self._data, self._indices))
         try:
@@ -98,14 +96,14 @@ class SparseLines:
             data.close()
             indices.close()
 
-    def _runs(self, chosen: Array, starts: Array, ends: Array, most_lines: int | None) -> Iterator[tuple[int, int]]:
-        """Yield ranges of `chosen` that are read together."""
+    def _runs(self, starts: Array, ends: Array) -> Iterator[tuple[int, int]]:
+        """Yield ranges of lines that are read together."""
         bridged = max(_BRIDGED_BYTES // self.entry_bytes, *self._block_lengths)
         cuts = np.flatnonzero(starts[1:] - ends[:-1] > bridged) + 1
-        for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(chosen)], strict=True):
+        for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(starts)], strict=True):
             spans = np.diff(np.append(starts[first:last], ends[last - 1]))
             for begin, end in pieces(spans, self._most):
-                step = most_lines or end - begin
+                step = self._work.most_lines or end - begin
                 yield from ((first + at, first + min(at + step, end)) for at in range(begin, end, step))
 
     def _read(self, data: Feed, indices: Feed, chosen: Array, starts: Array, ends: Array) -> Lines:

@@ -47,39 +47,54 @@ def put_table(
         With `drop_unused`, of columns that have fewer categories now: which of the old ones, by column.
     """
     to = to or path
-    node = source.get(path)
-    if not _is_todays(node):
-        frame = read_frame(source, path)
-        write_element(file, to, frame if rows is None else frame.iloc[rows])
-        return {}
-    if rows is None:
+    wanted: Any = slice(None) if rows is None else rows
+    if not _is_todays(source.get(path)):
+        frame = read_frame(source, path).iloc[wanted].copy()
+        kept: dict[str, Array] = {}
+        for name in frame.columns:
+            kept |= _without_unused(frame, name) if drop_unused else {}
+        write_element(file, to, frame)
+        return kept
+    if rows is None and not drop_unused:
         copy_object(source, path, file, to)
         return {}
-    return _cut(source, file, path, rows, drop_unused=drop_unused)
+    return _cut(source, file, path, wanted, drop_unused=drop_unused)
+
+
+def _without_unused(columns: Any, name: str) -> dict[str, Array]:
+    """Drop categories of one column that no row has; return which of them are left, where some are not."""
+    import pandas as pd
+
+    values = pd.Series(columns[name]).array
+    if not isinstance(values, pd.Categorical):
+        return {}
+    used = np.unique(np.asarray(values.codes))
+    used = used[used >= 0]
+    if len(used) == len(values.categories):
+        return {}
+    columns[name] = values.remove_unused_categories()
+    return {name: used}
 
 
 def _is_todays(node: Any) -> bool:
     if not isinstance(node, h5py.Group):
         return False
-    return node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0"
+    return bool(node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0")
 
 
-def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Array, *, drop_unused: bool) -> dict[str, Array]:
+def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Any, *, drop_unused: bool) -> dict[str, Array]:
     from anndata.io import read_elem
 
-    group, kept = file.create_group(path), {}
+    group = file.create_group(path)
+    kept: dict[str, Array] = {}
     with source.reading(path):
         group.attrs.update(source.file[path].attrs)
         names = list(source.file[path])
     for name in names:
         with source.reading(f"{path}/{name}"):
-            values = read_elem(source.file[path][name])[rows]
-        if drop_unused and hasattr(values, "remove_unused_categories"):
-            used = np.unique(values.codes)
-            used = used[used >= 0]
-            if len(used) < len(values.categories):
-                kept[name], values = used, values.remove_unused_categories()
-        write_element(file, f"{path}/{name}", values)
+            column = {name: read_elem(source.file[path][name])[rows]}
+        kept |= _without_unused(column, name) if drop_unused else {}
+        write_element(file, f"{path}/{name}", column[name])
     return kept
 
 

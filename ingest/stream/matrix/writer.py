@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from ingest.encode.array_stream import BLOCK
@@ -16,6 +15,8 @@ from ingest.stream.matrix.lines import index_type
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Future
+
+    import h5py
 
     from ingest.stream.matrix.lines import Lines
     from ingest.stream.matrix.work import Work
