@@ -7,6 +7,7 @@ is wanted. The same input otherwise: it is made anew. Another input: it is someb
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Origin", "now_text", "origin_of", "uns_key"]
+
+
+_UNFIT = re.compile(r"[/\0]|%(?:00|25|2E|2F)")
+"""What is encoded, and what would be taken for something encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,13 @@ class Origin:
             "settings": self.settings,
         }
 
-    def is_there(self, output: Path, entry: str) -> bool:
+    def is_there(self, output: Path, entry: str, *, replace: bool = False) -> bool:
         """Tell whether `output` has been made of this already; `entry` of its uns says so.
+
+        Parameters
+        ----------
+        replace
+            Whatever else is there, may be written over.
 
         Raises
         ------
@@ -54,7 +64,7 @@ class Origin:
         if not output.exists():
             return False
         noted = _noted(output, entry)
-        if noted.get("original_path") != self.original_path:
+        if noted.get("original_path") != self.original_path and not replace:
             raise AlreadyExistsError(
                 f"{output} is there already, and not made of {self.original_path}",
                 hint="remove it, or write elsewhere",
@@ -86,7 +96,7 @@ def uns_key(label: str) -> str:
     """
     if label in ("", "."):
         return "%2E" if label else "%"
-    if "/" not in label and "\0" not in label and "%2F" not in label and "%25" not in label:
+    if not _UNFIT.search(label) and label != "%":
         return label
     return label.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
 

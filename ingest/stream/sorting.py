@@ -88,7 +88,7 @@ def sort_by_perturbation(
     chunk_size
         Rows handled together; None: as many as fit.
     force
-        Do it again, even so.
+        Do it again, even so; at an `output_path` given, whatever is there.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def sort_by_perturbation(
     LabelsError
         A ValueError: no control label is found, or the one given is no label.
     AlreadyExistsError
-        The output was made of another file.
+        What is there was not made of this file.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
@@ -112,7 +112,8 @@ def sort_by_perturbation(
         labels = given.obs.column(perturbation_column)
     control = resolve_control_label(label_codes(labels)[1], control_label, verbose=False)
     origin = origin_of(source, perturbation_column=perturbation_column, control_label=control)
-    if origin.is_there(output, SORTING) and not force:
+    may_replace = force and output_path is not None
+    if origin.is_there(output, SORTING, replace=may_replace) and not force:
         _log.info("%s: sorted before, taken as it is", output)
         return output
     order = plan_sort(labels, control)

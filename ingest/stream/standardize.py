@@ -86,7 +86,7 @@ def standardize_dataset(
         A ValueError: no control label is found; the gene names are ids; a label ``control`` is there beside the
         control label (kind ``two-controls``).
     AlreadyExistsError
-        The output was made of another file of the same name.
+        The output was made of another file of the same name; `force` does not change that.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `dataset_path` is nothing to read from, or the output cannot be written.
     """

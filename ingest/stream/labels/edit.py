@@ -15,6 +15,7 @@ from ingest.stream.editing import edited_h5ad, put
 from ingest.stream.elements import is_compound, labels_beside, read_table
 from ingest.stream.files import changed_copy
 from ingest.stream.hdf5 import writable
+from ingest.stream.output import MADE_FROM
 from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ingest.fetch.h5ad_open import OpenH5ad
+    from ingest.source import Source
 
 __all__ = ["Edit", "editing"]
 
@@ -87,8 +89,8 @@ def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
         As of `ingest.stream.editing.edited_h5ad`.
     """
     with open_data(path) as opened:
-        compound, version = _compound_tables(opened), opened.source.version
-    with edited_h5ad(path, version) if output is None else _changed(path, version, output) as file:
+        compound, source = _compound_tables(opened), opened.source
+    with edited_h5ad(path, source.version) if output is None else _changed(path, source, output) as file:
         for table, (frame, labels) in compound.items():
             put(file, table, frame)
             for name in labels:
@@ -97,11 +99,12 @@ def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
 
 
 @contextmanager
-def _changed(path: Path, version: str, output: Path) -> Iterator[h5py.File]:
+def _changed(path: Path, source: Source, output: Path) -> Iterator[h5py.File]:
     with changed_copy(path, output) as copy:
-        if file_version(str(path)) != version:
+        if file_version(str(path)) != source.version:
             raise SourceChangedError(f"{path}: the file was changed by something else meanwhile", source=str(path))
         with writable(copy, "r+", name=output) as file:
+            file.attrs[MADE_FROM] = source.address
             yield file
 
 

@@ -168,16 +168,26 @@ def test_it_is_taken_again_until_something_differs(tmp_path, caplog):
     assert not made_again("text", "KRAS")
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_what_is_not_made_of_this_file_is_not_overwritten(tmp_path, force):
+def test_what_is_not_made_of_this_file_is_not_overwritten(tmp_path):
     source, other = write_screen(tmp_path / "a.h5ad"), write_screen(tmp_path / "b.h5ad")
     output = sort_by_perturbation(other, "guide")
     (tmp_path / "text.h5ad").write_text("mine")
     for there in (output, tmp_path / "text.h5ad", other):
         before = there.read_bytes()
         with pytest.raises(AlreadyExistsError, match="not made of"):
-            sort_by_perturbation(source, "guide", output_path=there, force=force)
+            sort_by_perturbation(source, "guide", output_path=there)
         assert there.read_bytes() == before
+        assert sort_by_perturbation(source, "guide", output_path=there, force=True) == there
+        assert anndata.read_h5ad(there).uns["sorting_metadata"]["original_path"] == str(source)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_name_that_follows_from_another_file_is_left_to_it(tmp_path, force):
+    source, there = write_screen(tmp_path / "a.h5ad"), write_screen(tmp_path / "a_sorted.h5ad")
+    before = there.read_bytes()
+    with pytest.raises(AlreadyExistsError, match="not made of"):
+        sort_by_perturbation(source, "guide", force=force)
+    assert there.read_bytes() == before
     with pytest.raises(ConfigError, match="is the input"):
         sort_by_perturbation(source, "guide", output_path=tmp_path / ".." / tmp_path.name / "a.h5ad", force=force)
 
