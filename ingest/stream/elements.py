@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.fetch.h5ad_table import Column, Table
 
-__all__ = ["is_compound", "labels_beside", "read_element", "read_matrix", "read_rows", "read_table", "table_columns"]
+__all__ = [
+    "categories_beside",
+    "is_compound",
+    "labels_beside",
+    "read_element",
+    "read_matrix",
+    "read_rows",
+    "read_table",
+    "table_columns",
+]
 
 _AXIS_ARRAYS = ("obsm", "varm", "raw.varm")
 """What anndata 0.6 wrote as one compound dataset, and is a dict."""
@@ -96,6 +105,11 @@ def labels_beside(opened: OpenH5ad, path: str) -> list[str]:
         return []
     columns = _table(opened, path).columns.items()
     return [f"{name}_categories" for name, column in columns if pa.types.is_dictionary(column.type)]
+
+
+def categories_beside(opened: OpenH5ad) -> set[str]:
+    """Return the entries of uns that belong to obs or var, as anndata 0.6 had them."""
+    return {*labels_beside(opened, "obs"), *labels_beside(opened, "var")}
 
 
 def read_element(opened: OpenH5ad, path: str) -> Any:

@@ -46,10 +46,14 @@ class LazyUns(Mapping[str, "LazyEntry"]):
         return {key: entry.load() for key, entry in self.items()}
 
     def _names(self) -> list[str]:
+        from ingest.stream.elements import categories_beside
+
         opened = self._handle.opened
         node = opened.get("uns")
         with opened.reading("uns"):
-            return list(node) if node is not None and hasattr(node, "keys") else []
+            names = list(node) if node is not None and hasattr(node, "keys") else []
+        beside = categories_beside(opened)
+        return [name for name in names if name not in beside]
 
     def __repr__(self) -> str:
         return f"uns: {', '.join(self) or 'empty'}"

@@ -20,6 +20,7 @@ __all__ = ["corner", "preview"]
 
 _KEYED = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 _WIDTH = 120
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def preview(opened: OpenH5ad, n_obs: int, n_vars: int) -> str:
@@ -112,4 +113,5 @@ def _text(frame: pd.DataFrame) -> str:
 
 
 def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
+    unit, name = next((pair for pair in _UNITS if size_bytes >= pair[0]), _UNITS[-1])
+    return f"{size_bytes / unit:,.1f} {name}"
