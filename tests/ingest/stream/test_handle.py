@@ -313,6 +313,17 @@ def test_the_corner_is_xs(tmp_path, layout):
                 np.testing.assert_array_equal(corner(opened, matrix, n_obs, n_vars), counts.toarray()[:n_obs, :n_vars])
 
 
+def test_a_wide_table_keeps_to_its_lines(tmp_path, capsys):
+    obs = pd.DataFrame(np.ones((9, 40)), index=range(9)).add_prefix("a_long_name_of_a_column_")
+    anndata.AnnData(np.ones((9, 4), np.float32), obs=obs.set_index(obs.index.astype(str))).write_h5ad(
+        tmp_path / "a.h5ad"
+    )
+    read_h5ad_ondisk(tmp_path / "a.h5ad")
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "obs: 40 columns" in shown
+
+
 def test_looking_at_a_file_without_x(tmp_path, capsys):
     anndata.AnnData(obs=pd.DataFrame(index=["a"]), var=pd.DataFrame(index=["g"])).write_h5ad(tmp_path / "a.h5ad")
     read_h5ad_ondisk(tmp_path / "a.h5ad")
