@@ -11,15 +11,19 @@ import numpy as np
 
 from ingest.stream.labels.annotations import annotated
 from ingest.stream.labels.control import resolve_control_label
-from ingest.stream.matrix.rewrite import rewrite
+from ingest.stream.matrix.carry import Selection
+from ingest.stream.matrix.rewrite import write_file
+from ingest.stream.matrix.work import Work
 from ingest.stream.perturbation import SORTING, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
-from ingest.stream.storage import get_matrix_storage_format, resolve_data_path
+from ingest.stream.storage import get_matrix_storage_format, open_data, resolve_data_path
 
 if TYPE_CHECKING:
     import os
 
     import pandas as pd
+
+    from ingest.stream.matrix.work import Reached
 
 __all__ = ["SortOrder", "needs_sorting_for_nbglm", "plan_sort", "sort_by_perturbation"]
 
@@ -66,6 +70,7 @@ def sort_by_perturbation(
     output_path: str | os.PathLike[str] | None = None,
     chunk_size: int | None = 4096,
     force: bool = False,
+    reached: Reached | None = None,
 ) -> Path:
     """Write a file's cells sorted by perturbation to another file: control first, the others alphabetically, stable.
 
@@ -89,6 +94,8 @@ def sort_by_perturbation(
         Rows handled together; None: as many as fit.
     force
         Do it again, even so; at an `output_path` given, whatever is there.
+    reached
+        As of `ingest.stream.convert_to_csc`.
 
     Returns
     -------
@@ -119,7 +126,9 @@ def sort_by_perturbation(
     order = plan_sort(labels, control)
     layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
     notes = _notes(order, perturbation_column, control) | origin.notes()
-    rewrite(source, output, rows=order.rows, layout=layout, uns={SORTING: notes}, chunk_size=chunk_size)
+    with open_data(source) as file:
+        selection = Selection(order.rows, uns={SORTING: notes})
+        write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size, reached=reached))
     return output
 
 

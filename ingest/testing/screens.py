@@ -121,4 +121,5 @@ def _assert_same_table(found: pd.DataFrame, wanted: pd.DataFrame, table: str, bu
 
 
 def _dense(matrix: Any) -> np.ndarray[Any, Any]:
-    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+    values: np.ndarray[Any, Any] = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    return values

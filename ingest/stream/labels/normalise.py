@@ -67,6 +67,7 @@ def label_rules(
     if not canonical_control:
         raise ConfigError("canonical_control is empty; control cells need a label", kind="bad-label")
     try:
+        re.compile(strip_suffix_regex or "")
         suffix = re.compile(rf"(?:{strip_suffix_regex})\Z") if strip_suffix_regex else None
     except re.error as error:
         raise ConfigError(f"{strip_suffix_regex!r} is no regular expression ({error})", kind="bad-regex") from error
