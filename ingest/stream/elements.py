@@ -7,6 +7,7 @@ files whose encoding it does not know, and parts of tables, are read here.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import anndata
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.fetch.h5ad_table import Column, Table
 
-__all__ = ["is_compound", "labels_beside", "read_element", "read_matrix", "read_rows", "read_table", "table_columns"]
+__all__ = [
+    "categories_beside",
+    "is_compound",
+    "labels_beside",
+    "read_element",
+    "read_matrix",
+    "read_rows",
+    "read_table",
+    "table_columns",
+]
 
 _AXIS_ARRAYS = ("obsm", "varm", "raw.varm")
 """What anndata 0.6 wrote as one compound dataset, and is a dict."""
@@ -96,6 +106,11 @@ def labels_beside(opened: OpenH5ad, path: str) -> list[str]:
         return []
     columns = _table(opened, path).columns.items()
     return [f"{name}_categories" for name, column in columns if pa.types.is_dictionary(column.type)]
+
+
+def categories_beside(opened: OpenH5ad) -> set[str]:
+    """Return the entries of uns that belong to obs or var, as anndata 0.6 had them."""
+    return {*labels_beside(opened, "obs"), *labels_beside(opened, "var")}
 
 
 def read_element(opened: OpenH5ad, path: str) -> Any:
@@ -190,5 +205,7 @@ def _absent(opened: OpenH5ad, path: str) -> AbsentError:
 
 
 def _no_column(opened: OpenH5ad, path: str, name: str, known: list[str]) -> NoColumnError:
-    hint = f"there are {', '.join(map(str, known[:12]))}{' …' if len(known) > 12 else ''}" if known else None
+    near = get_close_matches(name, known, 3)
+    listed = f"there are {', '.join(known[:12])}{' …' if len(known) > 12 else ''}" if known else "it has no columns"
+    hint = f"did you mean {', '.join(map(repr, near))}?" if near else listed
     return NoColumnError(f"{opened.name}: no column {name!r} in {path}", hint=hint, source=str(opened.source))

@@ -20,7 +20,7 @@ from ingest.errors import ConfigError, CredentialsError, IngestError, NoFileErro
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PARTIAL", "edited_copy", "new_file", "resolve_output_path", "writing"]
+__all__ = ["PARTIAL", "changed_copy", "edited_copy", "new_file", "resolve_output_path", "writing"]
 
 PARTIAL = ".partial"
 """How names of unfinished files end."""
@@ -114,6 +114,20 @@ def edited_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
                 hint="nothing was written; run it again",
                 source=str(path),
             )
+
+
+@contextlib.contextmanager
+def changed_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of a copy of `source`, to be changed, which takes the name `path` when the block ends well.
+
+    Raises
+    ------
+    ConfigError, CredentialsError
+        As of `new_file`.
+    """
+    with new_file(path) as copy:
+        _copy(Path(source), copy)
+        yield copy
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ class AnnData:
         self._address, self._mode = address, mode
         self._opened: OpenH5ad | None = None
         self._backed: anndata.AnnData | None = None
+        self._backed_file: tuple[int, int] | None = None
         self._pid = os.getpid()
 
     @property
@@ -90,8 +91,11 @@ class AnnData:
         NoFileError, HostileFileError, ConfigError, CredentialsError, TransientError
             As of `ingest.stream.storage.open_data`.
         """
-        if self._opened is not None and not self._is_current(self._opened):
-            self._forget()
+        if self._pid != os.getpid():  # HDF5 does not survive a fork
+            self._opened = self._backed = None
+        elif self._opened is not None and not self._is_current(self._opened):
+            self._opened.close()
+            self._opened = None
         if self._opened is None:
             self._opened, self._pid = open_data(self._address), os.getpid()
         return self._opened
@@ -106,10 +110,10 @@ class AnnData:
             It is damaged.
         """
         opened = self.opened
-        if self._backed is None:
+        if self._backed is None or self._backed_file != self._file():
             from ingest.stream.whole import backed_by
 
-            self._backed = backed_by(opened, self._mode)
+            self._backed, self._backed_file = backed_by(opened, self._mode), self._file()
         return self._backed
 
     @property
@@ -162,27 +166,29 @@ class AnnData:
 
     def close(self) -> None:
         """Close the file; the handle opens it again when it is asked again. Twice does no harm."""
-        if self._backed is not None and self._backed.isbacked and self._pid == os.getpid():
-            self._backed.file.close()
-        self._forget()
+        if self._pid == os.getpid():
+            if self._backed is not None and self._backed.isbacked:
+                self._backed.file.close()
+            if self._opened is not None:
+                self._opened.close()
+        self._opened = self._backed = None
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return what stays the same while a file is changed in place, and differs from one that took its place."""
+        if self.is_remote:
+            return None
+        stat = Path(self._address).stat()
+        return stat.st_dev, stat.st_ino
 
     def _is_current(self, opened: OpenH5ad) -> bool:
         from ingest.fetch.h5ad_open import file_version
 
-        if self._pid != os.getpid():
-            return False  # HDF5 does not survive a fork
         if self.is_remote:
             return True
         try:
             return file_version(self._address) == opened.source.version
         except IngestError:
             return False  # gone: opening it says so
-
-    def _forget(self) -> None:
-        """Let go of an open file; an anndata that somebody holds stays usable."""
-        if self._opened is not None and self._pid == os.getpid():
-            self._opened.close()
-        self._opened = self._backed = None
 
     def __enter__(self) -> AnnData:
         return self

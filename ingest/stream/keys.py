@@ -111,7 +111,7 @@ def _aligned(data: Any, where: str) -> Any:
         return data if data.format in ("csr", "csc") else data.tocsr()
     value = np.asarray(data)
     if value.ndim == 0:
-        raise UnfitError(f"{where}: a {type(data).__name__} where an array, a sparse matrix or a table belongs")
+        raise UnfitError(f"{where}: {type(data).__name__} is no array, sparse matrix or table")
     return value[:, np.newaxis] if value.ndim == 1 else value
 
 
@@ -126,7 +126,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):
-                raise UnfitError(f"{where}: a {type(name).__name__} {name!r} as a key; an h5ad has texts")
+                raise UnfitError(f"{where}: {name!r} cannot be a key", hint="text without '/' can")
             _check_key(name, where)
         return {name: _plain(part, f"{where}/{name}") for name, part in value.items()}
     if isinstance(value, pd.DataFrame):
@@ -134,8 +134,15 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
-        return np.array(value) if len(value) else np.zeros(0)
+        return _array(value, where)
     return value
+
+
+def _array(values: list[Any] | tuple[Any, ...], where: str) -> np.ndarray[Any, Any]:
+    try:
+        return np.array(values)
+    except ValueError as error:  # lists of several lengths
+        raise UnfitError(f"{where}: a list that is no array ({error})") from error
 
 
 def _edit(target: Any, version: str, group: str, key: str, value: Any) -> None:

@@ -30,9 +30,11 @@ class LazyUns(Mapping[str, "LazyEntry"]):
         self._handle = handle
 
     def __getitem__(self, key: str) -> LazyEntry:
-        if key not in self._names():
+        names = self._names()
+        if key not in names:
             opened = self._handle.opened
-            raise AbsentError(f"{opened.name}: no entry {key!r} in uns", source=str(opened.source))
+            hint = f"there are {', '.join(names[:12])}{' …' if len(names) > 12 else ''}" if names else "it is empty"
+            raise AbsentError(f"{opened.name}: no entry {key!r} in uns", hint=hint, source=str(opened.source))
         return LazyEntry(self._handle, f"uns/{key}")
 
     def __iter__(self) -> Iterator[str]:
@@ -46,10 +48,14 @@ class LazyUns(Mapping[str, "LazyEntry"]):
         return {key: entry.load() for key, entry in self.items()}
 
     def _names(self) -> list[str]:
+        from ingest.stream.elements import categories_beside
+
         opened = self._handle.opened
         node = opened.get("uns")
         with opened.reading("uns"):
-            return list(node) if node is not None and hasattr(node, "keys") else []
+            names = list(node) if node is not None and hasattr(node, "keys") else []
+        beside = categories_beside(opened)
+        return [name for name in names if name not in beside]
 
     def __repr__(self) -> str:
         return f"uns: {', '.join(self) or 'empty'}"

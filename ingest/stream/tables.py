@@ -10,7 +10,7 @@ import pandas as pd
 from ingest.errors import AbsentError, HostileFileError, UnfitError
 from ingest.fetch.h5ad_table import open_table
 from ingest.stream.editing import edited_h5ad, put
-from ingest.stream.elements import is_compound, labels_beside, read_table
+from ingest.stream.elements import categories_beside, is_compound, labels_beside, read_table
 from ingest.stream.frames import fitting_frame
 from ingest.stream.storage import open_data, resolve_data_path
 
@@ -127,8 +127,7 @@ def _modernised(opened: OpenH5ad, name: TableName, tables: dict[str, pd.DataFram
     other: TableName = "var" if name == "obs" else "obs"
     if is_compound(opened, other):
         tables[other] = fitting_frame(read_table(opened, other), other)
-    labels = {*labels_beside(opened, "obs"), *labels_beside(opened, "var")}
-    return sorted(labels - set(labels_beside(opened, "raw.var")))
+    return sorted(categories_beside(opened) - set(labels_beside(opened, "raw.var")))
 
 
 def _renamed(opened: OpenH5ad, along: str, names: pd.Index[Any]) -> dict[str, pd.DataFrame]:

@@ -8,7 +8,7 @@ import anndata
 import h5py
 
 from ingest.fetch.h5ad_matrix import describe_matrix
-from ingest.stream.elements import labels_beside, read_element, read_matrix, read_table
+from ingest.stream.elements import categories_beside, read_element, read_matrix, read_table
 
 if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
@@ -61,7 +61,8 @@ def backed_by(opened: OpenH5ad, mode: Literal["r", "r+"] = "r") -> anndata.AnnDa
     raw = parts.pop("raw", None)
     with opened.reading("/"):
         cells = anndata.AnnData(filename=str(opened.source.path), filemode=mode, raw=raw, **parts)
-    opened.check_unchanged()
+    if mode == "r":  # opening it for changes is a change
+        opened.check_unchanged()
     return cells
 
 
@@ -83,7 +84,7 @@ def _parts(opened: OpenH5ad) -> dict[str, Any]:
         node = opened.get(name)
         if isinstance(node, h5py.Group):
             parts[name] = {key: read_matrix(opened, f"{name}/{key}") for key in node}
-    beside = {*labels_beside(opened, "obs"), *labels_beside(opened, "var")}
+    beside = categories_beside(opened)
     if beside and isinstance(parts.get("uns"), dict):  # they are in the tables now
         parts["uns"] = {key: value for key, value in parts["uns"].items() if key not in beside}
     places = _raw_places(opened)

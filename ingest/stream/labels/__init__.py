@@ -11,7 +11,7 @@
     gene_names      names of genes likewise; lookup asks MyGene.info
     edit            one column, or the index, of a file's table replaced
     overlap         how many members sets have in common
-    thresholds      quality thresholds that a file's own numbers suggest
+    thresholds      quality thresholds that a file's own numbers suggest; nonzeros counts for it
 
 Names are imported when they are first used.
 """

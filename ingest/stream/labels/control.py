@@ -49,7 +49,7 @@ def resolve_control_label(labels: Iterable[Any], control_label: str | None, *, v
         raise LabelsError(
             f"none of {len(texts):,} labels says control: {_some(texts)}",
             kind="no-control-label",
-            hint="say which one is with control_label",
+            hint="control_label (--control) says which one does",
         )
     more = f" (of {len(found)}: {_some(found)})" if len(found) > 1 else ""
     say(f"control cells have the label {found[0]!r}{more}", verbose=verbose)

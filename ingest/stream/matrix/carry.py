@@ -102,6 +102,7 @@ def _put_member(source: OpenH5ad, target: Target, name: str, chosen: Selection) 
     rows, genes = chosen.rows, chosen.genes
     if name == "layers":
         for key in _keys(source, name):
+            _make_parent(target.file, f"layers/{key}")
             put_matrix(source, describe_x(source, f"layers/{key}"), target, rows=rows, columns=genes)
     elif name in ("obsm", "varm"):
         lines = rows if name == "obsm" else genes
