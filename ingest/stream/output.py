@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ from ingest.stream.files import resolve_output_path
 from ingest.stream.storage import address_of_data
 
 if TYPE_CHECKING:
+    import os
+
     from ingest.fetch.h5ad_open import OpenH5ad
 
 __all__ = ["MADE_FROM", "made_from", "output_for", "refuse_same"]
