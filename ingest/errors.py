@@ -6,12 +6,16 @@
     ├── ConfigError      stop: the request or the environment is wrong          exit 2
     │   ├── CredentialsError    a store or source wants other credentials
     │   ├── EmptySelectionError nothing would be ingested
+    │   ├── NoColumnError       a KeyError: a table lacks the column asked for
+    │   ├── UnfitError          a ValueError: what is to be written does not fit the file
     │   └── IncompleteError     what is asked wants the whole dataset           exit 3
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
     │   ├── NoFileError         a FileNotFoundError: there is no such file
+    │   ├── AbsentError         a KeyError: the file lacks the table or entry asked for
     │   ├── NoMatrixError       a ValueError: the file lacks the matrix asked for
     │   ├── NotCountsError      values that are no counts (NaN, negative, fractional, …)
+    │   ├── LabelsError         a ValueError: labels or gene names are not what is asked of them
     │   └── HostileFileError    a file that must not be opened any further
     ├── TransientError   retry with back-off: it may go through later
     ├── CorruptError     make again: bytes at rest or in flight are damaged
@@ -31,6 +35,7 @@ import re
 from typing import ClassVar
 
 __all__ = [
+    "AbsentError",
     "AlreadyExistsError",
     "ConfigError",
     "ConflictError",
@@ -41,6 +46,8 @@ __all__ = [
     "HostileFileError",
     "IncompleteError",
     "IngestError",
+    "LabelsError",
+    "NoColumnError",
     "NoFileError",
     "NoMatrixError",
     "NotCountsError",
@@ -49,6 +56,7 @@ __all__ = [
     "SourceChangedError",
     "SourceError",
     "TransientError",
+    "UnfitError",
     "mask_secrets",
 ]
 
@@ -133,6 +141,18 @@ class EmptySelectionError(ConfigError):
     default_kind = "empty-selection"
 
 
+class NoColumnError(ConfigError, KeyError):
+    """A table has no such column; one of Python's own, for callers that know nothing of this project."""
+
+    default_kind = "unknown-column"
+
+
+class UnfitError(ConfigError, ValueError):
+    """What is to be written does not fit the file, or no h5ad holds such; a ValueError, for the same callers."""
+
+    default_kind = "unfit"
+
+
 class IncompleteError(ConfigError):
     """Chunks are missing, and what was asked for wants all of them."""
 
@@ -158,6 +178,12 @@ class NoFileError(SourceError, FileNotFoundError):
     default_kind = "no-such-file"
 
 
+class AbsentError(SourceError, KeyError):
+    """The file lacks the table or entry asked for; a KeyError, for the same callers."""
+
+    default_kind = "absent"
+
+
 class NoMatrixError(SourceError, ValueError):
     """The file does not have the matrix asked for, or not as such a one; a ValueError, for the same callers."""
 
@@ -168,6 +194,12 @@ class NotCountsError(SourceError):
     """The matrix holds values that are no counts."""
 
     default_kind = "not-counts"
+
+
+class LabelsError(SourceError, ValueError):
+    """Labels of cells or names of genes are not what is asked of them; a ValueError, for the same callers."""
+
+    default_kind = "labels"
 
 
 class HostileFileError(SourceError):

@@ -11,6 +11,8 @@ import click
 
 from ingest import __version__
 from ingest.cli.after import gc, repair, status, verify
+from ingest.cli.convert import convert
+from ingest.cli.convert_labels import labels, sort, standardize
 from ingest.cli.demo import demo
 from ingest.cli.hvg import hvg
 from ingest.cli.index import index
@@ -44,8 +46,10 @@ def cli(*, debug: bool) -> None:
     del debug  # looked at by main(), which sees the error
 
 
-for _command in (demo, index, run, status, verify, repair, gc, hvg, qc, memmap):
+for _command in (demo, index, run, status, verify, repair, gc, hvg, qc, memmap, convert):
     cli.add_command(_command)
+for _command in (sort, standardize, labels):
+    convert.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

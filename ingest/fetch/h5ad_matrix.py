@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["MatrixRef", "describe_matrix", "describe_pairs", "find_counts"]
+__all__ = ["MatrixRef", "describe_at", "describe_matrix", "describe_pairs", "find_counts"]
 
 _SAMPLE = 4096
 _SPARSE: dict[str, Literal["csr", "csc"]] = {"csr": "csr", "csr_matrix": "csr", "csc": "csc", "csc_matrix": "csc"}
@@ -207,16 +207,28 @@ def describe_pairs(file: OpenH5ad, path: str) -> MatrixRef | None:
         return _describe_sparse(file, path, node, (n_obs, n_obs))
 
 
-def _describe(file: OpenH5ad, path: str, var_path: str) -> MatrixRef:
+def describe_at(file: OpenH5ad, path: str, shape: tuple[int, int]) -> MatrixRef:
+    """Describe the matrix at `path`, which has `shape`; its values are not looked at (``integer`` is False).
+
+    Raises
+    ------
+    HostileFileError
+        Its structure breaks a rule.
+    NotCountsError
+        ``value-type``: it holds no numbers.
+    """
     node = file.get(path)
-    shape = (open_table(file, "obs").n_rows, open_table(file, var_path).n_rows)
     with file.reading(path):
         if isinstance(node, h5py.Dataset):
-            matrix = _describe_dense(file, path, shape)
-        elif isinstance(node, h5py.Group):
-            matrix = _describe_sparse(file, path, node, shape)
-        else:
-            raise file.error(path, "is missing", "not-h5ad")
+            return _describe_dense(file, path, shape)
+        if isinstance(node, h5py.Group):
+            return _describe_sparse(file, path, node, shape)
+        raise file.error(path, "is missing", "not-h5ad")
+
+
+def _describe(file: OpenH5ad, path: str, var_path: str) -> MatrixRef:
+    shape = (open_table(file, "obs").n_rows, open_table(file, var_path).n_rows)
+    matrix = describe_at(file, path, shape)
     return replace(matrix, var_path=var_path, integer=_sample_fault(file, matrix) is None)
 
 

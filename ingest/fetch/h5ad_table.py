@@ -92,7 +92,9 @@ def _column_order(opened: OpenH5ad, group: h5py.Group, index_name: str) -> list[
         return children
     known = set(children)
     # Without columns anndata writes an empty array of floats.
-    return [name for name in dict.fromkeys(np.ravel(order).tolist()) if isinstance(name, str) and name in known]
+    with opened.reading(f"{group.name.lstrip('/')}@column-order"):
+        names = [name.decode() if isinstance(name, bytes) else name for name in np.ravel(order).tolist()]
+    return [name for name in dict.fromkeys(names) if isinstance(name, str) and name in known]
 
 
 def _length(opened: OpenH5ad, path: str) -> int:

@@ -14,12 +14,16 @@ KINDS = {
     "ConfigError": "config",
     "CredentialsError": "credentials",
     "EmptySelectionError": "empty-selection",
+    "NoColumnError": "unknown-column",
+    "UnfitError": "unfit",
     "IncompleteError": "incomplete",
     "SourceError": "source",
     "SourceChangedError": "source-changed",
     "NoFileError": "no-such-file",
+    "AbsentError": "absent",
     "NoMatrixError": "no-matrix",
     "NotCountsError": "not-counts",
+    "LabelsError": "labels",
     "HostileFileError": "hostile-file",
     "TransientError": "transient",
     "CorruptError": "corrupt",
@@ -53,6 +57,10 @@ def test_lookup_error_is_kept_for_not_found():
     assert issubclass(errors.NotFoundError, LookupError)
     assert issubclass(errors.NoFileError, FileNotFoundError)
     assert issubclass(errors.NoMatrixError, ValueError)
+    assert issubclass(errors.AbsentError, KeyError)
+    assert issubclass(errors.UnfitError, ValueError)
+    assert issubclass(errors.LabelsError, ValueError)
+    assert issubclass(errors.NoColumnError, KeyError)
     assert errors.ConfigError.exit_code == errors.CredentialsError.exit_code == 2
     assert errors.SourceError.exit_code == 1
 

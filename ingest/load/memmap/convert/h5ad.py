@@ -13,12 +13,13 @@ import numpy as np
 
 from ingest.cpu import available_cpus
 from ingest.errors import IngestError, NoFileError, NoMatrixError, SourceError
+from ingest.fetch.h5ad_frame import read_frame
 from ingest.fetch.h5ad_matrix import describe_matrix
 from ingest.fetch.h5ad_open import open_h5ad
 from ingest.load.memmap.convert.h5ad_csc import CscRows
 from ingest.load.memmap.convert.h5ad_csr import CsrRows
 from ingest.load.memmap.convert.h5ad_dense import DenseRows
-from ingest.load.memmap.convert.h5ad_features import features_of, has_same_ids, read_frame
+from ingest.load.memmap.convert.h5ad_features import features_of, has_same_ids
 from ingest.load.memmap.convert.h5ad_matrix import Reading
 from ingest.load.memmap.convert.h5ad_neighbors import read_neighbors
 from ingest.source import Source

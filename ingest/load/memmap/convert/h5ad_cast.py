@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.fetch.h5ad_planes import bits_of, plain_numbers
 from ingest.load.memmap.convert.base import LossyCast
 from ingest.load.memmap.convert.h5ad_kernels import (
     STEP,
@@ -19,15 +20,14 @@ from ingest.load.memmap.convert.h5ad_kernels import (
     cast_columns,
     cast_planes,
     cast_values,
-    join_planes,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ingest.load.memmap.convert.h5ad_stored import Stored
+    from ingest.fetch.h5ad_stored import Stored
 
-__all__ = ["Harm", "Harms", "OutsideError", "ValueCast", "plain_numbers", "put_columns"]
+__all__ = ["Harm", "Harms", "OutsideError", "ValueCast", "put_columns"]
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +81,7 @@ class ValueCast:
     def _compiled(self, stored: Stored, out: Array, low: Any, high: Any) -> bool:
         if stored.numbers.ndim == 1:
             return bool(cast_values(stored.numbers[stored.begin : stored.end], out, low, high))
-        bits = np.empty(STEP, _bits_of(self._source))
+        bits = np.empty(STEP, bits_of(self._source))
         return bool(cast_planes(stored.numbers, stored.begin, bits, bits.view(self._source), out, low, high))
 
     def _is_same(self, numbers: Array, out: Array) -> bool:
@@ -155,15 +155,6 @@ def exact_range(source: np.dtype[Any], target: np.dtype[Any]) -> tuple[Any, Any]
     return source.type(max(least, -whole if target.kind == "f" else 0)), source.type(min(most, whole))
 
 
-def plain_numbers(stored: Stored, dtype: np.dtype[Any]) -> Array:
-    """Return the wanted part of a block as an array of its numbers."""
-    if stored.numbers.ndim == 1:
-        return stored.numbers[stored.begin : stored.end]
-    bits = np.empty(stored.end - stored.begin, _bits_of(dtype))
-    join_planes(stored.numbers, stored.begin, bits)
-    return bits.view(dtype)
-
-
 class OutsideError(Exception):
     """An entry that lies in no column there is; whoever knows its row makes an error for people of it."""
 
@@ -191,13 +182,9 @@ def put_columns(stored: Stored, dtype: np.dtype[Any], out: Array, n_columns: int
     if stored.numbers.ndim == 1:
         wrong = cast_columns(stored.numbers[stored.begin : stored.end], out, last)
     else:
-        bits = np.empty(STEP, _bits_of(dtype))
+        bits = np.empty(STEP, bits_of(dtype))
         wrong = cast_column_planes(stored.numbers, stored.begin, bits, bits.view(dtype), out, last)
     if wrong:
         numbers = plain_numbers(stored, dtype)
         at = int(np.flatnonzero((numbers < 0) | (numbers > last))[0])
         raise OutsideError(stored.at + at, int(numbers[at]))
-
-
-def _bits_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(f"u{dtype.itemsize}")

@@ -15,9 +15,9 @@ from ingest.ordered_map import map_ordered
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ingest.fetch.h5ad_stored import Stored, StoredArray, Stretch
     from ingest.load.memmap.convert.h5ad_cast import Harm
     from ingest.load.memmap.convert.h5ad_matrix import Arrays
-    from ingest.load.memmap.convert.h5ad_stored import Stored, StoredArray, Stretch
 
 __all__ = ["copy_entries", "usable_threads"]
 

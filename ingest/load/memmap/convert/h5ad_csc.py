@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import SourceChangedError
+from ingest.fetch.h5ad_planes import plain_numbers
 from ingest.fetch.h5ad_slabs import Pointers
+from ingest.fetch.h5ad_stored import StoredArray, Stretch
 from ingest.load.memmap.convert.base import Written
-from ingest.load.memmap.convert.h5ad_cast import plain_numbers
 from ingest.load.memmap.convert.h5ad_copy import usable_threads
 from ingest.load.memmap.convert.h5ad_kernels import count_rows
-from ingest.load.memmap.convert.h5ad_stored import StoredArray, Stretch
 from ingest.load.memmap.convert.h5ad_transposed import Cells, frozen, write_rows
 from ingest.ordered_map import map_ordered
 

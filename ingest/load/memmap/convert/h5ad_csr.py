@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.fetch.h5ad_slabs import Pointers
+from ingest.fetch.h5ad_stored import StoredArray
 from ingest.load.memmap.convert.base import Written
 from ingest.load.memmap.convert.h5ad_cast import OutsideError
 from ingest.load.memmap.convert.h5ad_copy import copy_entries, usable_threads
-from ingest.load.memmap.convert.h5ad_stored import StoredArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import SourceChangedError
+from ingest.fetch.h5ad_stored import Stored
 from ingest.load.memmap.convert.base import Place, Written
 from ingest.load.memmap.convert.h5ad_cast import Harms, ValueCast
 from ingest.load.memmap.convert.h5ad_kernels import take_filled
-from ingest.load.memmap.convert.h5ad_stored import Stored
 from ingest.load.memmap.convert.h5ad_transposed import Cells, frozen, write_rows
 
 if TYPE_CHECKING:

@@ -7,37 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingest.fetch.h5ad_frame import read_column, read_frame
 from ingest.fetch.h5ad_table import open_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ingest.fetch.h5ad_open import OpenH5ad
-    from ingest.fetch.h5ad_table import Column
 
-__all__ = ["features_of", "has_same_ids", "read_frame"]
-
-_ROWS = 1 << 16
-
-
-def read_frame(file: OpenH5ad, path: str) -> pd.DataFrame:
-    """Read obs or var, as anndata reads it.
-
-    Raises
-    ------
-    HostileFileError
-        It is missing or damaged.
-    """
-    import pandas as pd
-    from anndata.io import read_elem
-
-    open_table(file, path)  # checks lengths
-    with file.reading(path):
-        node = file.file[path]
-        is_todays = node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0"
-        # Of older files, which do not say what all their elements are, anndata warns for each.
-        frame = read_elem(node) if is_todays else None
-        return frame if isinstance(frame, pd.DataFrame) else _read_old(file, path)
+__all__ = ["features_of", "has_same_ids"]
 
 
 def features_of(frame: pd.DataFrame, index_name: str) -> pa.Table:
@@ -68,7 +46,7 @@ def has_same_ids(file: OpenH5ad, path: str, frame: pd.DataFrame) -> bool:
     if not pa.types.is_string(table.index.type):  # anndata makes texts of them
         return bool(np.array_equal(names, read_frame(file, path).index.to_numpy()))
     with file.reading(path):
-        return bool(np.array_equal(names, _read_column(table.index, table.n_rows).to_numpy()))
+        return bool(np.array_equal(names, read_column(table.index, table.n_rows).to_numpy()))
 
 
 def _column(column: pd.Series[Any]) -> pa.Array:
@@ -89,18 +67,3 @@ def _arrow(values: np.ndarray[Any, Any]) -> pa.Array:
         return pa.array(values, from_pandas=True)
     except pa.ArrowInvalid:
         return pa.array(values, pa.string(), from_pandas=True)
-
-
-def _read_old(file: OpenH5ad, path: str) -> pd.DataFrame:
-    import pandas as pd
-
-    table = open_table(file, path)
-    columns = {name: _read_column(column, table.n_rows).array for name, column in table.columns.items()}
-    index = pd.Index(_read_column(table.index, table.n_rows).astype(object), name=None)
-    return pd.DataFrame(columns, index=index)
-
-
-def _read_column(column: Column, n_rows: int) -> pd.Series[Any]:
-    parts = [column.read(at, min(at + _ROWS, n_rows)) for at in range(0, n_rows, _ROWS)]
-    found: pd.Series[Any] = pa.chunked_array(parts, column.type).to_pandas()
-    return found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ingest.encode.inner import inner
+from ingest.fetch.h5ad_planes import join
 from ingest.fetch.kernels import compiled
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "cast_planes",
     "cast_values",
     "count_rows",
-    "join_planes",
     "place_entries",
     "take_filled",
 ]
@@ -29,29 +29,6 @@ Array = np.ndarray[Any, Any]
 
 STEP = 4096
 """Numbers cast together."""
-
-
-@inner
-def _join(planes: Array, begin: int, bits: Array) -> None:
-    """Put numbers from `begin` on together from their planes ``(width, n)``; `bits` is unsigned, of that width."""
-    width = planes.shape[0]
-    if width == 4:
-        p0, p1 = planes[0, begin : begin + bits.size], planes[1, begin : begin + bits.size]
-        p2, p3 = planes[2, begin : begin + bits.size], planes[3, begin : begin + bits.size]
-        for at in range(bits.size):
-            bits[at] = (
-                np.uint32(p0[at])
-                | (np.uint32(p1[at]) << np.uint32(8))
-                | (np.uint32(p2[at]) << np.uint32(16))
-                | (np.uint32(p3[at]) << np.uint32(24))
-            )
-    else:
-        for at in range(bits.size):
-            bits[at] = planes[0, begin + at]
-        for plane in range(1, width):
-            p = planes[plane, begin : begin + bits.size]
-            for at in range(bits.size):
-                bits[at] |= np.uint64(p[at]) << np.uint64(8 * plane)
 
 
 @inner
@@ -100,7 +77,7 @@ def cast_planes(planes: Array, begin: int, bits: Array, values: Array, out: Arra
     """
     for at in range(0, out.size, STEP):
         n = min(STEP, out.size - at)
-        _join(planes, begin + at, bits[:n])
+        join(planes, begin + at, bits[:n])
         if _cast(values[:n], out[at : at + n], low, high):
             return True
     return False
@@ -120,16 +97,10 @@ def cast_column_planes(planes: Array, begin: int, bits: Array, columns: Array, o
     """Cast shuffled column numbers as `cast_columns` does; parameters as of `cast_planes`."""
     for at in range(0, out.size, STEP):
         n = min(STEP, out.size - at)
-        _join(planes, begin + at, bits[:n])
+        join(planes, begin + at, bits[:n])
         if _check(columns[:n], out[at : at + n], last):
             return True
     return False
-
-
-@compiled
-def join_planes(planes: Array, begin: int, bits: Array) -> None:
-    """Put as many shuffled numbers together as `bits`, unsigned, takes, from number `begin` of ``(width, n)`` on."""
-    _join(planes, begin, bits)
 
 
 @compiled

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ingest.fetch.h5ad_slabs import plan_runs
+from ingest.fetch.h5ad_stored import Stored
 from ingest.load.memmap.convert.h5ad_cast import Harms, ValueCast
 from ingest.load.memmap.convert.h5ad_kernels import place_entries
-from ingest.load.memmap.convert.h5ad_stored import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -30,9 +30,9 @@ FROM_FILES = settings(deadline=None, max_examples=60, suppress_health_check=[Hea
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Few entries are many blocks, stretches, slices and steps of pointers."""
-    monkeypatch.setattr("ingest.load.memmap.convert.h5ad_stored._LEAST_BLOCK_BYTES", 24)
-    monkeypatch.setattr("ingest.load.memmap.convert.h5ad_stored._RUN_BYTES", 400)
-    monkeypatch.setattr("ingest.load.memmap.convert.h5ad_stored._SLICE_BYTES", 300)
+    monkeypatch.setattr("ingest.fetch.h5ad_stored._LEAST_BLOCK_BYTES", 24)
+    monkeypatch.setattr("ingest.fetch.h5ad_stored._RUN_BYTES", 400)
+    monkeypatch.setattr("ingest.fetch.h5ad_stored._SLICE_BYTES", 300)
     monkeypatch.setattr("ingest.load.memmap.convert.h5ad_csr._POINTERS", 5)
 
 

@@ -32,8 +32,8 @@ FROM_FILES = settings(deadline=None, max_examples=30, suppress_health_check=[Hea
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr("ingest.load.memmap.convert.h5ad_stored._LEAST_BLOCK_BYTES", 24)
-    monkeypatch.setattr("ingest.load.memmap.convert.h5ad_stored._RUN_BYTES", 400)
+    monkeypatch.setattr("ingest.fetch.h5ad_stored._LEAST_BLOCK_BYTES", 24)
+    monkeypatch.setattr("ingest.fetch.h5ad_stored._RUN_BYTES", 400)
     monkeypatch.setattr("ingest.load.memmap.convert.h5ad_csc._ENTRIES", 50)
     monkeypatch.setattr("ingest.load.memmap.convert.h5ad_dense._SLAB_BYTES", 3000)
 

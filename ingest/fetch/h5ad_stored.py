@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
+from ingest.fetch.h5ad_lzf import undo_lzf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,11 +17,11 @@ import pytest
 from scipy import sparse
 
 from ingest.errors import HostileFileError
+from ingest.fetch.h5ad_lzf import undo_lzf
 from ingest.fetch.h5ad_open import open_h5ad
-from ingest.load.memmap.convert.h5ad_cast import plain_numbers
+from ingest.fetch.h5ad_planes import plain_numbers
+from ingest.fetch.h5ad_stored import StoredArray
 from ingest.load.memmap.convert.h5ad_copy import usable_threads
-from ingest.load.memmap.convert.h5ad_lzf import undo_lzf
-from ingest.load.memmap.convert.h5ad_stored import StoredArray
 
 N = 9_500
 CHUNK = 2_000
@@ -30,7 +30,7 @@ NUMBERS = np.random.default_rng(0).integers(0, 50, N)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("ingest.load.memmap.convert.h5ad_stored._LEAST_BLOCK_BYTES", 1000)
+    monkeypatch.setattr("ingest.fetch.h5ad_stored._LEAST_BLOCK_BYTES", 1000)
 
 
 @pytest.fixture

@@ -1,0 +1,115 @@
+"""X in slices of rows or of columns, one after the other, however it is stored."""
+
+from __future__ import annotations
+
+import operator
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ingest.stream.matrix.dense import DenseRows
+from ingest.stream.matrix.put import rebatched, to_scipy
+from ingest.stream.matrix.source import describe_x, lines_of
+from ingest.stream.matrix.work import Work
+from ingest.stream.storage import address_of_data, open_data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["iter_matrix_chunks"]
+
+Array = np.ndarray[Any, Any]
+
+
+def iter_matrix_chunks(
+    adata: Any, *, axis: Literal[0, 1] = 0, chunk_size: int = 1024, convert_to_dense: bool = True
+) -> Iterator[tuple[slice, Any]]:
+    """Yield slices of X and where they stand, each stored block read once, the next while one is worked on.
+
+    Parameters
+    ----------
+    adata
+        Path or URL, backed AnnData, our handle, or an AnnData in memory.
+    axis
+        0: rows, ``(n, n_vars)``; 1: columns, ``(n_obs, n)``.
+    chunk_size
+        Rows or columns of a slice; the last may have fewer.
+    convert_to_dense
+        Give arrays; otherwise what is stored sparse comes as ``csr_matrix`` of rows or ``csc_matrix`` of columns.
+
+    Returns
+    -------
+    Iterator
+        ``(slice, block)``, of the type that is stored.
+
+    Raises
+    ------
+    ValueError
+        Another axis; a `chunk_size` below 1.
+    IngestError, TypeError
+        As of `ingest.stream.convert_to_csc`, when the first slice is taken.
+    """
+    if axis not in (0, 1):
+        raise ValueError(f"axis {axis!r}: 0 is rows, 1 is columns")
+    if operator.index(chunk_size) < 1:
+        raise ValueError(f"chunk_size {chunk_size}: 1 or more")
+    if _is_in_memory(adata):
+        return _of_memory(adata.X, axis, chunk_size, dense=convert_to_dense)
+    address_of_data(adata)
+    return _of_file(adata, axis, chunk_size, dense=convert_to_dense)
+
+
+def _is_in_memory(adata: Any) -> bool:
+    return type(adata).__name__ == "AnnData" and hasattr(adata, "isbacked") and not adata.isbacked
+
+
+def _of_memory(matrix: Any, axis: int, chunk_size: int, *, dense: bool) -> Iterator[tuple[slice, Any]]:
+    for start in range(0, matrix.shape[axis], chunk_size):
+        where = slice(start, min(start + chunk_size, matrix.shape[axis]))
+        block: Any = matrix[where] if axis == 0 else matrix[:, where]
+        if hasattr(block, "asformat"):
+            block = block.toarray() if dense else block.asformat("csr" if axis == 0 else "csc")
+        yield where, np.asarray(block) if dense else block
+
+
+def _of_file(adata: Any, axis: int, chunk_size: int, *, dense: bool) -> Iterator[tuple[slice, Any]]:
+    with open_data(adata) as file, Work() as work:
+        ref, scratch = describe_x(file), Path(tempfile.gettempdir())
+        if ref.layout == "dense" and axis == 0:
+            yield from _placed(_bands(DenseRows(file, ref, work, scratch), chunk_size))
+            return
+        kind: Literal["csr", "csc"] = "csr" if axis == 0 else "csc"
+        found = lines_of(file, ref, kind, work, scratch)
+        n_places = ref.shape[1 - axis]
+        blocks = (to_scipy(lines, n_places, kind) for lines in rebatched(found.blocks, chunk_size))
+        if dense or ref.layout == "dense":
+            yield from _placed((block.toarray().astype(ref.dtype, copy=False) for block in blocks), axis)
+        else:
+            yield from _placed(blocks, axis)
+
+
+def _placed(blocks: Iterator[Any], axis: int = 0) -> Iterator[tuple[slice, Any]]:
+    at = 0
+    for block in blocks:
+        n = block.shape[axis]
+        yield slice(at, at + n), block
+        at += n
+
+
+def _bands(rows: DenseRows, n_rows: int) -> Iterator[Array]:
+    """Yield exactly `n_rows` at a time, the last perhaps fewer."""
+    held: list[Array] = []
+    n_held = 0
+    for _, block in rows.rows():
+        begin = 0
+        while begin < len(block):
+            part = block[begin : begin + n_rows - n_held]
+            held.append(part)
+            n_held, begin = n_held + len(part), begin + len(part)
+            if n_held == n_rows:
+                yield np.concatenate(held)
+                held, n_held = [], 0
+    if held:
+        yield np.concatenate(held)

@@ -1,0 +1,141 @@
+"""Single columns, the index, entries of uns of an h5ad file replaced; everything else stays as it lies in the file."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from ingest.errors import SourceChangedError
+from ingest.fetch.h5ad_open import file_version
+from ingest.stream.editing import edited_h5ad, put
+from ingest.stream.elements import is_compound, labels_beside, read_table
+from ingest.stream.files import changed_copy
+from ingest.stream.hdf5 import writable
+from ingest.stream.output import MADE_FROM
+from ingest.stream.storage import open_data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ingest.fetch.h5ad_open import OpenH5ad
+    from ingest.source import Source
+
+__all__ = ["Edit", "editing"]
+
+_TABLES = ("obs", "var", "raw.var")
+_Table = Literal["obs", "var"]
+
+
+class Edit:
+    """A file that is open to be changed.
+
+    Tables that are one compound dataset (anndata 0.6) become groups of columns, as they have been since.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+
+    def put_column(self, table: _Table, name: str, values: pd.Series[Any]) -> None:
+        """Write a column of text, ``(n_rows,)``, in the place of the one of this name, or as the last.
+
+        Text with missing values becomes categorical, as anndata has it.
+        """
+        group = self._file[table]
+        _remove(group, name)
+        put(self._file, f"{table}/{name}", _storable(values))
+        order = _order(group)
+        if name not in order:
+            _put_order(group, [*order, name])
+
+    def rename_column(self, table: _Table, old: str, new: str) -> None:
+        """Give a column another name, in its place."""
+        group = self._file[table]
+        for place in ("", "__categories/"):
+            if f"{place}{old}" in group:
+                group.move(f"{place}{old}", f"{place}{new}")
+        _put_order(group, [new if name == old else name for name in _order(group)])
+
+    def put_index(self, table: _Table, names: pd.Index[Any]) -> None:
+        """Write the names of the rows, ``(n_rows,)``."""
+        group = self._file[table]
+        name = _text(group.attrs.get("_index", "_index"))
+        _remove(group, name)
+        put(self._file, f"{table}/{name}", names.astype(str).to_numpy(object))
+
+    def put_uns(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Write an entry of uns in the place of the one of this name, or beside the others."""
+        put(self._file, f"uns/{name}", dict(entry))
+
+    def drop_uns(self, name: str) -> None:
+        """Remove an entry of uns, if it is there."""
+        if f"uns/{name}" in self._file:
+            del self._file[f"uns/{name}"]
+
+
+@contextmanager
+def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
+    """Give a copy of the file at `path` to be changed, which becomes `output`, or replaces the file, at a good end.
+
+    Raises
+    ------
+    NoFileError, HostileFileError
+        There is no such file, or it breaks a rule.
+    ConfigError, CredentialsError, SourceChangedError
+        As of `ingest.stream.editing.edited_h5ad`.
+    """
+    with open_data(path) as opened:
+        compound, source = _compound_tables(opened), opened.source
+    with edited_h5ad(path, source.version) if output is None else _changed(path, source, output) as file:
+        for table, (frame, labels) in compound.items():
+            put(file, table, frame)
+            for name in labels:
+                _remove(file, f"uns/{name}")
+        yield Edit(file)
+
+
+@contextmanager
+def _changed(path: Path, source: Source, output: Path) -> Iterator[h5py.File]:
+    with changed_copy(path, output) as copy:
+        if file_version(str(path)) != source.version:
+            raise SourceChangedError(f"{path}: the file was changed by something else meanwhile", source=str(path))
+        with writable(copy, "r+", name=output) as file:
+            file.attrs[MADE_FROM] = source.address
+            yield file
+
+
+def _compound_tables(opened: OpenH5ad) -> dict[str, tuple[pd.DataFrame, list[str]]]:
+    return {
+        table: (read_table(opened, table), labels_beside(opened, table))
+        for table in _TABLES
+        if is_compound(opened, table)
+    }
+
+
+def _order(group: h5py.Group) -> list[str]:
+    # Without columns, anndata writes an empty array of numbers.
+    return [_text(label) for label in np.ravel(group.attrs["column-order"]).tolist()]
+
+
+def _put_order(group: h5py.Group, names: list[str]) -> None:
+    group.attrs["column-order"] = np.array(names, dtype=h5py.string_dtype())
+
+
+def _remove(group: h5py.Group, name: str) -> None:
+    for old in (name, f"__categories/{name}"):  # where anndata 0.7 has the labels of a column
+        if old in group:
+            del group[old]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _storable(values: pd.Series[Any]) -> Any:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.array
+    return pd.Categorical(values) if values.isna().any() else values.to_numpy(object)

@@ -1,0 +1,179 @@
+"""Which file is meant, how its X lies, and the kernel's copy of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from ingest.errors import ConfigError, NoFileError, SourceError
+
+if TYPE_CHECKING:
+    from ingest.fetch.h5ad_open import OpenH5ad
+
+__all__ = [
+    "address_of_data",
+    "drop_file_cache",
+    "get_matrix_storage_format",
+    "is_dense_storage",
+    "open_data",
+    "resolve_data_path",
+]
+
+StorageFormat = Literal["dense", "csr", "csc"]
+
+_ENCODINGS: dict[object, StorageFormat] = {
+    "csr_matrix": "csr",
+    "csc_matrix": "csc",
+    "array": "dense",
+    # anndata 0.6
+    "csr": "csr",
+    "csc": "csc",
+}
+
+
+def resolve_data_path(data: Any, *, require_exists: bool = True) -> Path:
+    """Return the local path of `data`: a path, a backed anndata, or this package's handle.
+
+    Raises
+    ------
+    TypeError
+        An AnnData in memory, or nothing that names a file.
+    NoFileError
+        A FileNotFoundError: there is no such file.
+    ConfigError
+        ``remote-file``: it lies on a server, where files are read, not written.
+    """
+    address = address_of_data(data)
+    if "://" in address:
+        raise ConfigError(
+            f"{address}: a remote file; this wants one on a local disk",
+            kind="remote-file",
+            hint="copy it to a local disk first: remote files are only read",
+            source=address,
+        )
+    path = Path(address)
+    if require_exists and not path.is_file():
+        raise _no_file(address)
+    return path
+
+
+def address_of_data(data: Any) -> str:
+    """Return the local path or the URL of `data`, as text, without looking whether there is anything.
+
+    Parameters
+    ----------
+    data
+        A path or URL, a backed anndata, or anything with a ``filename`` or ``path``.
+
+    Raises
+    ------
+    TypeError
+        An AnnData in memory, or nothing that names a file.
+    """
+    if isinstance(data, str | os.PathLike):
+        text = os.fspath(data)
+        if isinstance(text, str):
+            return _local(text)
+        raise TypeError(f"a path of bytes, {text!r}; give it as text")
+    for name in ("filename", "path"):
+        found = getattr(data, name, None)
+        if isinstance(found, str | os.PathLike):
+            return address_of_data(found)
+    if hasattr(data, "obs") and hasattr(data, "var"):
+        raise TypeError("this AnnData is in memory and names no file; write it with write_h5ad and give its path")
+    raise TypeError(f"a {type(data).__name__} names no file; give a path, a backed AnnData or a handle of this package")
+
+
+def open_data(data: Any) -> OpenH5ad:
+    """Open the file that `data` names, local or remote, for reading; every link and header in it is examined first.
+
+    Raises
+    ------
+    TypeError
+        As of `address_of_data`.
+    NoFileError
+        A FileNotFoundError: there is no such file.
+    HostileFileError
+        It breaks a rule of `ingest.fetch.h5ad_open`.
+    ConfigError, CredentialsError, TransientError
+        It cannot be reached.
+    """
+    from ingest.fetch.h5ad_open import open_h5ad
+
+    address = address_of_data(data)
+    try:
+        return open_h5ad(address)
+    except SourceError as error:
+        if error.kind == "no-such-file":
+            raise _no_file(address) from error
+        raise
+
+
+def is_dense_storage(path: Any) -> bool:
+    """Tell whether X is a dense array; False where there is no X. Only its header is read.
+
+    Raises
+    ------
+    NoFileError, HostileFileError, ConfigError, TransientError
+        As of `open_data`.
+    """
+    with open_data(path) as opened:
+        return "X" in opened.file and _format(opened) == "dense"
+
+
+def get_matrix_storage_format(path: Any) -> StorageFormat:
+    """Return how X lies: ``dense``, ``csr`` or ``csc``; ``dense`` where there is no X. Only its header is read.
+
+    Raises
+    ------
+    NoFileError, HostileFileError, ConfigError, TransientError
+        As of `open_data`; ``not-h5ad`` where X is no matrix.
+    """
+    with open_data(path) as opened:
+        return _format(opened) if "X" in opened.file else "dense"
+
+
+def drop_file_cache(path: str | os.PathLike[str]) -> None:
+    """Let the kernel forget what it holds of a file: in a job, that counts towards the memory limit.
+
+    Nothing happens where the system has no such call (it is of Linux and its kin), or the file cannot be opened.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
+    except (OSError, ValueError):
+        return
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return  # a pipe, a device: nothing of it is held
+    finally:
+        os.close(descriptor)
+
+
+def _format(opened: OpenH5ad) -> StorageFormat:
+    import h5py
+
+    node = opened.get("X")
+    if isinstance(node, h5py.Dataset):
+        return "dense"
+    if node is None:
+        raise opened.error("X", "is no matrix", "not-h5ad")
+    found = opened.attribute(node, "encoding-type")
+    encoding = opened.attribute(node, "h5sparse_format") if found is None else found
+    if not isinstance(encoding, str) or encoding not in _ENCODINGS:
+        raise opened.error("X", f"is no matrix (encoding {encoding!r})", "not-h5ad")
+    return _ENCODINGS[encoding]
+
+
+def _local(text: str) -> str:
+    if not text:
+        raise TypeError("an empty path names no file")
+    return unquote(urlsplit(text).path) if text.startswith("file://") else text
+
+
+def _no_file(address: str) -> NoFileError:
+    return NoFileError(f"{address}: there is no such file", source=address)

@@ -1,0 +1,142 @@
+"""A new file of some cells and some genes, as ``adata[cells, genes].copy()`` has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.fetch.h5ad_frame import read_frame
+from ingest.stream.matrix.carry import Selection
+from ingest.stream.matrix.put import put_matrix
+from ingest.stream.matrix.rewrite import write_file
+from ingest.stream.matrix.source import describe_x, shape_of
+from ingest.stream.matrix.work import Work, check_chunk_size
+from ingest.stream.output import refuse_same
+from ingest.stream.storage import open_data
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from ingest.fetch.h5ad_open import OpenH5ad
+    from ingest.stream.matrix.put import Target
+    from ingest.stream.matrix.work import Reached
+
+__all__ = ["write_filtered_subset"]
+
+Array = np.ndarray[Any, Any]
+
+
+def write_filtered_subset(
+    source_path: Any,
+    *,
+    cell_mask: Any,
+    gene_mask: Any,
+    output_path: str | os.PathLike[str],
+    chunk_size: int | None = 4096,
+    var_assignments: Mapping[str, Any] | None = None,
+    row_nnz: Any = None,
+    total_nnz: int | None = None,
+    data_dtype: Any = None,
+    reached: Reached | None = None,
+) -> None:
+    """Write the cells and genes whose masks say so; X, layers, obsm, varm, obsp and varp are cut, raw by cells.
+
+    Matrices keep layout and type. Categories of obs and var that nothing has any more go, and their colours in uns.
+    The source is read once, whatever is known of it.
+
+    Parameters
+    ----------
+    source_path
+        Path or URL, backed AnnData, or our handle.
+    cell_mask, gene_mask
+        bool ``(n_obs,)`` and ``(n_vars,)``.
+    chunk_size
+        Rows handled together, at most; None: as many as fit.
+    var_assignments
+        Columns to add to var, or replace there: a value for each gene that stays.
+    row_nnz, total_nnz
+        Entries of each cell that stays, int ``(n_kept,)``, and of all: checked against what is found, where given.
+    data_dtype
+        Of X in the output; None: as it is.
+    reached
+        As of `ingest.stream.convert_to_csc`.
+
+    Raises
+    ------
+    ValueError
+        A mask or `row_nnz` has another length or type, a column of `var_assignments` another length; X has other
+        numbers of entries than stated.
+    IngestError, TypeError
+        As of `ingest.stream.convert_to_csc`.
+    """
+    check_chunk_size(chunk_size)
+    with open_data(source_path) as file:
+        refuse_same(file, output_path)
+        n_obs, n_vars = shape_of(file)
+        rows, genes = _kept(cell_mask, n_obs, "cell_mask"), _kept(gene_mask, n_vars, "gene_mask")
+        known = _known(row_nnz, total_nnz, len(rows))
+        var = _assigned(file, genes, var_assignments) if var_assignments else None
+        selection = Selection(_or_all(rows, n_obs), _or_all(genes, n_vars), var=var, drop_unused=True)
+
+        def put_x(target: Target) -> None:
+            if file.get("X") is not None:
+                x = describe_x(file)
+                put_matrix(file, x, target, rows=selection.rows, columns=selection.genes, dtype=data_dtype)
+                _check_known(target, known)
+
+        write_file(file, output_path, selection, put_x=put_x, work=Work(most_lines=chunk_size, reached=reached))
+
+
+def _kept(mask: Any, n: int, name: str) -> Array:
+    values = np.asarray(mask)
+    if values.shape != (n,):
+        raise ValueError(f"{name} of shape {values.shape} where there are {n:,}")
+    if values.dtype != np.bool_:
+        raise ValueError(f"{name} holds {values.dtype}; true and false are wanted")
+    return np.flatnonzero(values)
+
+
+def _or_all(lines: Array, n: int) -> Array | None:
+    return None if len(lines) == n else lines
+
+
+def _known(row_nnz: Any, total_nnz: int | None, n_rows: int) -> tuple[Array | None, int | None]:
+    counts = None if row_nnz is None else np.asarray(row_nnz, np.int64)
+    if counts is not None and counts.shape != (n_rows,):
+        raise ValueError(f"row_nnz of shape {counts.shape} for {n_rows:,} cells that stay")
+    if counts is not None and total_nnz is not None and int(counts.sum()) != total_nnz:
+        raise ValueError(f"row_nnz adds up to {int(counts.sum()):,}, total_nnz is {total_nnz:,}")
+    return counts, total_nnz
+
+
+def _check_known(target: Target, known: tuple[Array | None, int | None]) -> None:
+    """Compare what was stated with what was written, before it gets its name."""
+    counts, total = known
+    if (counts is None and total is None) or "X/indptr" not in target.file:
+        return
+    group = target.file["X"]
+    indptr = group["indptr"][:].astype(np.int64)
+    if total is not None and int(indptr[-1]) != total:
+        raise ValueError(f"X has {int(indptr[-1]):,} entries of these cells and genes, total_nnz is {total:,}")
+    by_rows = group.attrs["encoding-type"] == "csr_matrix"
+    if counts is not None and by_rows and not np.array_equal(np.diff(indptr), counts):
+        raise ValueError("X has other numbers of entries in its rows than row_nnz states")
+
+
+def _assigned(file: OpenH5ad, genes: Array, assignments: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    var = read_frame(file, "var").iloc[genes].copy()
+    for column, values in assignments.items():
+        if np.ndim(values) != 1 or len(values) != len(genes):
+            found = f"var_assignments[{column!r}] of shape {np.shape(values)}"
+            raise ValueError(f"{found} for {len(genes):,} genes that stay")
+        var[column] = np.asarray(values) if not isinstance(values, pd.Categorical) else values
+    for name in var.columns:
+        if isinstance(var[name].dtype, pd.CategoricalDtype):
+            var[name] = var[name].cat.remove_unused_categories()
+    return var
