@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import h5py
 
-from ingest.errors import IngestError, SourceChangedError, UnfitError
+from ingest.errors import HostileFileError, IngestError, SourceChangedError, UnfitError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.files import edited_copy
 from ingest.stream.hdf5 import writable
@@ -35,14 +35,23 @@ def edited_h5ad(path: Path, version: str) -> Iterator[h5py.File]:
     ------
     SourceChangedError
         The file is another now: it stays.
+    HostileFileError
+        ``unreadable``: it is damaged where it was to be changed.
     ConfigError, CredentialsError
         ``disk-full``, ``bad-path``, ``permission``: the file is as it was.
     """
     with edited_copy(path) as copy:
         if file_version(str(path)) != version:
             raise SourceChangedError(f"{path}: the file was changed by something else meanwhile", source=str(path))
-        with writable(copy, "r+", name=path) as file:
-            yield file
+        try:
+            with writable(copy, "r+", name=path) as file:
+                yield file
+        except IngestError:
+            raise
+        except (_CannotReplaceError, OSError, RuntimeError) as error:
+            if getattr(error, "errno", None) is not None:  # the system's own; HDF5's have no number
+                raise
+            raise HostileFileError(f"{path.name}: is damaged: {error}", kind="unreadable", source=str(path)) from error
 
 
 def put(file: h5py.File, path: str, value: Any) -> None:
@@ -56,12 +65,27 @@ def put(file: h5py.File, path: str, value: Any) -> None:
     above, _, key = path.rpartition("/")
     if above and not isinstance(file.get(above), h5py.Group):
         put(file, above, _fields(file.get(above)))
+    group = _without(file, above or "/", key)
     try:
-        anndata.io.write_elem(file[above or "/"], key, value, dataset_kwargs={"compression": "gzip"})
+        anndata.io.write_elem(group, key, value, dataset_kwargs={"compression": "gzip"})
     except (IngestError, MemoryError):
         raise
     except Exception as error:  # anndata and h5py raise TypeError, ValueError, KeyError, IORegistryError alike
         raise UnfitError(f"{path}: an h5ad cannot hold this {type(value).__name__} ({error})") from error
+
+
+class _CannotReplaceError(Exception):
+    """The file's own structure is at fault."""
+
+
+def _without(file: h5py.File, where: str, key: str) -> h5py.Group:
+    try:
+        group = file[where]
+        if key in group:
+            del group[key]
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError alike
+        raise _CannotReplaceError(f"{where.strip('/')}/{key}: cannot be replaced ({error})") from error
+    return group
 
 
 def _fields(node: h5py.Dataset | None) -> dict[str, Any]:

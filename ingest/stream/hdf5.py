@@ -94,7 +94,9 @@ class OutputFile(io.RawIOBase):
         """Fill `buffer` from the position; beyond the end are zeros."""
         view, at = memoryview(buffer).cast("B"), 0
         while at < len(view):
-            n = os.preadv(self._descriptor, [view[at:]], self._position + at)
+            # A damaged file sends HDF5 to places that no file has.
+            inside = self._position + at < self._size
+            n = os.preadv(self._descriptor, [view[at:]], self._position + at) if inside else 0
             if not n:
                 view[at:] = bytes(len(view) - at)
                 break

@@ -142,3 +142,24 @@ def test_columns_of_x_are_never_out_of_range(corpus):
     for kind in ("index-negative", "index-beyond", "index-wraps", "indptr-order", "indptr-negative", "indptr-end"):
         with pytest.raises(HostileFileError, match=f"{kind}.h5ad: X"):
             stream.AnnData(corpus[kind].path).to_memory()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_damage(corpus, tmp_path, seed):
+    """Whatever is changed in a file: a good error or a result, in a process that lives; a refused input stays."""
+    rng = np.random.default_rng(seed)
+    good = next(iter(corpus.values())).path.with_name("good.h5ad").read_bytes()
+    path = tmp_path / "a.h5ad"
+    functions = [function for function, _ in READING.values()] + list(WRITING.values())
+    for _ in range(40):
+        damaged = np.frombuffer(good, np.uint8).copy()
+        where = rng.integers(0, len(damaged), rng.choice([1, 2, 8]))
+        damaged[where] = rng.choice([rng.integers(0, 256, len(where)), np.full(len(where), 255)])
+        path.write_bytes(damaged.tobytes())
+        function = functions[rng.integers(len(functions))]
+        found = attempt(function, path)
+        if isinstance(found, IngestError):
+            assert path.read_bytes() == damaged.tobytes()
+        elif function is READING["read_backed"][0]:
+            found.file.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5ad"]
