@@ -7,6 +7,7 @@ files whose encoding it does not know, and parts of tables, are read here.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import anndata
@@ -204,5 +205,7 @@ def _absent(opened: OpenH5ad, path: str) -> AbsentError:
 
 
 def _no_column(opened: OpenH5ad, path: str, name: str, known: list[str]) -> NoColumnError:
-    hint = f"there are {', '.join(map(str, known[:12]))}{' …' if len(known) > 12 else ''}" if known else None
+    near = get_close_matches(name, known, 3)
+    listed = f"there are {', '.join(known[:12])}{' …' if len(known) > 12 else ''}" if known else "it has no columns"
+    hint = f"did you mean {', '.join(map(repr, near))}?" if near else listed
     return NoColumnError(f"{opened.name}: no column {name!r} in {path}", hint=hint, source=str(opened.source))

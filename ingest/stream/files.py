@@ -71,10 +71,10 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         Nothing may be written there.
     """
     path = Path(os.path.realpath(path))  # through a link to what it means, as opening it would be
-    if path.is_dir():
-        raise ConfigError(f"{path} is in the way: a folder, not a file", kind="bad-path")
     temporary = path.with_name(_temporary_name(path.name))
     with writing(path):
+        if path.is_dir():
+            raise ConfigError(f"{path} is in the way: a folder, not a file", kind="bad-path")
         try:
             os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
             yield temporary

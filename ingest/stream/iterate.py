@@ -85,7 +85,7 @@ def _of_file(adata: Any, axis: int, chunk_size: int, *, dense: bool) -> Iterator
         n_places = ref.shape[1 - axis]
         blocks = (to_scipy(lines, n_places, kind) for lines in rebatched(found.blocks, chunk_size))
         if dense or ref.layout == "dense":
-            yield from _placed((block.toarray() for block in blocks), axis)
+            yield from _placed((block.toarray().astype(ref.dtype, copy=False) for block in blocks), axis)
         else:
             yield from _placed(blocks, axis)
 

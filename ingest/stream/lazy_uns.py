@@ -30,9 +30,11 @@ class LazyUns(Mapping[str, "LazyEntry"]):
         self._handle = handle
 
     def __getitem__(self, key: str) -> LazyEntry:
-        if key not in self._names():
+        names = self._names()
+        if key not in names:
             opened = self._handle.opened
-            raise AbsentError(f"{opened.name}: no entry {key!r} in uns", source=str(opened.source))
+            hint = f"there are {', '.join(names[:12])}{' …' if len(names) > 12 else ''}" if names else "it is empty"
+            raise AbsentError(f"{opened.name}: no entry {key!r} in uns", hint=hint, source=str(opened.source))
         return LazyEntry(self._handle, f"uns/{key}")
 
     def __iter__(self) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["corner", "preview"]
 
 _KEYED = ("layers", "obsm", "varm", "obsp", "varp", "uns")
-_WIDTH = 120
+_WIDTH, _MOST_COLUMNS = 120, 12
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -109,7 +109,12 @@ def _columns(count: int) -> str:
 def _text(frame: pd.DataFrame) -> str:
     if not frame.size:
         return "  " + (", ".join(map(str, frame.index)) or "no rows")
-    return frame.to_string(line_width=_WIDTH, max_cols=8, max_colwidth=24)
+    # Columns that do not fit one line are left off, not broken over several.
+    for n_columns in range(min(len(frame.columns), _MOST_COLUMNS), 0, -1):
+        text = frame.to_string(max_cols=n_columns, max_colwidth=24)
+        if max(map(len, text.splitlines())) <= _WIDTH:
+            break
+    return text
 
 
 def _size(size_bytes: int) -> str:

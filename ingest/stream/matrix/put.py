@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.stream.matrix.work import Work
 
-__all__ = ["Target", "copy_object", "dense_rows_of", "put_matrix", "rebatched", "to_scipy"]
+__all__ = ["Target", "copy_object", "dense_rows_of", "put_matrix", "rebatched", "sparse_type", "to_scipy"]
 
 Array = np.ndarray[Any, Any]
 Layout = Literal["csr", "csc", "dense"]
@@ -69,6 +69,8 @@ def put_matrix(
     """
     kind = np.dtype(ref.dtype if dtype is None else dtype)
     path, layout = path or ref.path, layout or ref.layout
+    if layout != "dense":
+        kind = sparse_type(kind)
     if rows is None and columns is None and (layout, kind.name) == (ref.layout, ref.dtype) and _is_todays(source, ref):
         copy_object(source, ref.path, target.file, path)
     elif layout == "dense":
@@ -184,8 +186,13 @@ def _joined(held: list[Lines]) -> Lines:
     return Lines(held[0].first, indptr, *parts)
 
 
+def sparse_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which values of `dtype` stand in a sparse matrix: scipy has none of half precision."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
 def to_scipy(lines: Lines, n_places: int, kind: str) -> Any:
     """Return lines as a CSR matrix of rows or a CSC one of columns."""
     shape = (len(lines), n_places) if kind == "csr" else (n_places, len(lines))
-    arrays = lines.data, lines.indices, lines.indptr
+    arrays = lines.data.astype(sparse_type(lines.data.dtype), copy=False), lines.indices, lines.indptr
     return sparse.csr_matrix(arrays, shape) if kind == "csr" else sparse.csc_matrix(arrays, shape)

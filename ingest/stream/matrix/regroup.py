@@ -115,10 +115,10 @@ def _most(work: Work) -> int:
 
 
 def _whole(blocks: Iterable[Lines], nnz: int) -> Iterator[Lines]:
-    """Yield all blocks as one."""
-    held = list(blocks)
-    if len(held) <= 1:
-        yield from held
+    """Yield all blocks as one; where there is none, an empty one: there may be lines to come all the same."""
+    held = list(blocks) or [Lines(0, np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))]
+    if len(held) == 1:
+        yield held[0]
         return
     ends = np.cumsum([0, *(block.nnz for block in held)])
     indptr = [block.indptr[:-1] + end for block, end in zip(held, ends.tolist(), strict=False)]

@@ -24,7 +24,7 @@ Reached: TypeAlias = "Callable[[str, int, int], None]"
 """Is told which matrix is read, how many of its lines are, of how many."""
 
 _MOST_THREADS = 8
-BLOCK_BYTES = 24 << 20
+BLOCK_BYTES = 8 << 20
 """Of entries handled together, of which some copies exist at once: more is not faster."""
 _LEAST_BLOCK_BYTES = 1 << 20
 _SHARE = 64

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ingest.errors import AbsentError, HostileFileError, NoColumnError
+from ingest.errors import AbsentError, HostileFileError, NoColumnError, SourceChangedError
 from ingest.stream import AnnData, read_backed, read_h5ad_ondisk, write_obs, write_uns_dict_to_h5ad
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 from ingest.testing.h5ad_same import assert_same
@@ -175,7 +175,9 @@ def test_it_shows_what_is_there_now(path):
 
 
 def _count(handle, queue):
-    queue.put((handle.n_obs, handle.backed.n_vars))
+    parents, their_backed = handle._opened, handle._backed
+    own = handle.opened is not parents and handle.backed is not their_backed
+    queue.put((handle.n_obs, handle.backed.n_vars, own))
 
 
 def test_a_fork_opens_its_own(path):
@@ -185,7 +187,7 @@ def test_a_fork_opens_its_own(path):
     queue = context.Queue()
     child = context.Process(target=_count, args=(handle, queue))
     child.start()
-    assert queue.get(timeout=60) == (30, 20)
+    assert queue.get(timeout=60) == (30, 20, True)
     child.join()
     assert child.exitcode == 0
     assert handle.backed.X[0].shape == (1, 20)
@@ -276,6 +278,21 @@ def test_reprs(path):
     assert len(repr(handle.obs).splitlines()) <= 20
 
 
+def test_a_file_replaced_while_it_is_opened(path, monkeypatch):
+    import ingest.stream.whole as whole
+
+    parts = whole._parts
+
+    def meddle(opened):
+        found = parts(opened)
+        write_uns_dict_to_h5ad(path, "fresh", {"a": 1})
+        return found
+
+    monkeypatch.setattr(whole, "_parts", meddle)
+    with pytest.raises(SourceChangedError):
+        read_backed(path)
+
+
 def test_reading_backed_outlives_the_call(path):
     matrix = read_backed(path).X
     gc.collect()
@@ -311,6 +328,15 @@ def test_the_corner_is_xs(tmp_path, layout):
         for n_obs in (0, 1, 4, 30, 50):
             for n_vars in (0, 1, 7, 20, 50):
                 np.testing.assert_array_equal(corner(opened, matrix, n_obs, n_vars), counts.toarray()[:n_obs, :n_vars])
+
+
+def test_a_wide_table_keeps_to_its_lines(tmp_path, capsys):
+    obs = pd.DataFrame(np.ones((9, 40)), index=list("abcdefghi")).add_prefix("a_long_name_of_a_column_")
+    anndata.AnnData(np.ones((9, 4), np.float32), obs=obs).write_h5ad(tmp_path / "a.h5ad")
+    read_h5ad_ondisk(tmp_path / "a.h5ad")
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "obs: 40 columns" in shown
 
 
 def test_looking_at_a_file_without_x(tmp_path, capsys):

@@ -106,8 +106,8 @@ def test_reading(corpus, name, capsys):
             fine = refused == (at_once or kind in LATER.get(part, ()))
         if not fine:
             wrong.append((kind, rule, found))
-        elif refused and at_once:
-            fine = isinstance(found, HostileFileError | KeyError)
+        elif refused and kind in ("fewer-obs", "bomb-column"):
+            assert found.kind == "shape"  # by their headers: nothing of them is decoded
         elif name in ("load_obs", "obs view"):
             pd.testing.assert_frame_equal(found, good.obs) if not refused else None
         elif part == "all" and not refused:
@@ -128,6 +128,12 @@ def test_writing(corpus, name):
         else:
             path.write_bytes(before)
     assert not [path for path in path.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_corner_of_x_is_looked_at(corpus):
+    for kind in ("index-negative", "index-wraps", "indptr-start", "indptr-negative", "indptr-order"):
+        with pytest.raises(HostileFileError, match=f"{kind}.h5ad: X/ind"):
+            stream.read_h5ad_ondisk(corpus[kind].path)
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")

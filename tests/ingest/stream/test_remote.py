@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from ingest.errors import ConfigError, NoFileError
-from ingest.fetch.h5ad_remote import remote_filesystem
+from ingest.fetch.h5ad_open import _open_files
+from ingest.fetch.h5ad_remote import RemoteBytes, remote_filesystem
 from ingest.stream import (
     AnnData,
     get_matrix_storage_format,
@@ -98,7 +99,7 @@ def write(folder, layout, where):
 
 
 @pytest.mark.parametrize(("layout", "where"), [("csr", "raw"), ("csc", "X"), ("dense", "layer:counts")])
-def test_whatever_only_reads(tmp_path, upload, layout, where, capsys):
+def test_whatever_only_reads(tmp_path, upload, layout, where, capsys, monkeypatch):
     path = write(tmp_path, layout, where)
     url, cells = upload(path), anndata.read_h5ad(path)
     pd.testing.assert_frame_equal(load_obs(url), cells.obs)
@@ -118,10 +119,20 @@ def test_whatever_only_reads(tmp_path, upload, layout, where, capsys):
         again.close()
     matrix = read_backed(url).X
     gc.collect()
+    assert url in {opened.source.address for opened in _open_files}  # which are closed before Python ends
     np.testing.assert_array_equal(_dense(matrix[:3]), _dense(cells.X[:3]))
+    closed = _closings(monkeypatch)
     del matrix
+    gc.collect()
+    assert len(closed) == 1
     read_h5ad_ondisk(url).close()
     assert f"X: 60 x 40, {layout} float32" in capsys.readouterr().out
+
+
+def _closings(monkeypatch):
+    closed, close = [], RemoteBytes.close
+    monkeypatch.setattr(RemoteBytes, "close", lambda stream: (closed.append(stream), close(stream))[1])
+    return closed
 
 
 def _dense(values):
