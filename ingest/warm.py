@@ -37,6 +37,7 @@ __all__ = [
     "compile_load_kernels",
     "compile_mapped_kernels",
     "compile_qc_kernels",
+    "compile_stream_kernels",
     "compile_transform_kernels",
 ]
 
@@ -159,6 +160,35 @@ def compile_copy_kernels() -> None:
 
 
 @cache
+def compile_stream_kernels() -> None:
+    """Send a few float32 counts through what turns, chooses, sorts and normalises lines of h5ad files."""
+    from pathlib import Path  # a run does without all this
+    from tempfile import gettempdir
+
+    from ingest.load.transform.kernels import add_rows, log1p_rows, scale_rows
+    from ingest.stream.matrix.choose import Choice, chosen
+    from ingest.stream.matrix.filled import filled
+    from ingest.stream.matrix.kernels import outside, take_lines
+    from ingest.stream.matrix.lines import Lines
+    from ingest.stream.matrix.regroup import transposed
+    from ingest.stream.matrix.work import Work
+
+    counts, scratch = _counts(), Path(gettempdir())
+    lines = Lines(0, counts.indptr, counts.indices, counts.data)
+    outside(counts.indices, _N_GENES)
+    bits = counts.data.view(np.uint32)
+    take_lines(counts.indptr, counts.indices, bits, np.arange(_N_CELLS), counts.indices.copy(), bits.copy())
+    for block_bytes in (1 << 20, 1 << 10):
+        with Work(1, block_bytes) as work:
+            list(transposed([lines], _N_CELLS, counts.nnz, _N_GENES, scratch, work))
+            filled(counts.data.reshape(_N_CELLS, _N_GENES), np.dtype(np.int32), work)
+    list(chosen(iter([lines]), Choice(np.arange(_N_GENES)[::-2], _N_GENES)))
+    add_rows(counts.indptr, counts.data, np.empty(_N_CELLS))
+    for scale in (log1p_rows, scale_rows):
+        scale(counts.indptr, counts.data, np.ones(_N_CELLS), np.empty(counts.nnz, np.float32))
+
+
+@cache
 def compile_mapped_kernels() -> None:
     """Take a few rows out of an archive, with columns and values of each type that counts are mostly stored in."""
     from ingest.load.memmap.kernels import is_ascending  # a run does without
@@ -259,5 +289,6 @@ if __name__ == "__main__":
     compile_load_kernels()
     compile_copy_kernels()
     compile_mapped_kernels()
+    compile_stream_kernels()
     compile_qc_kernels()
     compile_transform_kernels()

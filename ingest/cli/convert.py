@@ -160,7 +160,7 @@ def _converted(call: Callable[..., Any], suffix: str, source: str, options: dict
             reached=display.reached,
             **how,
         )
-    return say_made(made.path, began, as_json=options["as_json"])
+    return say_made(made.path, began, as_json=options["as_json"], written=str(made.path) != source)
 
 
 def _masks(source: str, where: str | None, genes: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -227,12 +227,14 @@ class LinesDisplay:
         self._bar.reached(done)
 
 
-def say_made(path: Path | str, began: float, *, as_json: bool) -> int:
+def say_made(path: Path | str, began: float, *, as_json: bool, written: bool = True) -> int:
     """Say what there is now; return the exit code."""
     seconds = time.monotonic() - began
     size = Path(path).stat().st_size if "://" not in str(path) else None
     if as_json:
-        click.echo(json.dumps({"path": str(path), "bytes": size, "seconds": round(seconds, 3)}, indent=1))
+        click.echo(
+            json.dumps({"path": str(path), "written": written, "bytes": size, "seconds": round(seconds, 3)}, indent=1)
+        )
     else:
         click.echo(f"  {path}   {'' if size is None else bytes_text(size) + '   '}{duration_text(seconds)}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ from ingest.stream.files import resolve_output_path
 from ingest.stream.storage import address_of_data
 
 if TYPE_CHECKING:
+    import os
+
     from ingest.fetch.h5ad_open import OpenH5ad
 
 __all__ = ["MADE_FROM", "made_from", "output_for", "refuse_same"]
@@ -38,7 +39,7 @@ def output_for(
     ConfigError
         ``same-file``: the output is the input; ``no-output``: the input is remote, so it has no folder.
     """
-    source = Path(os.path.realpath(address_of_data(data))) if file.source.path is not None else None
+    source = None if file.source.path is None else Path(address_of_data(data))
     if output_path is not None:
         output = Path(output_path)
     elif source is None and output_dir is None:

@@ -133,9 +133,8 @@ def _assigned(file: OpenH5ad, genes: Array, assignments: Mapping[str, Any]) -> p
     var = read_frame(file, "var").iloc[genes].copy()
     for column, values in assignments.items():
         if np.ndim(values) != 1 or len(values) != len(genes):
-            raise ValueError(
-                f"var_assignments[{column!r}]: {np.shape(values)} values for {len(genes):,} genes that stay"
-            )
+            found = f"var_assignments[{column!r}] of shape {np.shape(values)}"
+            raise ValueError(f"{found} for {len(genes):,} genes that stay")
         var[column] = np.asarray(values) if not isinstance(values, pd.Categorical) else values
     for name in var.columns:
         if isinstance(var[name].dtype, pd.CategoricalDtype):

@@ -221,5 +221,5 @@ def _recolour(file: h5py.File, kept: Mapping[str, Array]) -> None:
         path = f"uns/{column}_colors"
         if path in file and isinstance(file[path], h5py.Dataset) and file[path].ndim == 1:
             colours = read_elem(file[path])
-            if len(places) and places.max() < len(colours):
+            if not len(places) or places.max() < len(colours):
                 write_element(file, path, colours[places])

@@ -191,7 +191,13 @@ def test_all_else_is_carried_along(rich, tmp_path):
     same_but_x(made, cells)
     same_but_x(read(normalize_total_log1p(rich, verbose=False).path), cells)
     keep, genes = np.arange(30) % 2 == 1, np.arange(20) < 13
-    for masks in ((keep, genes), (keep, genes | True), (keep | True, genes), (keep & False, genes & False)):
+    for masks in (
+        (keep, genes),
+        (keep, genes | True),
+        (keep | True, genes),
+        (keep & False, genes & False),
+        (keep | True, genes | True),
+    ):
         write_filtered_subset(rich, cell_mask=masks[0], gene_mask=masks[1], output_path=tmp_path / "some.h5ad")
         made, chosen = read(tmp_path / "some.h5ad"), cells[masks[0], masks[1]].copy()
         same(made.X, chosen.X)
