@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ingest.errors import SourceError
+from ingest.fetch.h5ad_open import file_version
 from ingest.stream.labels.annotations import annotated
+from ingest.stream.storage import address_of_data
 
 if TYPE_CHECKING:
-    from ingest.stream.labels.annotations import Columns
+    from ingest.stream.labels.annotations import Annotations
 
 __all__ = ["SORTING", "get_perturbation_slice", "label_codes"]
 
 SORTING = "sorting_metadata"
 """The entry of uns in which `sort_by_perturbation` notes what it did."""
+
+_FILES_KEPT = 8
 
 
 def get_perturbation_slice(
@@ -24,7 +30,7 @@ def get_perturbation_slice(
     """Return where the cells of one label lie, if the file is sorted by perturbation.
 
     The labels themselves are looked at: a slice is all cells of the label and no others, whatever has happened to the
-    file since it was sorted.
+    file since it was sorted. They are read once as long as the file stays the same.
 
     Parameters
     ----------
@@ -45,13 +51,45 @@ def get_perturbation_slice(
     TypeError, NoFileError, SourceError, ConfigError
         It is nothing to read annotations from.
     """
-    with annotated(adata_or_path) as given:
-        if given.note(SORTING).get("sorted_by") != perturbation_column or perturbation_column not in given.obs.names:
-            return None, False
-        first, last, count = _extent(given.obs, perturbation_column, str(perturbation_label))
-    if count == 0 or last + 1 - first != count:
-        return None, False
-    return slice(first, last + 1), True
+    if isinstance(getattr(adata_or_path, "obs", None), pd.DataFrame):
+        with annotated(adata_or_path) as given:
+            slices = _slices(given, perturbation_column)
+    else:
+        address = address_of_data(adata_or_path)
+        slices = _slices_of_file(address, _version(address), perturbation_column)
+    found = slices.get(str(perturbation_label))
+    return found, found is not None
+
+
+@lru_cache(maxsize=_FILES_KEPT)
+def _slices_of_file(address: str, version: str, column: str) -> dict[str, slice]:
+    """Return the slices of a file at a version: who asks for one label will ask for all of them."""
+    del version  # the file is read as it is; by its version it is remembered
+    with annotated(address) as given:
+        return _slices(given, column)
+
+
+def _version(address: str) -> str:
+    try:
+        return file_version(address)
+    except SourceError:
+        return ""  # what is wrong with it, opening it says
+
+
+def _slices(given: Annotations, column: str) -> dict[str, slice]:
+    """Return where each label's cells are, of those that lie together; none unless the file is sorted by them."""
+    if given.note(SORTING).get("sorted_by") != column or column not in given.obs.names:
+        return {}
+    codes, names = label_codes(given.obs.column(column))
+    rows = np.flatnonzero(codes >= 0)
+    counts = np.bincount(codes[rows], minlength=len(names))
+    first, last = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
+    first[codes[rows][::-1]], last[codes[rows]] = rows[::-1], rows  # of several, the one written last stays
+    return {
+        name: slice(start, stop)
+        for name, start, stop, count in zip(names, first.tolist(), (last + 1).tolist(), counts.tolist(), strict=True)
+        if stop - start == count
+    }
 
 
 def label_codes(values: pd.Series[Any]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
@@ -70,16 +108,3 @@ def label_codes(values: pd.Series[Any]) -> tuple[np.ndarray[Any, np.dtype[np.int
     place = {name: number for number, name in enumerate(names)}
     moved = np.array([*(place.get(text, -1) for text in texts), -1], np.int64)  # the last for missing labels, code -1
     return moved[raw], names
-
-
-def _extent(obs: Columns, column: str, label: str) -> tuple[int, int, int]:
-    """Return the first and the last row with a label, and how many have it."""
-    first, last, count, start = -1, -1, 0, 0
-    for piece in obs.pieces(column):
-        codes, names = label_codes(piece)
-        rows = np.flatnonzero(codes == names.index(label)) if label in names else np.empty(0, np.int64)
-        if len(rows):
-            first = start + int(rows[0]) if first < 0 else first
-            last, count = start + int(rows[-1]), count + len(rows)
-        start += len(piece)
-    return first, last, count

@@ -95,8 +95,9 @@ def normalise_perturbation_labels(
     """Make the labels of a column of obs uniform: prefixes, suffixes, the expression, then aliases of control.
 
     A categorical column stays categorical, in the order of its categories; those that become equal become one. Missing
-    labels stay missing. In place, only the column is replaced, in a copy that then replaces the file; what
-    `sort_by_perturbation` noted about the order of this column is dropped when labels change.
+    labels stay missing; text with missing labels is written as categorical. In place, only the column is replaced, in a
+    copy that then replaces the file; what `sort_by_perturbation` noted about the order of this column is dropped when
+    labels change.
 
     Parameters
     ----------

@@ -19,6 +19,8 @@ from ingest.stream import (
     get_matrix_storage_format,
     get_perturbation_slice,
     needs_sorting_for_nbglm,
+    normalise_perturbation_labels,
+    perturbation,
     sort_by_perturbation,
     sorting,
 )
@@ -103,6 +105,20 @@ def test_a_slice_goes_by_the_labels_not_by_what_is_noted(tmp_path):
     assert get_perturbation_slice(mixed, "NTC", "guide") == (None, False)
     del cells.obs["guide"]
     assert get_perturbation_slice(cells, "NTC", "guide") == (None, False)
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    output = sort_by_perturbation(write_screen(tmp_path / "screen.h5ad"), "guide")
+    opened = []
+    real = perturbation.annotated
+    monkeypatch.setattr(perturbation, "annotated", lambda data: (opened.append(data), real(data))[1])
+    wanted = {label: get_perturbation_slice(output, label, "guide") for label in SCREEN_LABELS}
+    assert len(opened) == 1
+    normalise_perturbation_labels(output, "dose", canonical_control="x", control_aliases=["low"])
+    assert {label: get_perturbation_slice(output, label, "guide") for label in SCREEN_LABELS} == wanted
+    assert len(opened) == 2
+    normalise_perturbation_labels(output, "guide", canonical_control="ctrl")
+    assert get_perturbation_slice(output, "NTC", "guide") == (None, False)
 
 
 @pytest.mark.parametrize("legacy", ["0.6", "0.7"])

@@ -158,6 +158,9 @@ def test_old_files_are_changed_and_stay_readable(tmp_path, legacy):
     np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
     np.testing.assert_array_equal(after.raw.X.toarray(), before.raw.X.toarray())
     assert normalise_perturbation_labels(path, "condition", inplace=False).tolist() == after.obs["condition"].tolist()
+    assert set(after.uns) == set(before.uns)
+    with h5py.File(path) as file:
+        assert "condition" not in file["obs"].get("__categories", ())  # where 0.7 has labels
 
 
 def test_without_a_change_the_file_is_not_touched(screen):
