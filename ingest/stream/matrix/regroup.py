@@ -54,7 +54,7 @@ def transposed(
     Parameters
     ----------
     n_lines, nnz
-        Of all `blocks` together.
+        Of all `blocks` together; of entries there may be fewer.
     n_new
         Lines to come: indices are below it.
     scratch
@@ -62,7 +62,7 @@ def transposed(
     """
     kind = index_type(n_lines)
     if nnz <= _most(work):
-        for block in _whole(blocks, nnz):
+        for block in _whole(blocks):
             yield from _parted(_turned(block, n_new, kind), work)
         return
 
@@ -114,7 +114,7 @@ def _most(work: Work) -> int:
     return max(work.block_bytes // 8, 1)
 
 
-def _whole(blocks: Iterable[Lines], nnz: int) -> Iterator[Lines]:
+def _whole(blocks: Iterable[Lines]) -> Iterator[Lines]:
     """Yield all blocks as one; where there is none, an empty one: there may be lines to come all the same."""
     held = list(blocks) or [Lines(0, np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))]
     if len(held) == 1:
@@ -124,7 +124,7 @@ def _whole(blocks: Iterable[Lines], nnz: int) -> Iterator[Lines]:
     indptr = [block.indptr[:-1] + end for block, end in zip(held, ends.tolist(), strict=False)]
     yield Lines(
         0,
-        np.concatenate([*indptr, [nnz]]),
+        np.concatenate([*indptr, ends[-1:]]),
         np.concatenate([block.indices for block in held]),
         np.concatenate([block.data for block in held]),
     )

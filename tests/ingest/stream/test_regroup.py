@@ -76,6 +76,14 @@ def test_entries_that_stand_twice_keep_their_order(tmp_path):
         assert (turned.indices.tolist(), turned.data.tolist()) == ([0, 0, 0, 1, 1], [1, 0, 2, 3, 4])
 
 
+def test_there_may_be_fewer_entries_than_stated(tmp_path):
+    """As where genes are chosen; what is beyond the last entry is not ours to read."""
+    matrix = sparse.random(40, 30, 0.3, format="csr", dtype=np.float32, random_state=0)
+    with Work(1, 1 << 20) as work:
+        found = joined(transposed(blocks_of(matrix, 7), 40, 10 * matrix.nnz, 30, tmp_path, work), 40, "float32")
+    assert_entries(found, matrix.toarray().T)
+
+
 def test_nothing_stays_in_the_scratch_folder_and_a_full_disk_is_said(tmp_path):
     matrix = sparse.random(300, 300, 0.5, format="csr", dtype=np.float32, random_state=0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
