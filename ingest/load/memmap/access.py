@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ Features = list[Any] | None
 _NO_NEIGHBORS = "Cannot include neighbor data: neighbor functionality is disabled or no neighbor data available"
 
 
-class RowAccess:
+class RowAccess(ABC):
     """Rows by number; whoever inherits it has mapped the arrays."""
 
     load_neighbors: bool
@@ -32,9 +33,10 @@ class RowAccess:
     _neighbors: Neighbors | None
     _neighbor_settings: NeighborSettings
 
+    @abstractmethod
     def number_of_rows(self) -> int:
         """Return the number of cells."""
-        raise NotImplementedError
+        ...
 
     def get_row(
         self,
