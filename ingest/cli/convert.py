@@ -63,7 +63,13 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@convert.command(cls=Command, examples=("python -m ingest convert csc cells.h5ad -o by_gene.h5ad",))
+@convert.command(
+    cls=Command,
+    examples=(
+        "python -m ingest convert csc cells.h5ad -o by_gene.h5ad",
+        "python -m ingest convert csc s3://bucket/cells.h5ad --output-dir out --chunk-size 1024",
+    ),
+)
 @click.argument("source", metavar="H5AD")
 @output_options
 def csc(source: str, **options: Any) -> int:
@@ -73,7 +79,13 @@ def csc(source: str, **options: Any) -> int:
     return _converted(convert_to_csc, "csc", source, options)
 
 
-@convert.command(cls=Command, examples=("python -m ingest convert csr dense.h5ad --output-dir out",))
+@convert.command(
+    cls=Command,
+    examples=(
+        "python -m ingest convert csr dense.h5ad --output-dir out",
+        "python -m ingest convert csr by_gene.h5ad -o by_cell.h5ad --json",
+    ),
+)
 @click.argument("source", metavar="H5AD")
 @output_options
 def csr(source: str, **options: Any) -> int:
