@@ -487,6 +487,7 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
 
     def _move(self, place: Path) -> None:
         """Have the archive at another place."""
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._home.rename(place)
         except OSError as error:

@@ -104,8 +104,8 @@ def test_elsewhere_leaves_the_first_as_it_is(tmp_path, h5ads):
 
 def test_moved_and_destroyed(tmp_path, h5ads):
     first, *others = ours(tmp_path, h5ads)
-    first.concat(others, output_path=tmp_path / "all", destroy_on_copy=True)
-    assert len(SingleCellMemMapDataset(tmp_path / "all")) == 21
+    first.concat(others, output_path=tmp_path / "new" / "all", destroy_on_copy=True)
+    assert len(SingleCellMemMapDataset(tmp_path / "new" / "all")) == 21
     assert not (tmp_path / "made" / "a").exists()
     assert not (tmp_path / "made" / "b" / "data.npy").exists()
 
