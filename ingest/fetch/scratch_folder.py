@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -22,16 +23,21 @@ _LOCK = "lock"
 class ScratchFolder:
     """A new folder in `parent`, made with it; folders that killed processes left there are removed first.
 
+    Parameters
+    ----------
+    prefix
+        Of its name, and of the names of those that are removed.
+
     Raises
     ------
     OSError
         It cannot be made.
     """
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, prefix: str = _PREFIX) -> None:
         parent.mkdir(exist_ok=True)  # not the folders above it: a mistyped path is to be seen
-        _sweep(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        _sweep(parent, prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._lock: int | None = None
         # A file system without locks: nobody can tell whether the owner lives, so nobody sweeps.
         with contextlib.suppress(OSError):
@@ -58,9 +64,9 @@ def _take(folder: Path) -> int:
     return lock
 
 
-def _sweep(parent: Path) -> None:
-    """Remove the folders in `parent` whose owner is gone; trouble with one leaves it to the next sweep."""
-    for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove the folders of that prefix whose owner is gone; trouble with one leaves it to the next sweep."""
+    for path in parent.glob(f"{glob.escape(prefix)}*/{_LOCK}"):
         with contextlib.suppress(OSError):
             # The folder may be everybody's (/tmp): no link is followed, nothing waits for a writer.
             lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

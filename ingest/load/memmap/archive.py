@@ -189,19 +189,17 @@ class ArrayFiles:
 
 
 class Staging:
-    """The folder beside an archive in which it is made.
+    """The folder beside an archive in which it is made: ``.partial``, which a later run finds again.
 
     Parameters
     ----------
     path
         Of the archive to be.
-    suffix
-        Of the folder: ``.partial``, which a later run finds again, or one of a single attempt.
     """
 
-    def __init__(self, path: str | os.PathLike[str], suffix: str = ".partial") -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.folder = self.path.with_name(self.path.name + suffix)
+        self.folder = self.path.with_name(f"{self.path.name}.partial")
 
     def make(self) -> Path:
         """Make the folder, or find it."""

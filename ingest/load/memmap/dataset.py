@@ -5,10 +5,8 @@ Names, arguments, defaults, return values and messages are bionemo-scdl's (0.1.3
 
 from __future__ import annotations
 
-import errno
 import operator
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,17 +17,17 @@ from torch.utils.data import Dataset
 
 from ingest.errors import CorruptError
 from ingest.load.memmap.access import RowAccess
-from ingest.load.memmap.archive import ArchiveSpec, Staging, header_of, sync_directory, write_metadata
+from ingest.load.memmap.archive import ArchiveSpec, header_of, sync_directory, write_metadata
 from ingest.load.memmap.arrays import create_array
+from ingest.load.memmap.changes import COPY_ENTRIES, Changeable
 from ingest.load.memmap.collate import collate_sparse_matrix_batch
-from ingest.load.memmap.concat import concatenated_features, concatenated_spec
 from ingest.load.memmap.dtypes import check_data_dtype
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
 from ingest.load.memmap.from_h5ad import H5adOptions, archive_of_h5ad
 from ingest.load.memmap.names import VERSION, FileNames, Mode, NeighborSamplingStrategy
 from ingest.load.memmap.neighbors import NEIGHBOR_DTYPES, Neighbors, NeighborSettings, has_neighbor_files
 from ingest.load.memmap.opening import open_archive
-from ingest.load.memmap.revise import Piece, changing, check_unchanged, revise
+from ingest.load.memmap.revise import changing, check_unchanged
 from ingest.load.memmap.row_list import RowList
 from ingest.load.memmap.rows import MappedRows, RowBatch, constant_width
 
@@ -42,11 +40,10 @@ __all__ = ["SingleCellMemMapDataset"]
 
 Array = np.ndarray[Any, Any]
 
-_COPY_ENTRIES = 10 * 1_024 * 1_024
 _IN_SPEC = (FileNames.DATA, FileNames.COLPTR, FileNames.ROWPTR)
 
 
-class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
+class SingleCellMemMapDataset(RowAccess, Changeable, Dataset[torch.Tensor]):
     """Cells of one or several AnnData matrices, in arrays on the disk that are mapped into memory.
 
     An existing `data_path` is opened; otherwise an archive is made there of an h5ad file, or, all zero, of sizes.
@@ -256,23 +253,10 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         if self.mode is Mode.READ:
             raise PermissionError(f"{self.data_path} was opened with mode='r': nothing is changed by it")
 
-    def cast_data_to_dtype(self, dtype: str) -> None:
-        """Store values as another type, in place, as numpy casts them: what does not fit is lost.
-
-        Raises
-        ------
-        ValueError
-            There is no such type.
-        """
-        check_data_dtype(dtype)
-        self._check_writable()
-        old = self._spec
-        self._revise(ArchiveSpec(old.n_rows, old.n_entries, dtype, old.columns, old.rows), [], _COPY_ENTRIES)
-
     def concat(
         self,
         other_dataset: SingleCellMemMapDataset | list[SingleCellMemMapDataset],
-        extend_copy_size: int = _COPY_ENTRIES,
+        extend_copy_size: int = COPY_ENTRIES,
         output_path: str | os.PathLike[str] | None = None,
         destroy_on_copy: bool = False,
     ) -> None:
@@ -303,23 +287,7 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
             raise ValueError(
                 f"Expecting either a {SingleCellMemMapDataset} or a list thereof. Actually got: {type(wrong)}"
             )
-        if destroy_on_copy and any(other._home.samefile(self._home) for other in others):
-            raise ValueError(f"{self.data_path} is appended to itself, which destroy_on_copy would destroy")
-        pieces = [Piece(other._home, other._spec) for other in others]
-        new = concatenated_spec(Piece(self._home, self._spec), pieces)
-        if output_path is not None and Path(output_path).exists():
-            raise FileExistsError(f"Output directory already exists: {output_path}")
-        if output_path is None or destroy_on_copy:
-            self._check_writable()
-            self._revise(new, others, extend_copy_size)
-        if output_path is not None and destroy_on_copy:
-            self._move(Path(output_path))
-        elif output_path is not None:
-            self._concat_at(output_path, new, others, extend_copy_size)
-        if destroy_on_copy:
-            for piece in pieces:
-                for name in _IN_SPEC:
-                    (piece.folder / name.value).unlink(missing_ok=True)
+        self._append(others, extend_copy_size, output_path, destroy_on_copy=destroy_on_copy)
 
     def get_rows(self, indices: Sequence[int] | Array) -> RowBatch:
         """Return many cells at once, in the order asked for, as one CSR matrix of constant width.
@@ -470,61 +438,3 @@ class SingleCellMemMapDataset(RowAccess, Dataset[torch.Tensor]):
         self.data, self.row_index, self.col_index = data, row_index, col_index
         self._values, self._row_ends, self._columns = (a.view(np.ndarray) for a in (data, row_index, col_index))
         self._rows = MappedRows(data, col_index, row_index)
-
-    def _revise(self, new: ArchiveSpec, others: list[SingleCellMemMapDataset], piece_entries: int) -> None:
-        """Change the archive where it is."""
-        owners = [self, *others]
-        features = concatenated_features([(one._var_feature_index, one._obs_feature_index) for one in owners])
-        metadata = {**self.metadata, "num_rows": features[0].number_of_rows()}
-        pieces = [Piece(other._home, other._spec) for other in others]
-        for array in (each for one in owners for each in (one.data, one.row_index, one.col_index)):
-            array.flush()
-        revise(self._home, self._spec, new, pieces, features, metadata, piece_entries=piece_entries)
-        path = self.data_path
-        self._open(self._home)
-        self.data_path = path
-        self._map_neighbors()
-
-    def _move(self, place: Path) -> None:
-        """Have the archive at another place."""
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._home.rename(place)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            staging = self._copied(place)
-            staging.commit()
-            shutil.rmtree(self._home)
-        self.load(place)
-
-    def _copied(self, place: str | os.PathLike[str] | Path) -> Staging:
-        staging = Staging(place, f".partial-{os.getpid()}")
-        staging.discard()
-        try:
-            shutil.copytree(self._home, staging.folder)
-        except BaseException:
-            staging.discard()
-            raise
-        return staging
-
-    def _concat_at(
-        self,
-        output_path: str | os.PathLike[str],
-        new: ArchiveSpec,
-        others: list[SingleCellMemMapDataset],
-        piece_entries: int,
-    ) -> None:
-        """Do it in a copy, which then is called `output_path`."""
-        staging, before, home = self._copied(output_path), self.data_path, self._home
-        try:
-            self._open(staging.folder)
-            self._revise(new, others, piece_entries)
-            staging.commit()
-        except BaseException:
-            staging.discard()
-            self._open(home)
-            self.data_path = before
-            self._map_neighbors()
-            raise
-        self.load(output_path)

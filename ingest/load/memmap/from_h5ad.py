@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles, Staging, describe
+from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles, describe
+from ingest.load.memmap.attempt import Attempt
 from ingest.load.memmap.convert.base import Place, loss_text
 from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.load.memmap.features import ObservedFeatureIndex, VariableFeatureIndex
@@ -55,7 +55,7 @@ def archive_of_h5ad(path: str | os.PathLike[str], h5ad: str | os.PathLike[str], 
     IngestError
         It is damaged, or the disk is full.
     """
-    staging = Staging(path, f".partial-{secrets.token_hex(4)}")
+    staging = Attempt(path)
     source = H5adRows(h5ad, use_X_not_raw=options.use_x)
     try:
         spec = ArchiveSpec.smallest(source.n_rows, source.n_entries, source.n_columns, options.data_dtype)

@@ -24,6 +24,7 @@ from ingest.load.memmap import (
     collate_sparse_matrix_batch,
 )
 from ingest.load.memmap.arrays import entries_of
+from ingest.load.memmap.attempt import Attempt
 from ingest.load.memmap.cells import MappedCells
 from ingest.load.memmap.revise import changing
 from ingest.testing.scdl_files import ScdlFile, write_scdl_file
@@ -108,6 +109,26 @@ def test_a_file_that_breaks_half_way_leaves_nothing(tmp_path, h5ad, monkeypatch)
     with pytest.raises(RuntimeError):
         SingleCellMemMapDataset(tmp_path / "none", h5ad)
     assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+def test_what_a_killed_attempt_left_goes_with_the_next_and_a_living_one_stays(tmp_path, h5ad):
+    killed = os.fork()
+    if not killed:
+        Attempt(tmp_path / "made").make()
+        os._exit(9)
+    assert os.waitpid(killed, 0)[1] == 9 << 8
+    left = next(tmp_path.glob("made.partial-*"))
+    other, alive = Attempt(tmp_path / "made [1]"), Attempt(tmp_path / "made")
+    other.make()
+    assert left.exists()
+    alive.make()
+    assert not left.exists()
+    SingleCellMemMapDataset(tmp_path / "made", h5ad_path=h5ad)
+    assert sorted(one.name[:12] for one in tmp_path.glob("made*.partial-*")) == ["made [1].par", "made.partial"]
+    assert alive.folder.exists()
+    other.discard()
+    alive.discard()
+    assert not list(tmp_path.glob("made*.partial-*"))
 
 
 def test_from_sizes_then_filled_and_saved(tmp_path):
