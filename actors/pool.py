@@ -229,6 +229,10 @@ class RayPool:
             return self._lose(self._flights[self._take_returned()], error)
         flight = next(flight for flight in self._flights.values() if flight.task.unit_id == outcome.unit_id)
         del self._flights[flight.member.actor]
+        if outcome.worker_is_spent:
+            self._take_out(flight.member.actor)
+            kill(flight.member.actor)
+            self._recruiter.want_one()
         return Ended(flight.task, outcome)
 
     def _take_returned(self) -> ActorHandle[Any]:

@@ -23,6 +23,9 @@ __all__ = ["Driven", "Observer", "Totals", "drive"]
 _POLL_S = 0.25
 """How long the loop waits for an event before it looks at progress and signals."""
 
+_UNSURE = frozenset({"internal", "exhausted"})
+"""What may have struck between a chunk's commit and the note of it."""
+
 _LOOK_SHARE = 20
 """Looking after what others have finished takes this part of the time at most: listing 100,000 receipts is seconds."""
 
@@ -226,4 +229,4 @@ class _Loop:
 
 def _may_have_made_more(event: PoolEvent) -> bool:
     """Say whether chunks may exist of which the event does not tell."""
-    return isinstance(event, Lost) or any(failure.handling == "internal" for failure in event.outcome.failures)
+    return isinstance(event, Lost) or any(failure.handling in _UNSURE for failure in event.outcome.failures)

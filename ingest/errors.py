@@ -19,6 +19,7 @@
     │   └── HostileFileError    a file that must not be opened any further
     ├── TransientError   retry with back-off: it may go through later
     ├── CorruptError     make again: bytes at rest or in flight are damaged
+    ├── ExhaustedError   make less at once, in a new process: this one has no memory, threads or files left
     └── ConflictError    refuse: what is there is not ours to overwrite
         ├── AlreadyExistsError  a create-only write met an object
         ├── PreconditionError   a conditional replace met another version
@@ -42,6 +43,7 @@ __all__ = [
     "CorruptError",
     "CredentialsError",
     "EmptySelectionError",
+    "ExhaustedError",
     "ForeignPlanError",
     "HostileFileError",
     "IncompleteError",
@@ -235,6 +237,12 @@ class CorruptError(IngestError):
     """Bytes at rest or in flight are not what their digest says."""
 
     default_kind = "corrupt"
+
+
+class ExhaustedError(IngestError):
+    """No memory, threads or open files are left to this process; nothing is known to be wrong with what it read."""
+
+    default_kind = "out-of-memory"
 
 
 class ConflictError(IngestError):

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import psutil
 
 from ingest.cpu import available_cpus
-from ingest.errors import ConfigError, ConflictError, CorruptError, IngestError, SourceError, TransientError
+from ingest.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    ExhaustedError,
+    IngestError,
+    SourceError,
+    TransientError,
+)
 from ingest.fold_worker import PIECE_ENTRIES, ChunkFacts, FoldFactory
 from ingest.memory import MIB
 from ingest.pool import Ended
@@ -218,6 +226,7 @@ _CLASSES: dict[str, type[IngestError]] = {
     "source": SourceError,
     "transient": TransientError,
     "corrupt": CorruptError,
+    "exhausted": ExhaustedError,
     "conflict": ConflictError,
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ingest.errors import mask_secrets
+from ingest.exhausted import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Ended",
     "Failure",
+    "Handling",
     "Lost",
     "Pool",
     "PoolEvent",
@@ -30,6 +32,10 @@ __all__ = [
     "run_unit",
     "unforeseen",
 ]
+
+
+Handling = Literal["config", "source", "transient", "corrupt", "exhausted", "conflict", "internal"]
+"""A branch of the error tree; ``internal`` is an unforeseen exception."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,7 @@ class Failure:
 
     chunks: tuple[int, ...]
     """The chunks that could not be made because of it."""
-    handling: Literal["config", "source", "transient", "corrupt", "conflict", "internal"]
-    """Which branch of the error tree it is; ``internal`` is an unforeseen exception."""
+    handling: Handling
     kind: str
     message: str
     hint: str | None = None
@@ -83,6 +88,11 @@ class UnitOutcome:
     peak_rss_bytes: int = 0
     result: Any = None
     """What a unit that writes nothing has found in the chunks that are done (`ingest.folding`); small, it travels."""
+
+    @property
+    def worker_is_spent(self) -> bool:
+        """Whether the worker has run out of memory, threads or files: a pool replaces it, as one that died."""
+        return any(failure.handling == "exhausted" for failure in self.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +188,11 @@ def run_unit(worker: UnitWorker, task: UnitTask) -> UnitOutcome:
 
 
 def unforeseen(chunks: tuple[int, ...], error: BaseException, lines: str | None = None) -> Failure:
-    """Return the failure of `chunks` by an exception that nobody foresaw; `lines` is its traceback, told elsewhere."""
+    """Return the failure of `chunks` by an exception of no kind of ours; `lines` is its traceback, told elsewhere."""
     message = mask_secrets(f"{type(error).__name__}: {error}".strip())
     lines = "".join(traceback.format_exception(error)) if lines is None else lines
+    if (spent := exhausted(error)) is not None:
+        return Failure(chunks, "exhausted", spent.kind, message, spent.hint, traceback=mask_secrets(lines))
     return Failure(chunks, "internal", "unforeseen", message, traceback=mask_secrets(lines))
 
 

@@ -205,6 +205,9 @@ class ProcessPool:
             self._take_start(member, message)
         elif member.task is not None:
             task, member.task, self._failed = member.task, None, 0
+            if message.worker_is_spent:
+                self._members.remove(member)
+                member.end()
             return Ended(task, message)
         return None
 

@@ -214,7 +214,7 @@ class Scheduler:
         if failure.handling in {"source", "conflict"}:
             self._quarantine(failure.chunks, failure)
             return 0
-        if failure.handling == "internal":
+        if failure.handling in {"internal", "exhausted"}:
             return self._suspect(_Work(failure.chunks, work.blamed + 1), failure, now)
         if failure.retry_after_s is not None:
             wish = min(failure.retry_after_s, self._policy.longest_hold_s)

@@ -83,6 +83,9 @@ class SerialPool:
         if ended is None:
             return []
         self._run = None
+        if ended.outcome.worker_is_spent:
+            self._worker.close()
+            self._worker = None  # the next `wait` makes another
         return [ended]
 
     def _start(self) -> None:

@@ -20,6 +20,7 @@ from ingest.errors import (
     ConfigError,
     ConflictError,
     CorruptError,
+    ExhaustedError,
     IngestError,
     NotFoundError,
     SourceError,
@@ -38,19 +39,21 @@ from ingest.window_store import Room
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Iterator
-    from typing import Literal
 
     from ingest.chunks import Commit
     from ingest.encode.base import Codec
     from ingest.open_sources import OpenSources
     from ingest.opened import OpenPlan
-    from ingest.pool import UnitTask
+    from ingest.pool import Handling, UnitTask
     from ingest.unit_reader import Piece
     from ingest.unit_rows import UnitRows
     from ingest.uploads import Landed
     from ingest.window_store import HeldRows
 
 __all__ = ["Tally", "UnitMaker", "failure_of"]
+
+_OF_THE_PROCESS = (ConfigError, ExhaustedError)
+"""What ends the unit: the next chunk would meet it again."""
 
 _UPLOADS = 8
 """Commits at a time: each is two or more requests that wait for the store, one after the other."""
@@ -155,6 +158,8 @@ class UnitMaker:
         ------
         ConfigError
             Nothing further can be made by anyone: credentials, a full disk, a missing bucket.
+        ExhaustedError
+            Nothing further can be made by this process.
         """
         uploads = Uploads(self._commit, threads=_UPLOADS, most_bytes=self._upload_bytes)
         pieces: Ahead[Piece | WholeWindow | Trouble] = Ahead(self._reader.pieces())
@@ -164,6 +169,8 @@ class UnitMaker:
                 if self._ends_early():
                     break
                 if isinstance(piece, Trouble):
+                    if isinstance(piece.error, _OF_THE_PROCESS):
+                        raise piece.error  # what is finished is still written
                     self._fail(piece.error, piece.chunks)
                 elif isinstance(piece, WholeWindow):
                     self._deliver_window(piece, uploads)
@@ -209,7 +216,7 @@ class UnitMaker:
                     maker.add(piece.fetched.counts.rows(first, last), names.slice(first, last - first))
                 if maker.is_whole:
                     self._finish(maker, uploads)
-            except ConfigError:
+            except _OF_THE_PROCESS:
                 raise
             except IngestError as error:
                 self._fail(error, [chunk])
@@ -235,7 +242,7 @@ class UnitMaker:
                 for counts, names in held.parts():
                     maker.add(counts, names)
             self._finish(maker, uploads)
-        except ConfigError:
+        except _OF_THE_PROCESS:
             raise
         except IngestError as error:
             self._fail(error, [chunk])
@@ -275,7 +282,7 @@ class UnitMaker:
                 self.tally.bytes_written += landed.committed.bytes_written
 
     def _judge(self, chunk: int, error: Exception, uploads: Uploads) -> None:
-        if isinstance(error, ConfigError) or not isinstance(error, IngestError):
+        if isinstance(error, _OF_THE_PROCESS) or not isinstance(error, IngestError):
             self._fatal = self._fatal or error
         else:
             self._fail(error, [chunk])
@@ -296,11 +303,12 @@ class UnitMaker:
             self._makers.pop(chunk, None)
 
 
-_HANDLING: tuple[tuple[type[IngestError], Literal["config", "source", "transient", "corrupt", "conflict"]], ...] = (
+_HANDLING: tuple[tuple[type[IngestError], Handling], ...] = (
     (ConfigError, "config"),
     (SourceError, "source"),
     (TransientError, "transient"),
     (CorruptError, "corrupt"),
+    (ExhaustedError, "exhausted"),
     (NotFoundError, "corrupt"),
     (ConflictError, "conflict"),
 )

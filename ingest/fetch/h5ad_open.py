@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import h5py
 
 from ingest.errors import ConfigError, HostileFileError, IngestError, SourceChangedError, SourceError, TransientError
+from ingest.exhausted import exhausted
 from ingest.fetch.h5ad_bytes import LocalBytes, SourceBytes, version_of
 from ingest.fetch.h5ad_links import OpenBudget, check_links
 from ingest.fetch.h5ad_remote import RemoteBytes, stat_remote
@@ -201,9 +202,9 @@ class OpenH5ad:
             raise
         except UnicodeError as error:
             raise self.error(what, "holds text that is not UTF-8", "not-utf8") from error
-        except MemoryError as error:
-            raise self.error(what, "does not fit in memory", "decoded-size") from error
         except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError alike
+            if (spent := exhausted(error, str(self.source))) is not None:
+                raise spent from error
             failure, self._stream.failure = self._stream.failure, None
             if failure is not None:
                 raise failure from error

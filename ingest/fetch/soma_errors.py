@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ingest.errors import ConfigError, CredentialsError, IngestError, SourceError, TransientError
+from ingest.exhausted import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ _NOISE = re.compile(
 _DENIED = re.compile(r"AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|ExpiredToken|OAuth2 access", re.IGNORECASE)
 _NETWORK = re.compile(r"curlCode|CURL error|timeout|timed out|connection|SlowDown|Retry policy", re.IGNORECASE)
 _ABSENT = re.compile(r"does not exist|NoSuchBucket|NoSuchKey|not a valid TileDB|No such file", re.IGNORECASE)
-_MEMORY = re.compile(r"bad_alloc|memory budget|memory_limit|Cannot allocate", re.IGNORECASE)
+_BUDGET = re.compile(r"memory budget|memory_limit", re.IGNORECASE)
 
 
 @contextmanager
@@ -46,7 +47,9 @@ def explain(error: BaseException, source: Source) -> IngestError:
     code = int(found[1]) if (found := _CODE.search(text)) else 0
     where = str(source)
     message = f"{where}: {_short(text) or type(error).__name__}"
-    if isinstance(error, MemoryError) or _MEMORY.search(text):
+    if (spent := exhausted(error, where)) is not None:
+        return spent
+    if _BUDGET.search(text):
         hint = "give workers more --memory, or start fewer"
         return ConfigError(message, kind="soma-memory", hint=hint, source=where)
     if code in {401, 403} or _DENIED.search(text):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from ingest.errors import ConfigError
-from ingest.pool import Ended, Lost, UnitTask
+from ingest.pool import Ended, Failure, Lost, UnitTask
 from ingest.testing.scripted_worker import CELLS_PER_CHUNK, ScriptedFactory, Step
 
 if TYPE_CHECKING:
@@ -126,6 +126,17 @@ class PoolConformance:
         assert isinstance(second, Ended)
         assert second.outcome.done == (3, 4, 5)
         assert factory.journal.count("start") == 1
+
+    def test_replaces_a_worker_that_is_spent(self, make_pool: MakePool, journal_folder: str) -> None:
+        """Whoever has run out of memory reports it, and another does what comes next."""
+        failure = Failure((1,), "exhausted", "out-of-memory", "no memory for chunk 1")
+        factory = ScriptedFactory(journal_folder, {1: (Step("fail", failure=failure),)})
+        first, second = drive(make_pool(factory, 1), tasks_of(range(4), per_unit=2))
+        assert isinstance(first, Ended)
+        assert (first.outcome.done, first.outcome.failures) == ((0,), (failure,))
+        assert isinstance(second, Ended)
+        assert second.outcome.done == (2, 3)
+        assert factory.journal.count("start") == 2
 
     def test_takes_no_more_than_it_can_hold(self, make_pool: MakePool, journal_folder: str) -> None:
         """`has_free` bounds submission; at most `size` units are in hand, and a further one is refused."""

@@ -14,7 +14,7 @@ from ingest import worker as worker_module
 from ingest.cells import read_cells
 from ingest.chunks import ChunkMaker, _check_promise, whole_sources
 from ingest.committing import commit_plan
-from ingest.errors import ConfigError, NotCountsError, SourceChangedError, TransientError
+from ingest.errors import ConfigError, ExhaustedError, NotCountsError, SourceChangedError, TransientError
 from ingest.open_sources import OpenSources
 from ingest.pool import UnitTask
 from ingest.preparing import draft_dataset
@@ -325,3 +325,16 @@ def test_an_index_with_gaps_in_nnz_is_made_all_the_same(tmp_path):
     )
     assert run(ChunkWorker(factory), 3).done == (0, 1, 2)
     assert (np.vstack([read(opened, chunk).X.toarray() for chunk in range(3)]) == matrix.toarray()).all()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), ExhaustedError("no threads", kind="no-threads")])
+def test_a_process_that_has_nothing_left_ends_its_unit_and_blames_no_source(work, reads, error):
+    worker, opened, _ = work()
+    reads.trouble = lambda number, _: error if number == 1 else None
+    outcome = run(worker, 9)
+    assert opened.ledger.done() == set(outcome.done) == {0, 1, 2}
+    [failure] = outcome.failures
+    assert (failure.chunks, failure.handling) == ((3, 4, 5, 6, 7, 8), "exhausted")
+    assert failure.kind in {"out-of-memory", "no-threads"}
+    assert outcome.worker_is_spent
+    assert {number for number, _ in reads.log} == {0, 1}

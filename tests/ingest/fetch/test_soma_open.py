@@ -21,7 +21,14 @@ import pytest
 import tiledbsoma
 
 from ingest.cpu import require_avx2
-from ingest.errors import ConfigError, CredentialsError, SourceChangedError, SourceError, TransientError
+from ingest.errors import (
+    ConfigError,
+    CredentialsError,
+    ExhaustedError,
+    SourceChangedError,
+    SourceError,
+    TransientError,
+)
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.fetch.soma import SomaFetcher
 from ingest.fetch.soma_config import tiledb_config
@@ -232,6 +239,13 @@ SOURCE = Source("soma", "s3://census/mini", "2025-11-08", "homo_sapiens")
         ("S3: x[HTTP Response Code: -1] : curlCode: 28, Timeout was reached", "network", TransientError),
         ("S3: x[HTTP Response Code: 404] [Exception: NoSuchKey] : gone", "soma-missing", SourceError),
         ("FragmentMetadata: memory budget exceeded", "soma-memory", ConfigError),
+        ("[TileDB::C++API] Error: std::bad_alloc", "out-of-memory", ExhaustedError),
+        (
+            "TileDB internal: Error initializing thread pool of concurrency level 0; Resource temporarily unavailable",
+            "no-threads",
+            ExhaustedError,
+        ),
+        ("VFS: Cannot open file; Too many open files", "no-files", ExhaustedError),
         ("Chunk: decompress failed", "soma-read", SourceError),
     ],
 )
