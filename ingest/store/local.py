@@ -254,13 +254,13 @@ class LocalStore:
         where, reason = f"{self.url}/{key}", error.strerror or str(error)
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             return self._absent(key)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             hint = "free some space, then run the same command to go on"
             return ConfigError(f"{where}: no space left ({reason})", kind="disk-full", hint=hint, key=key)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a folder this user may write, or change its permissions"
             return CredentialsError(f"no permission on {where} ({reason})", kind="permission", hint=hint, key=key)
-        if error.errno in (errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP, errno.EEXIST):
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST):
             return ConfigError(f"{where}: {reason}", kind="bad-path", key=key)
         return TransientError(f"{where}: {reason}", kind="disk-io", key=key)
 
