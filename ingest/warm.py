@@ -167,7 +167,7 @@ def compile_stream_kernels() -> None:
 
     from ingest.load.transform.kernels import add_rows, log1p_rows, scale_rows
     from ingest.stream.matrix.choose import Choice, chosen
-    from ingest.stream.matrix.filled import filled
+    from ingest.stream.matrix.filled import Filled
     from ingest.stream.matrix.kernels import outside, take_lines
     from ingest.stream.matrix.lines import Lines
     from ingest.stream.matrix.regroup import transposed
@@ -181,7 +181,7 @@ def compile_stream_kernels() -> None:
     for block_bytes in (1 << 20, 1 << 10):
         with Work(1, block_bytes) as work:
             list(transposed([lines], _N_CELLS, counts.nnz, _N_GENES, scratch, work))
-            filled(counts.data.reshape(_N_CELLS, _N_GENES), np.dtype(np.int32), work)
+    Filled(np.dtype(np.int32)).take(counts.data.reshape(_N_CELLS, _N_GENES))
     list(chosen(iter([lines]), Choice(np.arange(_N_GENES)[::-2], _N_GENES)))
     add_rows(counts.indptr, counts.data, np.empty(_N_CELLS))
     for scale in (log1p_rows, scale_rows):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from ingest.errors import ConfigError
-from ingest.stream.matrix.filled import filled
+from ingest.stream.matrix import filled as filled_module
+from ingest.stream.matrix.filled import Filled
 from ingest.stream.matrix.lines import Lines, pieces
 from ingest.stream.matrix.put import rebatched
 from ingest.stream.matrix.regroup import reordered, transposed
@@ -109,16 +110,22 @@ def test_pieces_are_all_lines_and_small(lengths, most):
 
 @given(
     st.integers(0, 20), st.integers(0, 200), st.floats(0, 1),
-    st.sampled_from([*DTYPES, "bool", "uint8", "uint64", "float16"]), st.integers(0, 2**32 - 1),
+    st.sampled_from([*DTYPES, "bool", "uint8", "uint64", "float16"]), st.sampled_from(["int32", "int64"]),
+    st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_filled_is_what_is_not_zero(n, m, density, dtype, seed):
+def test_filled_is_what_is_not_zero(n, m, density, dtype, kind, seed):
+    """By AVX-512, where this CPU has it, and without."""
     rng = np.random.default_rng(seed)
     block = (rng.integers(-4, 5, (n, m)) * (rng.random((n, m)) < density)).astype(dtype)
     if block.dtype.kind == "f" and block.size > 1:
         block.flat[0], block.flat[-1] = np.nan, -0.0
-    with Work(2) as work:
-        indptr, columns, values = filled(block, np.dtype(np.int32), work)
     rows, expected = np.nonzero(block)
-    np.testing.assert_array_equal(columns, expected)
-    np.testing.assert_array_equal(values, block[rows, expected])
-    np.testing.assert_array_equal(np.diff(indptr), np.bincount(rows, minlength=n))
+    filled = Filled(np.dtype(kind))
+    for compresses in {False, filled_module._COMPRESSES}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filled_module, "_COMPRESSES", compresses)
+            indptr, columns, values = filled.take(block, 7)
+        np.testing.assert_array_equal(columns, expected + 7)
+        np.testing.assert_array_equal(values, block[rows, expected])
+        np.testing.assert_array_equal(np.diff(indptr), np.bincount(rows, minlength=n))
+        assert (columns.dtype, values.dtype) == (kind, dtype)
