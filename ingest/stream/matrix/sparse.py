@@ -25,7 +25,7 @@ __all__ = ["SparseLines"]
 
 Array = np.ndarray[Any, Any]
 
-_POINTERS = 1 << 18
+_POINTERS = 1 << 15
 """Lines planned together."""
 _KEPT_POINTERS_BYTES = 16 << 20
 _BRIDGED_BYTES = 512 << 10
