@@ -94,7 +94,7 @@ def sort_by_perturbation(
         ``{stem}_sorted.h5ad`` beside the file unless given. What is there already is taken if it was made of this
         file, as it still is, with this column and control; other things made of this file are replaced.
     chunk_size
-        Rows handled together; None: as many as fit.
+        Rows handled together; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     force
         Do it again, even so; at an `output_path` given, whatever is there.
     reached

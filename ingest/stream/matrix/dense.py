@@ -65,7 +65,7 @@ class DenseRows:
             ahead.close()
 
     def _bands(self, wanted: Array | None) -> Generator[tuple[Array, Array], None, None]:
-        most = self._work.most_lines or self._band
+        most = self._work.lines(self.shape)
         for some in self._runs(wanted):
             block = self._read(int(some[0]), int(some[-1]) + 1)
             if len(block) > len(some):
@@ -110,7 +110,7 @@ class DenseRows:
         first = 0
         for _, pieces in groupby(self._pieces(wanted, by_rows=True), key=itemgetter(0)):
             block = _side_by_side([piece for _, piece in pieces])
-            most = self._work.most_lines or max(len(block), 1)
+            most = self._work.lines(self.shape)
             for at in range(0, len(block), most):
                 part = block.part(at, min(at + most, len(block)))
                 yield Lines(first + at, part.indptr, part.indices, part.data)

@@ -75,7 +75,7 @@ def _make_n_bits(_context: Any, _bits: Any) -> Any:
 
 
 def _make_compress(
-    _context: Any, words: Any, _at: Any, _bits: Any, first: Any, columns: Any, values: Any, _to: Any
+    _context: Any, words: Any, _at: Any, _bits: Any, _first: Any, columns: Any, values: Any, _to: Any
 ) -> Any:
     """Push the words whose bits are set together, with their columns; return the place behind the last.
 

@@ -57,7 +57,7 @@ def rewrite(
     uns
         Entries of uns that replace or join those of the source.
     chunk_size
-        Rows handled together, at most; None: as many as fit.
+        Rows handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size` says.
 
     Raises
     ------

@@ -50,6 +50,7 @@ class SparseLines:
         self.n_lines, self.n_places = ref.shape[major], ref.shape[1 - major]
         self.dtype = np.dtype(ref.dtype)
         self.entry_bytes = self.dtype.itemsize + index_type(self.n_places).itemsize
+        self._most_lines = work.lines(ref.shape, by_columns=ref.layout == "csc")
         self._most = max(work.block_bytes // self.entry_bytes, 1)
         # A block is inflated whole: what lies in it between two lines is paid for already.
         self._block_lengths = [array.block_bytes // array.dtype.itemsize for array in (self._data, self._indices)]
@@ -103,7 +104,7 @@ class SparseLines:
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(starts)], strict=True):
             spans = np.diff(np.append(starts[first:last], ends[last - 1]))
             for begin, end in pieces(spans, self._most):
-                step = self._work.most_lines or end - begin
+                step = self._most_lines
                 yield from ((first + at, first + min(at + step, end)) for at in range(begin, end, step))
 
     def _read(self, data: Feed, indices: Feed, chosen: Array, starts: Array, ends: Array) -> Lines:
