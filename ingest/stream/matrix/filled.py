@@ -134,7 +134,7 @@ def take_filled(block: Array, mask: Any, first: int, columns: Array, values: Arr
     indptr
         int64 ``(n_rows + 1,)``, filled.
     """
-    whole, place = block.shape[1] // _STEP * _STEP, 0
+    whole, place = block.shape[1] // _STEP * _STEP, np.int64(0)
     indptr[0] = 0
     for number in range(block.shape[0]):
         row = block[number]
@@ -161,7 +161,7 @@ def take_filled(block: Array, mask: Any, first: int, columns: Array, values: Arr
 @compiled
 def compress_filled(block: Array, mask: Any, first: int, columns: Array, values: Array, indptr: Array) -> None:
     """Do what `take_filled` does, where the CPU has AVX-512: words of 4 or 8 bytes, columns of 4."""
-    whole, place = block.shape[1] // _STEP * _STEP, 0
+    whole, place = block.shape[1] // _STEP * _STEP, np.int64(0)
     indptr[0] = 0
     for number in range(block.shape[0]):
         row = block[number]
