@@ -54,6 +54,7 @@ class DenseRows:
         tall = min(self._tiles.tile[0], max(ref.shape[0], 1))
         self._is_tall = tall > _TALL_FILLED * fits
         self._band = fits if tall > _TALL * fits else -(-fits // tall) * tall
+        self._most = min(fits, work.lines(ref.shape))
         self._filled = Filled(index_type(ref.shape[1]))
 
     def rows(self, wanted: Array | None = None) -> Iterator[tuple[Array, Array]]:
@@ -65,13 +66,17 @@ class DenseRows:
             ahead.close()
 
     def _bands(self, wanted: Array | None) -> Generator[tuple[Array, Array], None, None]:
-        most = self._work.lines(self.shape)
         for some in self._runs(wanted):
             block = self._read(int(some[0]), int(some[-1]) + 1)
             if len(block) > len(some):
                 block = block[some - some[0]]
-            for at in range(0, len(some), most):
-                yield some[at : at + most], block[at : at + most]
+            for at in range(0, len(some), self._most):
+                part, numbers = block[at : at + self._most], some[at : at + self._most]
+                if len(part) < len(block):
+                    part = part.copy()  # a view would keep all of a tall band while the next is read
+                if at + self._most >= len(some):
+                    del block
+                yield numbers, part
 
     def _runs(self, wanted: Array | None) -> Iterator[Array]:
         """Yield the numbers of rows that are read together, all within a band."""
@@ -110,9 +115,9 @@ class DenseRows:
         first = 0
         for _, pieces in groupby(self._pieces(wanted, by_rows=True), key=itemgetter(0)):
             block = _side_by_side([piece for _, piece in pieces])
-            most = self._work.lines(self.shape)
-            for at in range(0, len(block), most):
-                part = block.part(at, min(at + most, len(block)))
+            step = self._work.lines(self.shape)
+            for at in range(0, len(block), step):
+                part = block.part(at, min(at + step, len(block)))
                 yield Lines(first + at, part.indptr, part.indices, part.data)
             first += len(block)
 
