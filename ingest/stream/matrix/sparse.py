@@ -81,8 +81,9 @@ class SparseLines:
         first = 0
         for chosen in _parts(self.n_lines if wanted is None else wanted):
             for block in self._part(chosen):
-                yield Lines(first, block.indptr, block.indices, block.data)
-                first += len(block)
+                first, begin = first + len(block), first
+                yield Lines(begin, block.indptr, block.indices, block.data)
+                del block  # while the next is read
 
     def _part(self, chosen: Array) -> Iterator[Lines]:
         """Yield the lines of an ascending list that is not long."""

@@ -60,6 +60,7 @@ def write_lines(
         lengths.append(np.diff(block.indptr))
         data.add(block.data)
         indices.add(block.indices)
+        del block  # while the next is made
     for array in (data, indices):
         array.finish()
     indptr = np.cumsum(np.concatenate(lengths))
