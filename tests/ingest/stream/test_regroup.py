@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ingest.stream.matrix import filled as filled_module
 from ingest.stream.matrix.filled import Filled
 from ingest.stream.matrix.lines import Lines, pieces
 from ingest.stream.matrix.put import rebatched
-from ingest.stream.matrix.regroup import reordered, transposed
+from ingest.stream.matrix.regroup import _one_ahead, reordered, transposed
 from ingest.stream.matrix.work import Work
 
 DTYPES = ("float32", "float64", "int8", "int16", "uint16", "int32", "int64")
@@ -129,3 +130,29 @@ def test_filled_is_what_is_not_zero(n, m, density, dtype, kind, seed):
         np.testing.assert_array_equal(values, block[rows, expected])
         np.testing.assert_array_equal(np.diff(indptr), np.bincount(rows, minlength=n))
         assert (columns.dtype, values.dtype) == (kind, dtype)
+
+
+def test_no_call_runs_any_more_where_dealing_out_is_broken_off():
+    """The unnamed file is closed then, and its number may be another file's."""
+    begun, ended = [], []
+
+    def call(item):
+        begun.append(item)
+        time.sleep(0.05)
+        ended.append(item)
+        return item
+
+    with Work(2) as work:
+        some = _one_ahead(work, call, range(5))
+        assert next(some) == 0
+        some.close()
+        assert begun == ended == [0, 1]
+        assert list(_one_ahead(work, call, range(5))) == [0, 1, 2, 3, 4]
+
+    def failing():
+        yield 7
+        raise ConfigError("no more", kind="test")
+
+    with Work(2) as work, pytest.raises(ConfigError):
+        list(_one_ahead(work, call, failing()))
+    assert begun == ended
