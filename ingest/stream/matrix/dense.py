@@ -33,6 +33,8 @@ _MOST_GAP = 64
 """Rows that are read over rather than read apart, where rows are not chunked."""
 _TALL, _TALL_FILLED = 4, 16
 """How many times a block a band may be that is held as it is, or what is not zero of it."""
+_AHEAD = 8
+"""How many times a block all tiles may be that are read at once; a single one may be more."""
 
 
 class DenseRows:
@@ -55,6 +57,8 @@ class DenseRows:
         self._is_tall = tall > _TALL_FILLED * fits
         self._band = fits if tall > _TALL * fits else -(-fits // tall) * tall
         self._most = min(fits, work.lines(ref.shape))
+        tile_bytes = max(tall * min(self._tiles.tile[1], ref.shape[1]) * self.dtype.itemsize, 1)
+        self._ahead = max(min(2 * work.threads, _AHEAD * work.block_bytes // tile_bytes), 1)
         self._filled = Filled(index_type(ref.shape[1]))
 
     def rows(self, wanted: Array | None = None) -> Iterator[tuple[Array, Array]]:
@@ -102,7 +106,7 @@ class DenseRows:
 
         rows, columns = range(start // tall * tall, stop, tall), range(0, self.shape[1], wide)
         places = ((row, column) for row in rows for column in columns)
-        for _ in map_ordered(self._work.pool, put, places, ahead=2 * self._work.threads):
+        for _ in map_ordered(self._work.pool, put, places, ahead=self._ahead):
             pass
         return out
 
@@ -140,7 +144,7 @@ class DenseRows:
             indptr, indices, data = self._filled.take(tile, column)
             return first, Lines(first, indptr, indices, data)
 
-        yield from map_ordered(self._work.pool, take, places, ahead=2 * self._work.threads)
+        yield from map_ordered(self._work.pool, take, places, ahead=self._ahead)
 
     def _tops(self, wanted: Array | None) -> list[int]:
         tall = self._tiles.tile[0]

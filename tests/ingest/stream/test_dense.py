@@ -84,3 +84,10 @@ def test_chunks_that_are_too_tall_go_through_a_file(tmp_path, monkeypatch, block
             lengths = np.concatenate([np.diff(block.indptr) for block in found])
             np.testing.assert_array_equal(lengths, (values[:: 1 if wanted is None else 7] != 0).sum(axis=1))
     assert bool(went) == is_tall
+
+
+@pytest.mark.parametrize(("block_bytes", "at_once"), [(1 << 20, 4), (30, 2), (1, 1)])
+def test_large_tiles_are_read_by_fewer_threads(tmp_path, block_bytes, at_once):
+    path = write(tmp_path / "a.h5ad", matrix_of(40, 9, 0.5, np.float32, 0), chunks=(10, 3), compression="gzip")
+    with open_h5ad(str(path)) as file, Work(2, block_bytes) as work:
+        assert DenseRows(file, describe_at(file, "X", (40, 9)), work, tmp_path)._ahead == at_once
