@@ -116,7 +116,7 @@ def _stream_findings(results: Results) -> list[Finding]:
         grown = growth(results, operation)
         found.append(Finding(f"of its memory with ten times the cells: {words}", grown, most=1.1, wanted="at most 1.1"))
     for density in sorted({row["density"] for row in results.rows("stream_dense")}):
-        what = f"of the speed of reading a dense block twice, {density:.0%} not zero"
+        what = f"of the speed of reading a dense block twice, by CPU-seconds, {density:.0%} not zero"
         found.append(Finding(what, dense_ratios(results, density), least=0.7, wanted="at least 0.7"))
     return [finding for finding in found if finding.values]
 

@@ -52,7 +52,7 @@ def test_what_was_wanted_is_in_the_report(results):
         "times as fast as anndata and scanpy in memory: CSR to CSC": ([4, 4, 4], True),
         "times as fast as backed mode: CSR to CSC": ([8, 8, 8], True),
         "of its memory with ten times the cells: CSR to CSC": ([1.05] * 3, True),
-        "of the speed of reading a dense block twice, 20% not zero": ([0.8] * 3, True),
+        "of the speed of reading a dense block twice, by CPU-seconds, 20% not zero": ([0.8] * 3, True),
     }
     text = report_text(results)
     assert "| CSR to CSC, 20,000 cells: in memory | 4.00 | 4 (4 to 4) | 8.00 | 4 (4 to 4) | 700 | 1.0 |" in text
