@@ -72,12 +72,10 @@ class DenseRows:
     def _bands(self, wanted: Array | None) -> Generator[tuple[Array, Array], None, None]:
         for some in self._runs(wanted):
             block = self._read(int(some[0]), int(some[-1]) + 1)
-            if len(block) > len(some):
-                block = block[some - some[0]]
             for at in range(0, len(some), self._most):
-                part, numbers = block[at : at + self._most], some[at : at + self._most]
-                if len(part) < len(block):
-                    part = part.copy()  # a view would keep all of a tall band while the next is read
+                numbers = some[at : at + self._most]
+                # A copy of these: a view would keep all of a tall band while the next is read.
+                part = block if len(numbers) == len(block) else block[numbers - some[0]]
                 if at + self._most >= len(some):
                     del block
                 yield numbers, part
