@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long lint check bench bench-loading bench-memmap clean
+.PHONY: demo test test-long lint check bench bench-loading bench-memmap bench-stream clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
@@ -65,6 +65,10 @@ bench-loading: $(VENV)/.installed-bench
 # Memory-mapped arrays beside bionemo-scdl, which gets an environment of its own.
 bench-memmap: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks --only memmap_convert memmap_rows
+
+# Operations on one h5ad, file to file, beside anndata and scanpy in memory and beside backed mode.
+bench-stream: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --only stream stream_dense
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo

@@ -27,6 +27,8 @@ _SCRIPTS = ("planner", "driver", "resume")
 _SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", "hvg", *_SCRIPTS)
 _WITH_PEERS = ("loading", "loading_first", "loading_workers", "loading_far", "memmap_convert", "memmap_rows")
 """Measured only by name: environments with others' loaders are installed for them."""
+_ON_ONE_FILE = ("stream", "stream_dense")
+"""Measured only by name: some GB of files are made for them in the user's cache."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", choices=(*_SECTIONS, *_WITH_PEERS), help="these alone; the others' numbers stay"
+        "--only",
+        nargs="+",
+        choices=(*_SECTIONS, *_WITH_PEERS, *_ON_ONE_FILE),
+        help="these alone; the others' numbers stay",
     )
     parser.add_argument("--quick", action="store_true", help="a tiny Census and one round: does everything run?")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of what is compared")
@@ -116,6 +121,8 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         memmap_rows,
         reading,
         shuffle,
+        stream,
+        stream_dense,
         sweeps,
     )
     from benchmarks.scripts import run_script
@@ -140,6 +147,8 @@ def _runner(name: str) -> Callable[[Bench], list[Row]]:
         "loading_far": loading_far.run,
         "memmap_convert": memmap_convert.run,
         "memmap_rows": memmap_rows.run,
+        "stream": stream.run,
+        "stream_dense": stream_dense.run,
     }
     return runners.get(name, lambda bench: run_script(name, quick=bench.quick))
 

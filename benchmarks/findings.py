@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.memmap_report import PEER, SOURCES, conversion_ratios, row_ratios
 from benchmarks.results import ratios
+from benchmarks.stream_report import OPERATIONS, dense_ratios, growth, operation_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,20 @@ def _memmap_findings(results: Results) -> list[Finding]:
     return [finding for finding in found if finding.values]
 
 
+def _stream_findings(results: Results) -> list[Finding]:
+    found = []
+    for operation, words in OPERATIONS.items():
+        for way, named in (("in memory", "anndata and scanpy in memory"), ("backed", "backed mode")):
+            faster = operation_ratios(results, operation, way)
+            found.append(Finding(f"times as fast as {named}: {words}", faster, least=1, wanted="at least 1"))
+        grown = growth(results, operation)
+        found.append(Finding(f"of its memory with ten times the cells: {words}", grown, most=1.1, wanted="at most 1.1"))
+    for density in sorted({row["density"] for row in results.rows("stream_dense")}):
+        what = f"of the speed of reading a dense block twice, by CPU-seconds, {density:.0%} not zero"
+        found.append(Finding(what, dense_ratios(results, density), least=0.7, wanted="at least 0.7"))
+    return [finding for finding in found if finding.values]
+
+
 def findings(results: Results) -> list[Finding]:
     """Return every ratio and size that was asked for, with what was wanted."""
     kilobytes = {size: _bytes_per_cell(results, size) for size in (100, 5_000)}
@@ -170,6 +185,7 @@ def findings(results: Results) -> list[Finding]:
         ),
         *_loading_findings(results),
         *_memmap_findings(results),
+        *_stream_findings(results),
         Finding("of its bytes, a file of 5,000 cells", smaller, most=1.0, wanted="at most 1"),
         Finding("kB a cell, 100 cells a file", kilobytes[100], most=11, wanted="at most 11"),
         Finding("kB a cell, 5,000 cells a file", kilobytes[5_000], most=4.5, wanted="at most 4.5"),

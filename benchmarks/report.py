@@ -9,6 +9,7 @@ from benchmarks.findings import findings
 from benchmarks.loading_report import far_text, first_text, loading_text, workers_text
 from benchmarks.memmap_report import convert_text, rows_text
 from benchmarks.results import medians, ratios
+from benchmarks.stream_report import dense_text, stream_text
 from benchmarks.tables import count, gib, kilobytes, number, spread, table
 
 if TYPE_CHECKING:
@@ -334,6 +335,8 @@ _PARTS: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "loading_far": ("Loading from a bucket, sparse", far_text),
     "memmap_convert": ("Conversion into memory-mapped arrays", convert_text),
     "memmap_rows": ("Shuffled batches out of memory-mapped arrays", rows_text),
+    "stream": ("Operations on one h5ad, file to file", stream_text),
+    "stream_dense": ("What is not zero of a dense block in memory", dense_text),
     "density": ("Share of the cells selected", _varied(density="share")),
     "chunk_size": ("Cells a file", _varied(size="cells a file")),
     "scaling": ("Workers, all cells to a folder", _varied(workers="workers")),

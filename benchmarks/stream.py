@@ -1,134 +1,96 @@
-"""``python -m benchmarks.stream FOLDER``: operations on one h5ad, file to file, beside anndata and scanpy in memory.
+"""Operations on one h5ad, file to file: ours beside anndata and scanpy in memory, and beside backed mode.
 
-Every measurement is a process of its own: seconds after imports and compiled kernels, and the most memory it ever had.
-The files are made in FOLDER when they are not there; they are in the page cache when they are read.
+Every measurement is a process of its own, warmed up on 1,000 cells: seconds and CPU-seconds are those of the operation,
+imports and compiled kernels left out; memory is the most that the process ever had. Ways take turns in every round.
+Files read are in the page cache; all ways give the same numbers. The longer file shows how memory grows: ours only.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata
+import h5py
 import numpy as np
-import pandas as pd
-from scipy import sparse
 
-_GENES, _EACH = 4_000, 400
-_SMALL = 1_000
-_OPERATIONS = (("normalize", "csr"), ("filter", "csr"), ("csc", "csr"), ("csr", "csc"), ("csr", "dense"))
-_WAYS = ("ours", "in memory")
+from benchmarks.child import Clock, in_child
+from benchmarks.memmap_convert import into_page_cache
+from benchmarks.stream_data import make_stream_data, stream_file
+from benchmarks.stream_ways import OPERATIONS, WAYS
 
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+    from benchmarks.values import Row
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 200_000])
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--one", nargs=3, metavar=("WAY", "OPERATION", "LAYOUT"), help="measure this alone, as JSON")
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(_measure(options.folder, options.cells[0], *options.one)))
-        return 0
-    for n_cells in (_SMALL, *options.cells):
-        for layout in ("csr", "csc", "dense"):
-            _make(options.folder, layout, n_cells)
-    print(f"{'operation':<10} {'of':<6} {'cells':>8} {'way':<10} {'seconds':>8} {'CPU':>8} {'MB':>6}")
-    for _ in range(options.rounds):
-        for n_cells in options.cells:
-            for operation, layout in _OPERATIONS:
-                for way in _WAYS:
-                    found = _child(options.folder, way, operation, layout, n_cells)
-                    facts = f"{found['seconds']:>8.2f} {found['cpu_seconds']:>8.2f} {found['peak_mb']:>6.0f}"
-                    print(f"{operation:<10} {layout:<6} {n_cells:>8,} {way:<10} {facts}", flush=True)
-    return 0
+__all__ = ["LENGTHS", "run"]
+
+LENGTHS = (20_000, 200_000)
+_WARM_UP = 1_000
 
 
-def _path(folder: Path, layout: str, n_cells: int) -> Path:
-    return folder / f"{layout}-{n_cells}.h5ad"
+def run(bench: Bench) -> list[Row]:
+    """Do every operation in every way, in every round.
+
+    Raises
+    ------
+    ValueError
+        Ways differ in what they wrote.
+    """
+    lengths = (_WARM_UP,) if bench.quick else LENGTHS
+    folder = make_stream_data(sorted({_WARM_UP, *lengths}))
+    rows: list[Row] = []
+    for turn in range(bench.repeats):
+        for n_cells in lengths:
+            for operation, layout in OPERATIONS.items():
+                source = stream_file(folder, layout, n_cells)
+                into_page_cache(source)
+                ways = WAYS if n_cells == lengths[0] else ("ours",)
+                found = [_measured(bench, turn, operation, way, source, n_cells) for way in ways]
+                _check_same(found)
+                rows += found
+    return rows
 
 
-def _make(folder: Path, layout: str, n_cells: int) -> None:
-    path = _path(folder, layout, n_cells)
-    if path.exists():
-        return
-    rng = np.random.default_rng(n_cells)
-    step = _GENES // _EACH
-    offsets = rng.integers(0, step, (n_cells, _EACH), dtype=np.int32)
-    indices = (offsets + np.arange(0, _GENES, step, dtype=np.int32)).reshape(-1)
-    data = rng.geometric(0.5, len(indices)).astype(np.float32)
-    indptr = np.arange(0, len(indices) + 1, _EACH)
-    counts: Any = sparse.csr_matrix((data, indices, indptr), shape=(n_cells, _GENES))
-    obs = pd.DataFrame(
-        {"kind": pd.Categorical(rng.choice(list("ABCDE"), n_cells)), "share": rng.random(n_cells)},
-        index=[f"cell{number}" for number in range(n_cells)],
-    )
-    var = pd.DataFrame(index=[f"gene{number}" for number in range(_GENES)])
-    matrix = counts.toarray() if layout == "dense" else counts.asformat(layout)
-    anndata.AnnData(matrix, obs=obs, var=var).write_h5ad(path, compression="gzip")
+def _measured(bench: Bench, turn: int, operation: str, way: str, source: Path, n_cells: int) -> Row:
+    out = bench.fresh_folder("stream")
+    out.mkdir()
+    row = in_child("benchmarks.stream", operation, way, source, out / "out.h5ad")
+    return {"round": turn, "operation": operation, "way": way, "cells": n_cells, **row}
 
 
-def _child(folder: Path, way: str, operation: str, layout: str, n_cells: int) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.stream", str(folder), "--cells", str(n_cells)]
-    done = subprocess.run([*command, "--one", way, operation, layout], check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+def _check_same(rows: list[Row]) -> None:
+    for row in rows[1:]:
+        same = row["nnz"] == rows[0]["nnz"] and np.isclose(row["sum"], rows[0]["sum"], rtol=1e-5)
+        if not same:
+            raise ValueError(f"{row['operation']}, {row['way']}: not what is written by {rows[0]['way']}")
 
 
-def _measure(folder: Path, n_cells: int, way: str, operation: str, layout: str) -> dict[str, float]:
-    call = _ours if way == "ours" else _in_memory
-    out = folder / "out.h5ad"
-    call(operation, _path(folder, layout, _SMALL), out)  # imports, compiled kernels
-    out.unlink()
-    began, cpu = time.perf_counter(), time.process_time()
-    call(operation, _path(folder, layout, n_cells), out)
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-    out.unlink()
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": _peak_mb()}
+def main(arguments: list[str]) -> None:
+    """Measure one way of one operation and print its row."""
+    warnings.simplefilter("ignore")  # scanpy's, of its dependencies
+    operation, way, source, out = arguments[arguments.index("--measure") + 1 :]
+    call, target, clock = WAYS[way], Path(out), Clock()
+    path = Path(source)
+    call(operation, path.with_name(f"{OPERATIONS[operation]}-{_WARM_UP}.h5ad"), target)
+    target.unlink()
+    cpu = time.process_time()
+    with clock.part(operation):
+        call(operation, path, target)
+    cpu = time.process_time() - cpu
+    clock.report(work_cpu_seconds=round(cpu, 3), bytes=target.stat().st_size, **_facts(target))
 
 
-def _peak_mb() -> float:
-    """Return the most memory of this process; what getrusage says begins with that of the process it was forked of."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def _masks(n_cells: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(0)
-    return rng.random(n_cells) < 0.7, rng.random(_GENES) < 0.8
-
-
-def _ours(operation: str, path: Path, out: Path) -> None:
-    from ingest.stream import convert_to_csc, convert_to_csr, normalize_total_log1p, write_filtered_subset
-
-    if operation == "normalize":
-        normalize_total_log1p(path, out, verbose=False)
-    elif operation == "filter":
-        cells, genes = _masks(int(path.stem.rpartition("-")[2]))
-        write_filtered_subset(path, cell_mask=cells, gene_mask=genes, output_path=out)
-    else:
-        (convert_to_csc if operation == "csc" else convert_to_csr)(path, output_path=out, verbose=False)
-
-
-def _in_memory(operation: str, path: Path, out: Path) -> None:
-    cells = anndata.read_h5ad(path)
-    if operation == "normalize":
-        import scanpy
-
-        scanpy.pp.normalize_total(cells, target_sum=1e4)
-        scanpy.pp.log1p(cells)
-    elif operation == "filter":
-        kept, genes = _masks(cells.n_obs)
-        cells = cells[kept, genes].copy()
-    else:
-        cells.X = getattr(sparse, f"{operation}_matrix")(cells.X)
-    cells.write_h5ad(out, compression="gzip")
+def _facts(path: Path) -> dict[str, Any]:
+    total, step = 0.0, 1 << 22
+    with h5py.File(path) as file:
+        data: Any = file["X/data"]
+        for start in range(0, len(data), step):
+            total += float(data[start : start + step].sum(dtype=np.float64))
+        return {"nnz": len(data), "sum": total}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv)

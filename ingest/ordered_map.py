@@ -27,6 +27,7 @@ def map_ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], 
             while len(pending) >= ahead:
                 yield pending.popleft().result()
             pending.append(pool.submit(function, item))
+            del item  # it may be large: the call has it, for as long as it runs
         while pending:
             yield pending.popleft().result()
     finally:

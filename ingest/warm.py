@@ -161,16 +161,19 @@ def compile_copy_kernels() -> None:
 
 @cache
 def compile_stream_kernels() -> None:
-    """Send a few float32 counts through what turns, chooses, sorts and normalises lines of h5ad files."""
+    """Send a few float32 counts through what turns, chooses, sorts and normalises lines of h5ad files.
+
+    8 CPU-seconds the first time, besides what writes and reads blocks.
+    """
     from pathlib import Path  # a run does without all this
     from tempfile import gettempdir
 
     from ingest.load.transform.kernels import add_rows, log1p_rows, scale_rows
     from ingest.stream.matrix.choose import Choice, chosen
-    from ingest.stream.matrix.filled import filled
+    from ingest.stream.matrix.filled import Filled
     from ingest.stream.matrix.kernels import outside, take_lines
     from ingest.stream.matrix.lines import Lines
-    from ingest.stream.matrix.regroup import transposed
+    from ingest.stream.matrix.regroup import reordered, transposed
     from ingest.stream.matrix.work import Work
 
     counts, scratch = _counts(), Path(gettempdir())
@@ -181,7 +184,8 @@ def compile_stream_kernels() -> None:
     for block_bytes in (1 << 20, 1 << 10):
         with Work(1, block_bytes) as work:
             list(transposed([lines], _N_CELLS, counts.nnz, _N_GENES, scratch, work))
-            filled(counts.data.reshape(_N_CELLS, _N_GENES), np.dtype(np.int32), work)
+            list(reordered([lines], np.arange(_N_CELLS)[::-1].copy(), _N_GENES, scratch, work))
+    Filled(np.dtype(np.int32)).take(counts.data.reshape(_N_CELLS, _N_GENES))
     list(chosen(iter([lines]), Choice(np.arange(_N_GENES)[::-2], _N_GENES)))
     add_rows(counts.indptr, counts.data, np.empty(_N_CELLS))
     for scale in (log1p_rows, scale_rows):

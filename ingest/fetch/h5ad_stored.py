@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import deflate
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["Stored", "StoredArray", "Stretch"]
+__all__ = ["Stored", "StoredArray", "StoredBlocks", "Stretch"]
 
 Array = np.ndarray[Any, Any]
 
@@ -66,7 +67,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Blocks:
-    """Where the blocks of an array lie."""
+    """Where the blocks of an array lie; of one of several dimensions in the order of rows."""
 
     elements: int
     """Of each."""
@@ -83,8 +84,8 @@ class _Blocks:
     is_lzf: bool
 
 
-class StoredArray:
-    """One array of one dimension of an open file; blocks below HDF5 may be read in several threads at once.
+class StoredBlocks:
+    """The blocks of one array of an open file; those below HDF5 may be read in several threads at once.
 
     Parameters
     ----------
@@ -109,6 +110,52 @@ class StoredArray:
         self.dtype: np.dtype[Any] = np.dtype(np.uint8) if stored == np.bool_ else stored.newbyteorder("=")
         with opened.reading(path):
             self._blocks = _find_blocks(opened, self._dataset)
+
+    def _packed(self, blocks: _Blocks, first: int, last: int) -> list[memoryview | None]:
+        """Return the stored bytes of some blocks, None of those never written; neighbours are read at once."""
+        offsets, sizes = blocks.offsets[first:last].tolist(), blocks.sizes[first:last].tolist()
+        if min(offsets) >= 0 and all(a + n == b for a, n, b in zip(offsets, sizes, offsets[1:], strict=False)):
+            whole = self._bytes(offsets[0], sum(sizes))
+            cuts = [offset - offsets[0] for offset in offsets]
+            return [whole[cut : cut + size] for cut, size in zip(cuts, sizes, strict=True)]
+        return [self._bytes(offset, size) if offset >= 0 else None for offset, size in zip(offsets, sizes, strict=True)]
+
+    def _bytes(self, offset: int, size: int) -> memoryview:
+        if offset + size > self._opened.size_bytes:
+            raise self._opened.error(self.path, f"{size:,} bytes at {offset:,} lie beyond the file's end", "truncated")
+        view = np.empty(size, np.uint8).data
+        self._opened.copy(offset, view)
+        return view
+
+    def _decoded(self, blocks: _Blocks, block: int, packed: memoryview, *, is_full: bool) -> Array | None:
+        """Undo the filters of a block but for shuffle; None where HDF5 is to do it.
+
+        Parameters
+        ----------
+        is_full
+            Whether the array has all elements of the block.
+        """
+        mask, width = int(blocks.masks[block]), self.dtype.itemsize
+        size = (blocks.edge if block == len(blocks.offsets) - 1 else blocks.elements) * width
+        shuffled = blocks.shuffle is not None and not mask >> blocks.shuffle & 1 and width > 1
+        raw: Any = packed
+        if blocks.codec is not None and not mask >> blocks.codec & 1:
+            raw = undo_lzf(packed, size) if blocks.is_lzf else _inflate(packed, size, shuffled=shuffled)
+            if raw is None and not is_full and len(packed) == size:
+                return None  # HDF5 can be told to leave a block that is not full as it is, and knows whether it was
+        if raw is None or len(raw) != size:
+            raise self._opened.error(self.path, f"block {block:,} of {len(blocks.offsets):,} is damaged", "unreadable")
+        flat = np.frombuffer(raw, np.uint8 if shuffled else self.dtype)
+        numbers = flat.reshape(width, -1) if shuffled else flat
+        numbers.flags.writeable = False  # numba compiles for read-only and writable arrays apart
+        return numbers
+
+
+class StoredArray(StoredBlocks):
+    """One array of one dimension of an open file; parameters and errors as of `StoredBlocks`."""
+
+    def __init__(self, opened: OpenH5ad, path: str, lock: Lock) -> None:
+        super().__init__(opened, path, lock)
         self.block_bytes = self._block_elements() * self.dtype.itemsize
         """Decoded bytes of what is decoded together."""
 
@@ -145,7 +192,8 @@ class StoredArray:
         for block, view in zip(range(first, last), packed, strict=True):
             base = block * elements
             start, stop = max(stretch.start, base), min(stretch.stop, base + elements)
-            numbers = None if view is None else self._decoded(blocks, block, view)
+            is_full = base + elements <= len(self)
+            numbers = None if view is None else self._decoded(blocks, block, view, is_full=is_full)
             if numbers is None:
                 yield self._sliced(start, stop)
             else:
@@ -155,40 +203,6 @@ class StoredArray:
         if self._blocks is not None:
             return self._blocks.elements
         return int(self._dataset.chunks[0]) if self._dataset.chunks else 1
-
-    def _packed(self, blocks: _Blocks, first: int, last: int) -> list[memoryview | None]:
-        """Return the stored bytes of some blocks, None of those never written; neighbours are read at once."""
-        offsets, sizes = blocks.offsets[first:last].tolist(), blocks.sizes[first:last].tolist()
-        if min(offsets) >= 0 and all(a + n == b for a, n, b in zip(offsets, sizes, offsets[1:], strict=False)):
-            whole = self._bytes(offsets[0], sum(sizes))
-            cuts = [offset - offsets[0] for offset in offsets]
-            return [whole[cut : cut + size] for cut, size in zip(cuts, sizes, strict=True)]
-        return [self._bytes(offset, size) if offset >= 0 else None for offset, size in zip(offsets, sizes, strict=True)]
-
-    def _bytes(self, offset: int, size: int) -> memoryview:
-        if offset + size > self._opened.size_bytes:
-            raise self._opened.error(self.path, f"{size:,} bytes at {offset:,} lie beyond the file's end", "truncated")
-        view = np.empty(size, np.uint8).data
-        self._opened.copy(offset, view)
-        return view
-
-    def _decoded(self, blocks: _Blocks, block: int, packed: memoryview) -> Array | None:
-        """Undo the filters of a block but for shuffle; None where HDF5 is to do it."""
-        mask, width = int(blocks.masks[block]), self.dtype.itemsize
-        is_last = block == len(blocks.offsets) - 1
-        size = (blocks.edge if is_last else blocks.elements) * width
-        shuffled = blocks.shuffle is not None and not mask >> blocks.shuffle & 1 and width > 1
-        raw: Any = packed
-        if blocks.codec is not None and not mask >> blocks.codec & 1:
-            raw = undo_lzf(packed, size) if blocks.is_lzf else _inflate(packed, size, shuffled=shuffled)
-            if raw is None and is_last and len(self) % blocks.elements and len(packed) == size:
-                return None  # HDF5 can be told to leave a block that is not full as it is, and knows whether it was
-        if raw is None or len(raw) != size:
-            raise self._opened.error(self.path, f"block {block:,} of {len(blocks.offsets):,} is damaged", "unreadable")
-        flat = np.frombuffer(raw, np.uint8 if shuffled else self.dtype)
-        numbers = flat.reshape(width, -1) if shuffled else flat
-        numbers.flags.writeable = False  # numba compiles for read-only and writable arrays apart
-        return numbers
 
     def _sliced(self, start: int, stop: int) -> Stored:
         with self._lock, self._opened.reading(self.path):
@@ -220,7 +234,7 @@ def _find_blocks(opened: OpenH5ad, dataset: h5py.Dataset) -> _Blocks | None:
     if dataset.chunks is None:
         return _contiguous(dataset)
     filters = _filters(dataset)
-    if filters is None or dataset.chunks[0] * dataset.dtype.itemsize < _LEAST_BLOCK_BYTES:
+    if filters is None or prod(dataset.chunks) * dataset.dtype.itemsize < _LEAST_BLOCK_BYTES:
         return None
     return _chunked(dataset, *filters)
 
@@ -228,7 +242,7 @@ def _find_blocks(opened: OpenH5ad, dataset: h5py.Dataset) -> _Blocks | None:
 def _is_plain(dataset: h5py.Dataset) -> bool:
     """Return whether numbers lie as this machine has them in memory."""
     dtype = dataset.dtype
-    plain = dataset.ndim == 1 and len(dataset) > 0 and dtype.kind in "iuf" and dtype.isnative
+    plain = dataset.size > 0 and dtype.kind in "iuf" and dtype.isnative
     return bool(plain and dataset.id.get_type().equal(h5py.h5t.py_create(dtype)))
 
 
@@ -249,7 +263,7 @@ def _contiguous(dataset: h5py.Dataset) -> _Blocks | None:
     offset = dataset.id.get_offset()
     if offset is None:  # never written, or kept in its header
         return None
-    width, n = dataset.dtype.itemsize, len(dataset)
+    width, n = dataset.dtype.itemsize, int(dataset.size)
     elements = min(_RUN_BYTES // width, n)
     starts = np.arange(0, n, elements)
     ends = np.minimum(starts + elements, n)
@@ -259,14 +273,21 @@ def _contiguous(dataset: h5py.Dataset) -> _Blocks | None:
 
 
 def _chunked(dataset: h5py.Dataset, shuffle: int | None, codec: int | None, is_lzf: bool) -> _Blocks:
-    elements = int(dataset.chunks[0])
-    n_blocks = -(-len(dataset) // elements)
+    chunks = dataset.chunks
+    grid = [-(-n // chunk) for n, chunk in zip(dataset.shape, chunks, strict=True)]
+    strides = [prod(grid[axis + 1 :]) for axis in range(len(grid))]
+    elements, n_blocks = prod(chunks), prod(grid)
+    axes = tuple(zip(chunks, grid, strides, strict=True))
     found = array("q")
 
     def note(info: Any) -> None:
-        number = info.chunk_offset[0] // elements
-        if 0 <= number < n_blocks:  # an array that has shrunk may have left some
-            found.extend((number, info.byte_offset, info.size, info.filter_mask))
+        number = 0
+        for at, (chunk, n, stride) in zip(info.chunk_offset, axes, strict=False):
+            place = at // chunk
+            if not 0 <= place < n:  # an array that has shrunk may have left some
+                return
+            number += place * stride
+        found.extend((number, info.byte_offset, info.size, info.filter_mask))
 
     dataset.id.chunk_iter(note)
     numbers, *facts = np.array(found, np.int64).reshape(-1, 4).T

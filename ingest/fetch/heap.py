@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+import pyarrow as pa
+
+__all__ = ["give_freed_memory_back", "keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """``mallopt`` parameters of glibc's malloc.h."""
@@ -39,3 +41,14 @@ def keep_freed_memory() -> bool:
     wanted = {_MMAP_THRESHOLD: _HEAP_BYTES, _TRIM_THRESHOLD: _KEPT_BYTES, _ARENA_MAX: _ARENAS}
     accepted = [bool(mallopt(parameter, value)) for parameter, value in wanted.items()]
     return all(accepted)
+
+
+def give_freed_memory_back() -> None:
+    """Return what Arrow and malloc hold that is free, in all places; they keep it for whoever comes next.
+
+    Worth it between two steps of which neither has a use for what the other one held.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:  # glibc
+        trim(0)

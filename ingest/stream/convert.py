@@ -40,7 +40,8 @@ def convert_to_csc(
     output_path
         None: ``ingest_csc.h5ad`` beside the input, or as `ingest.stream.resolve_output_path` says.
     chunk_size
-        Lines of the source handled together, at most; None: as many as fit.
+        Rows, or of CSC columns, handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size`, or
+        `ingest.stream.calculate_optimal_gene_chunk_size`, says.
     verbose
         Say on stderr what was done.
     reached

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["OutputFile", "writable"]
+__all__ = ["OutputFile", "bound_metadata", "writable"]
 
 _MOST_LATE_BYTES = 256 << 20
 
@@ -138,6 +138,9 @@ class OutputFile(io.RawIOBase):
             self._late.append((self._position, raw))
 
 
+_METADATA_BYTES = 2 << 20
+
+
 @contextlib.contextmanager
 def writable(path: Path, mode: Literal["w", "r+"] = "w", *, name: Path | None = None) -> Iterator[h5py.File]:
     """Yield an HDF5 file to write, whose disk may fill up.
@@ -168,6 +171,14 @@ def writable(path: Path, mode: Literal["w", "r+"] = "w", *, name: Path | None = 
             raw.check()  # where both went wrong, the disk is the reason
             raise
         raw.check()
+
+
+def bound_metadata(file: h5py.File) -> None:
+    """Keep no more than 2 MiB of a file's metadata in memory, where HDF5 goes up to 32 with the texts it has met."""
+    config = file.id.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size, config.min_size, config.max_size = _METADATA_BYTES // 2, _METADATA_BYTES // 2, _METADATA_BYTES
+    file.id.set_mdc_config(config)
 
 
 def _opened(raw: OutputFile, mode: str, name: Path) -> h5py.File:

@@ -102,7 +102,7 @@ def normalize_total_log1p(
     target_sum
         What every cell's total becomes.
     chunk_size
-        Rows handled together, at most; None: as many as fit.
+        Rows handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     verbose, reached
         As of `ingest.stream.convert_to_csc`.
 

@@ -14,7 +14,7 @@ from ingest.stream.labels.annotations import annotated
 from ingest.stream.storage import address_of_data
 
 if TYPE_CHECKING:
-    from ingest.stream.labels.annotations import Annotations
+    from ingest.stream.labels.annotations import Annotations, Columns
 
 __all__ = ["SORTING", "get_perturbation_slice", "label_codes"]
 
@@ -90,6 +90,27 @@ def _slices(given: Annotations, column: str) -> dict[str, slice]:
         for name, start, stop, count in zip(names, first.tolist(), (last + 1).tolist(), counts.tolist(), strict=True)
         if stop - start == count
     }
+
+
+def column_codes(obs: Columns, column: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
+    """Return the labels of a column as `label_codes` does, read piece by piece: texts are not all in memory at once.
+
+    Raises
+    ------
+    NoColumnError
+        A KeyError: there is none of this name.
+    """
+    obs.check(column)
+    numbers: dict[str, int] = {}
+    parts = [np.empty(0, np.int32)]
+    for piece in obs.pieces(column):
+        codes, names = label_codes(piece)
+        known = np.array([*(numbers.setdefault(name, len(numbers)) for name in names), -1], np.int32)
+        parts.append(known[codes])
+    order = sorted(numbers)
+    moved = np.full(len(order) + 1, -1)
+    moved[[numbers[name] for name in order]] = np.arange(len(order))
+    return moved[np.concatenate(parts)], order
 
 
 def label_codes(values: pd.Series[Any]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:

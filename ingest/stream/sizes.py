@@ -1,4 +1,4 @@
-"""How many cells or genes to hold at once. Pure but for one thing: memory is detected where none is given.
+"""How many cells or genes to hold at once: the model of `ingest.stream.budget`, by the names and shares of the seed.
 
 All results are ``max(min_chunk, min(max_chunk, what memory allows))``; the formulas are those of the fifth seed
 (``crispyx.data``), a gigabyte being 1e9 bytes. An extent of 0 takes no memory, so nothing but the clamps holds.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ingest.stream.memory import available_memory
+from ingest.stream.budget import GB, budget_of
 
 __all__ = [
     "calculate_nb_glm_chunk_size",
@@ -18,7 +18,6 @@ __all__ = [
     "calculate_wilcoxon_chunk_size",
 ]
 
-_GB = 1e9
 _FLOAT_BYTES = 8
 _GROUP_BYTES = 64
 """A gene takes this for each group of cells: eight results of 8 bytes."""
@@ -33,7 +32,7 @@ _CELL_BOUNDS = ((1_000_000, 32), (500_000, 64), (300_000, 128))
 """Above so many, at most so many genes at once."""
 _CELL_BOUNDS_BELOW_GB = 32.0
 _COVARIANCE_SHARE = 0.3
-_LEAST_PCA_GB = 0.1
+_LEAST_PCA_GB, _PCA_PART = 0.1, 0.5
 
 PcaMethod = Literal["sparse_cov", "incremental"]
 
@@ -65,8 +64,8 @@ def calculate_optimal_chunk_size(
         A negative extent, memory or fraction, or a safety factor that is not positive.
     """
     _check(n_obs, n_vars, safety_factor=safety_factor)
-    memory = _memory_gb(available_memory_gb) * _GB
-    return _clamped(memory, n_vars * _FLOAT_BYTES * safety_factor, min_chunk, max_chunk)
+    cell_bytes = n_vars * _FLOAT_BYTES * safety_factor
+    return budget_of(available_memory_gb).lines(cell_bytes, least=min_chunk, most=max_chunk)
 
 
 def calculate_optimal_gene_chunk_size(
@@ -105,13 +104,13 @@ def calculate_optimal_gene_chunk_size(
         A negative extent, memory or fraction, or a safety factor that is not positive.
     """
     _check(n_obs, n_vars, n_groups or 0, safety_factor=safety_factor, memory_fraction=memory_fraction)
-    memory_gb = _memory_gb(available_memory_gb)
-    per_gene = (n_obs * _FLOAT_BYTES + (n_groups or 0) * _GROUP_BYTES) * safety_factor
+    budget = budget_of(available_memory_gb)
+    gene_bytes = (n_obs * _FLOAT_BYTES + (n_groups or 0) * _GROUP_BYTES) * safety_factor
     most = min(max_chunk, _bound(_GROUP_BOUNDS, n_groups or 0, max_chunk))
-    if memory_gb < _CELL_BOUNDS_BELOW_GB:
+    if budget.memory_gb < _CELL_BOUNDS_BELOW_GB:
         most = min(most, _bound(_CELL_BOUNDS, n_obs, max_chunk))
-    most = _clamped(memory_gb * _RANK_SHARE * _GB, n_obs * _RANK_BYTES, min_chunk, most)
-    return _clamped(memory_gb * memory_fraction * _GB, per_gene, min_chunk, most)
+    most = budget.lines(n_obs * _RANK_BYTES, share=_RANK_SHARE, least=min_chunk, most=most)
+    return budget.lines(gene_bytes, share=memory_fraction, least=min_chunk, most=most)
 
 
 def calculate_wilcoxon_chunk_size(
@@ -139,8 +138,8 @@ def calculate_wilcoxon_chunk_size(
         A negative extent or memory.
     """
     _check(n_obs, n_vars)
-    memory = _memory_gb(available_memory_gb) * _WILCOXON_SHARE * _GB
-    return _clamped(memory, n_obs * _RANK_BYTES, min_chunk, max_chunk)
+    budget = budget_of(available_memory_gb)
+    return budget.lines(n_obs * _RANK_BYTES, share=_WILCOXON_SHARE, least=min_chunk, most=max_chunk)
 
 
 def calculate_nb_glm_chunk_size(
@@ -179,11 +178,9 @@ def calculate_nb_glm_chunk_size(
         A negative extent, memory or fraction, or a safety factor that is not positive.
     """
     _check(n_obs, n_vars, n_groups or 0, safety_factor=safety_factor, memory_fraction=memory_fraction)
-    memory_gb = _memory_gb(available_memory_gb)
-    if memory_limit_gb is not None:
-        memory_gb = min(memory_gb, _memory_gb(memory_limit_gb))
-    per_gene = (n_obs * _NB_GLM_BYTES + (n_groups or 0) * _GROUP_BYTES) * safety_factor
-    return _clamped(memory_gb * memory_fraction * _GB, per_gene, min_chunk, max_chunk)
+    budget = budget_of(available_memory_gb).at_most(memory_limit_gb)
+    gene_bytes = (n_obs * _NB_GLM_BYTES + (n_groups or 0) * _GROUP_BYTES) * safety_factor
+    return budget.lines(gene_bytes, share=memory_fraction, least=min_chunk, most=max_chunk)
 
 
 def calculate_pca_chunk_size(
@@ -224,12 +221,21 @@ def calculate_pca_chunk_size(
         Another method; a negative extent, memory or fraction.
     """
     _check(n_obs, n_vars, n_comps, memory_fraction=memory_fraction)
-    usable_gb = _memory_gb(available_memory_gb) * memory_fraction
-    covariance_gb = n_vars * n_vars * _FLOAT_BYTES / _GB
-    chosen = _pca_method(method, covariance_gb, usable_gb)
-    held_gb = covariance_gb if chosen == "sparse_cov" else 2 * n_comps * n_vars * _FLOAT_BYTES / _GB
-    left_gb = max(_LEAST_PCA_GB, usable_gb - (held_gb + n_vars * _FLOAT_BYTES / _GB))
-    return _clamped(left_gb * 0.5 * _GB, n_vars * _FLOAT_BYTES, min_chunk, max_chunk), chosen
+    budget = budget_of(available_memory_gb)
+    covariance_gb = n_vars * n_vars * _FLOAT_BYTES / GB
+    chosen = _pca_method(method, covariance_gb, budget.memory_gb * memory_fraction)
+    held_gb = covariance_gb if chosen == "sparse_cov" else 2 * n_comps * n_vars * _FLOAT_BYTES / GB
+    cell_bytes = n_vars * _FLOAT_BYTES
+    n_cells = budget.lines(
+        cell_bytes,
+        share=memory_fraction,
+        held_gb=held_gb + cell_bytes / GB,
+        least_left_gb=_LEAST_PCA_GB,
+        part=_PCA_PART,
+        least=min_chunk,
+        most=max_chunk,
+    )
+    return n_cells, chosen
 
 
 def _pca_method(method: str, covariance_gb: float, usable_gb: float) -> PcaMethod:
@@ -242,20 +248,8 @@ def _pca_method(method: str, covariance_gb: float, usable_gb: float) -> PcaMetho
     raise ValueError(f"no method {method!r} of principal components: auto, sparse_cov or incremental")
 
 
-def _clamped(memory_bytes: float, bytes_each: float, least: int, most: int) -> int:
-    fits = int(memory_bytes / bytes_each) if bytes_each else most
-    return max(least, min(most, fits))
-
-
 def _bound(bounds: tuple[tuple[int, int], ...], count: int, otherwise: int) -> int:
     return next((most for above, most in bounds if count > above), otherwise)
-
-
-def _memory_gb(given: float | None) -> float:
-    memory = available_memory() / _GB if given is None else given
-    if not 0 <= memory < float("inf"):
-        raise ValueError(f"{memory} GB of memory")
-    return memory
 
 
 def _check(*extents: int, safety_factor: float = 1.0, memory_fraction: float = 1.0) -> None:

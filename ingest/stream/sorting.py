@@ -14,7 +14,7 @@ from ingest.stream.labels.control import resolve_control_label
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.work import Work
-from ingest.stream.perturbation import SORTING, label_codes
+from ingest.stream.perturbation import SORTING, column_codes, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
 from ingest.stream.storage import get_matrix_storage_format, open_data, resolve_data_path
 
@@ -51,9 +51,12 @@ def plan_sort(labels: pd.Series[Any], control_label: str) -> SortOrder:
 
     Alphabetically is by code points, as Python compares text.
     """
-    codes, names = label_codes(labels)
+    return _order_of(*label_codes(labels), control_label)
+
+
+def _order_of(codes: Int64, names: list[str], control_label: str) -> SortOrder:
     order = sorted(range(len(names)), key=lambda number: names[number] != control_label)  # stable
-    rank = np.empty(len(names) + 1, np.int64)
+    rank = np.empty(len(names) + 1, np.min_scalar_type(len(names)))  # a narrow one is sorted by counting
     rank[order] = np.arange(len(names))
     rank[-1] = len(names)  # of missing labels, whose code is -1
     ranks = rank[codes]
@@ -91,7 +94,7 @@ def sort_by_perturbation(
         ``{stem}_sorted.h5ad`` beside the file unless given. What is there already is taken if it was made of this
         file, as it still is, with this column and control; other things made of this file are replaced.
     chunk_size
-        Rows handled together; None: as many as fit.
+        Rows handled together; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     force
         Do it again, even so; at an `output_path` given, whatever is there.
     reached
@@ -116,14 +119,14 @@ def sort_by_perturbation(
     source = resolve_data_path(path)
     output = source.with_name(f"{source.stem}_sorted.h5ad") if output_path is None else Path(output_path)
     with annotated(source) as given:
-        labels = given.obs.column(perturbation_column)
-    control = resolve_control_label(label_codes(labels)[1], control_label, verbose=False)
+        codes, names = column_codes(given.obs, perturbation_column)
+    control = resolve_control_label(names, control_label, verbose=False)
     origin = origin_of(source, perturbation_column=perturbation_column, control_label=control)
     may_replace = force and output_path is not None
     if origin.is_there(output, SORTING, replace=may_replace) and not force:
         _log.info("%s: sorted before, taken as it is", output)
         return output
-    order = plan_sort(labels, control)
+    order = _order_of(codes, names, control)
     layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
     notes = _notes(order, perturbation_column, control) | origin.notes()
     with open_data(source) as file:

@@ -55,7 +55,7 @@ def write_filtered_subset(
     cell_mask, gene_mask
         bool ``(n_obs,)`` and ``(n_vars,)``.
     chunk_size
-        Rows handled together, at most; None: as many as fit.
+        Rows handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     var_assignments
         Columns to add to var, or replace there: a value for each gene that stays.
     row_nnz, total_nnz

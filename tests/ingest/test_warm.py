@@ -28,6 +28,8 @@ from ingest.load.memmap.from_h5ad import H5adOptions, archive_of_h5ad
 from ingest.load.read.kernels import scatter_rows
 from ingest.load.transform import BinnedTokens, Compose, DirectTokens, LogTokens, Normalize, NormalizeLog1p, RankOrder
 from ingest.settings import DataSettings
+from ingest.stream import convert_to_csc, convert_to_csr, normalize_total_log1p, write_filtered_subset
+from ingest.stream.matrix.rewrite import rewrite
 from ingest.testing.blocks import seeded_block
 from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
@@ -73,6 +75,14 @@ for file in ("csr-None", "csr-gzip", "csr-lzf", "csc-gzip", "dense-gzip"):
         for dtype in ("float32", "uint16"):
             with ArrayFiles.create(folder, ArchiveSpec.smallest(source.n_rows, source.n_entries, 300, dtype)) as into:
                 source.write(Place(0, source.n_rows, 0, 0), into)
+    out, cells, genes = path.with_suffix(".out"), np.arange(90) % 3 > 0, np.arange(300) % 2 > 0
+    for to, convert in (("csc", convert_to_csc), ("csr", convert_to_csr)):
+        if to != layout:
+            convert(path, output_path=out, verbose=False)
+    for log1p in (True, False):
+        normalize_total_log1p(path, out, log1p=log1p, verbose=False)
+    write_filtered_subset(path, cell_mask=cells, gene_mask=genes, output_path=out)
+    rewrite(path, out, rows=np.arange(90)[::-1].copy())
 for dtype in ("float32", "uint16"):
     archive = path.with_suffix(f".{dtype}")
     archive_of_h5ad(archive, path, H5adOptions(data_dtype=dtype, use_x=True))

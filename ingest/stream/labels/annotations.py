@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Annotations", "Columns", "annotated", "is_text"]
 
-_PIECE_ROWS = 1 << 16
+_PIECE_ROWS = 1 << 14
 _SHOWN = 12
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest.ahead import Ahead
-from ingest.stream.matrix.filled import filled
+from ingest.fetch.h5ad_planes import bits_of
+from ingest.fetch.h5ad_tiles import StoredTiles
+from ingest.ordered_map import map_ordered
+from ingest.stream.matrix.filled import Filled
+from ingest.stream.matrix.kernels import take_lines
 from ingest.stream.matrix.lines import Lines, index_type
 from ingest.stream.matrix.regroup import Entries, regrouped
 
@@ -25,27 +31,35 @@ Array = np.ndarray[Any, Any]
 
 _MOST_GAP = 64
 """Rows that are read over rather than read apart, where rows are not chunked."""
+_TALL, _TALL_FILLED = 4, 16
+"""How many times a block a band may be that is held as it is, or what is not zero of it."""
+_AHEAD = 8
+"""How many times a block all tiles may be that are read at once; a single one may be more."""
 
 
 class DenseRows:
     """One matrix.
 
-    Rows are read in bands of whole HDF5 chunks, the next while one is worked on. Where chunks are so tall that a band
-    would not fit, `lines` goes through `ingest.stream.matrix.regroup`, one chunk after the other, and `rows` reads a
-    chunk again for every band that it lies in.
+    It is read in bands of whole tiles (`ingest.fetch.h5ad_tiles`), each tile in a thread, the next band while one is
+    worked on. Where chunks are so tall that a band would not fit, `lines` goes through
+    `ingest.stream.matrix.regroup`, one column of tiles after the other, and `rows` reads a tile again for every band
+    that it lies in.
     """
 
     def __init__(self, file: OpenH5ad, ref: MatrixRef, work: Work, scratch: Path) -> None:
-        self._file, self._ref, self._work, self._scratch = file, ref, work, scratch
-        self._dataset = file.dataset(ref.path)
+        self._work, self._scratch = work, scratch
         self.dtype = np.dtype(ref.dtype)
         self.shape = ref.shape
-        self._chunk = self._dataset.chunks or (1, max(ref.shape[1], 1))
-        self._row_bytes = max(ref.shape[1] * self.dtype.itemsize, 1)
-        self._fits = max(work.block_bytes // self._row_bytes, 1)
-        self._is_tall = self._chunk[0] > 4 * self._fits
-        chunk = min(self._chunk[0], max(ref.shape[0], 1))
-        self._band = self._fits if self._is_tall else -(-self._fits // chunk) * chunk
+        self._tiles = StoredTiles(file, ref.path, work.lock, self.dtype)
+        row_bytes = max(ref.shape[1] * self.dtype.itemsize, 1)
+        fits = max(work.block_bytes // row_bytes, 1)
+        tall = min(self._tiles.tile[0], max(ref.shape[0], 1))
+        self._is_tall = tall > _TALL_FILLED * fits
+        self._band = fits if tall > _TALL * fits else -(-fits // tall) * tall
+        self._most = min(fits, work.lines(ref.shape))
+        tile_bytes = max(tall * min(self._tiles.tile[1], ref.shape[1]) * self.dtype.itemsize, 1)
+        self._ahead = max(min(2 * work.threads, _AHEAD * work.block_bytes // tile_bytes), 1)
+        self._filled = Filled(index_type(ref.shape[1]))
 
     def rows(self, wanted: Array | None = None) -> Iterator[tuple[Array, Array]]:
         """Yield ascending row numbers, int64 ``(n,)``, and the rows ``(n, n_columns)``."""
@@ -56,42 +70,103 @@ class DenseRows:
             ahead.close()
 
     def _bands(self, wanted: Array | None) -> Generator[tuple[Array, Array], None, None]:
-        n = self.shape[0] if wanted is None else len(wanted)
-        step = min(self._band, self._work.most_lines or self._band)
+        for some in self._runs(wanted):
+            block = self._read(int(some[0]), int(some[-1]) + 1)
+            for at in range(0, len(some), self._most):
+                numbers = some[at : at + self._most]
+                # A copy of these: a view would keep all of a tall band while the next is read.
+                part = block if len(numbers) == len(block) else block[numbers - some[0]]
+                if at + self._most >= len(some):
+                    del block
+                yield numbers, part
+
+    def _runs(self, wanted: Array | None) -> Iterator[Array]:
+        """Yield the numbers of rows that are read together, all within a band."""
+        n = self.shape[0]
         if wanted is None:
-            for first in range(0, n, step):
-                last = min(first + step, n)
-                yield np.arange(first, last), self._read(slice(first, last), slice(None))
+            yield from (np.arange(first, min(first + self._band, n)) for first in range(0, n, self._band))
             return
-        jumps = (np.diff(wanted // self._band) > 0) | (np.diff(wanted) > max(_MOST_GAP, self._chunk[0]))
-        cuts = np.flatnonzero(jumps) + 1
-        for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), n], strict=True):
-            for first in range(begin, end, step):
-                some = wanted[first : min(first + step, end)]
-                if len(some):
-                    block = self._read(slice(int(some[0]), int(some[-1]) + 1), slice(None))
-                    yield some, block if len(block) == len(some) else block[some - some[0]]
+        jumps = (np.diff(wanted // self._band) > 0) | (np.diff(wanted) > max(_MOST_GAP, self._tiles.tile[0]))
+        for run in np.split(wanted, np.flatnonzero(jumps) + 1):
+            if len(run):
+                yield run
+
+    def _read(self, start: int, stop: int) -> Array:
+        """Return rows ``[start, stop)``."""
+        tall, wide = self._tiles.tile
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
+
+        def put(place: tuple[int, int]) -> None:
+            row, column = place
+            tile = self._tiles.read(row, column)
+            begin, end = max(start, row), min(stop, row + len(tile))
+            out[begin - start : end - start, column : column + tile.shape[1]] = tile[begin - row : end - row]
+
+        rows, columns = range(start // tall * tall, stop, tall), range(0, self.shape[1], wide)
+        places = ((row, column) for row in rows for column in columns)
+        for _ in map_ordered(self._work.pool, put, places, ahead=self._ahead):
+            pass
+        return out
 
     def lines(self, wanted: Array | None = None) -> Iterator[Lines]:
         """Yield rows as CSR, numbered anew."""
-        if self._is_tall and wanted is None:
-            yield from regrouped(self._entries(), *self.shape, self._scratch, self._work)
+        if self._is_tall:
+            n = self.shape[0] if wanted is None else len(wanted)
+            yield from regrouped(self._entries(wanted), n, self.shape[1], self._scratch, self._work)
             return
-        first, kind = 0, index_type(self.shape[1])
-        for numbers, block in self.rows(wanted):
-            yield Lines(first, *filled(block, kind, self._work))
-            first += len(numbers)
+        first = 0
+        for _, pieces in groupby(self._pieces(wanted, by_rows=True), key=itemgetter(0)):
+            block = _side_by_side([piece for _, piece in pieces])
+            step = self._work.lines(self.shape)
+            for at in range(0, len(block), step):
+                part = block.part(at, min(at + step, len(block)))
+                yield Lines(first + at, part.indptr, part.indices, part.data)
+            first += len(block)
 
-    def _entries(self) -> Iterator[Entries]:
-        """Yield what is not zero chunk by chunk, those of the first columns first."""
-        kind = index_type(self.shape[1])
-        for column in range(0, self.shape[1], self._chunk[1]):
-            for row in range(0, self.shape[0], self._chunk[0]):
-                block = self._read(slice(row, row + self._chunk[0]), slice(column, column + self._chunk[1]))
-                indptr, columns, values = filled(block, kind, self._work)
-                lines = np.repeat(np.arange(row, row + len(block)), np.diff(indptr))
-                yield Entries(lines, columns + kind.type(column), values)
+    def _pieces(self, wanted: Array | None, *, by_rows: bool) -> Iterator[tuple[int, Lines]]:
+        """Yield what is not zero of each tile with wanted rows, and which of the wanted ones is its first."""
+        tall, wide = self._tiles.tile
+        tops, columns = self._tops(wanted), range(0, max(self.shape[1], 1), wide)
+        if by_rows:
+            places = ((row, column) for row in tops for column in columns)
+        else:
+            places = ((row, column) for column in columns for row in tops)
 
-    def _read(self, rows: slice, columns: slice) -> Array:
-        with self._work.lock, self._file.reading(self._ref.path):
-            return np.ascontiguousarray(self._dataset[rows, columns], self.dtype)
+        def take(place: tuple[int, int]) -> tuple[int, Lines]:
+            row, column = place
+            tile, first = self._tiles.read(row, column), row
+            if wanted is not None:
+                first, last = np.searchsorted(wanted, (row, row + tall)).tolist()
+                if last - first < len(tile):
+                    tile = tile[wanted[first:last] - row]
+            indptr, indices, data = self._filled.take(tile, column)
+            return first, Lines(first, indptr, indices, data)
+
+        yield from map_ordered(self._work.pool, take, places, ahead=self._ahead)
+
+    def _tops(self, wanted: Array | None) -> list[int]:
+        tall = self._tiles.tile[0]
+        tops = range(0, self.shape[0], tall) if wanted is None else (np.unique(wanted // tall) * tall).tolist()
+        return list(tops)
+
+    def _entries(self, wanted: Array | None) -> Iterator[Entries]:
+        """Yield what is not zero, that of the first columns first."""
+        for first, piece in self._pieces(wanted, by_rows=False):
+            lines = np.repeat(np.arange(first, first + len(piece)), np.diff(piece.indptr))
+            yield Entries(lines, piece.indices, piece.data)
+
+
+def _side_by_side(pieces: list[Lines]) -> Lines:
+    """Return lines that are continued from piece to piece."""
+    if len(pieces) == 1:
+        return pieces[0]
+    n = len(pieces[0])
+    lengths = np.concatenate([np.diff(piece.indptr) for piece in pieces])
+    indices, data = (np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("indices", "data"))
+    to, into = np.empty_like(indices), np.empty_like(data)
+    bits = bits_of(data.dtype)
+    order = np.arange(n * len(pieces)).reshape(len(pieces), n).T.reshape(-1)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    take_lines(starts, indices, data.view(bits), order, to, into.view(bits))
+    indptr = np.concatenate([[0], np.cumsum(lengths.reshape(len(pieces), n).sum(axis=0))])
+    return Lines(pieces[0].first, indptr, to, into)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from concurrent.futures import wait
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +23,8 @@ from ingest.stream.matrix.kernels import deal, place_dealt, spread, transpose
 from ingest.stream.matrix.lines import Lines, index_type, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from ingest.stream.matrix.work import Work
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Entries", "regrouped", "reordered", "transposed"]
 
 Array = np.ndarray[Any, Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _BUNDLES = 4096
 """At most, and lines in each are numbered in 16 bits where that is enough."""
@@ -105,9 +110,28 @@ def regrouped(entries: Iterable[Entries], n_lines: int, n_places: int, scratch: 
     """
     with writing(scratch / "scratch"), tempfile.TemporaryFile(dir=scratch, prefix=".cell-ingest-") as file:
         dealt = _Dealt(file.fileno(), n_lines, index_type(n_places), work)
-        for some in entries:
-            dealt.add(some)
-        yield from dealt.lines()
+        with closing(_one_ahead(work, dealt.add, entries)) as added:
+            for _ in added:
+                pass
+        with closing(_one_ahead(work, dealt.gathered, dealt.parts())) as gathered:
+            for block in gathered:
+                yield from _parted(block, work)
+
+
+def _one_ahead(work: Work, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+    """Yield ``function(item)`` in order; one call runs in a thread meanwhile, none any more when this is closed."""
+    under_way: Future[Result] | None = None
+    try:
+        for item in items:
+            before, under_way = under_way, None
+            found = [] if before is None else [before.result()]
+            under_way = work.pool.submit(function, item)
+            yield from found
+        if under_way is not None:
+            yield under_way.result()
+    finally:
+        if under_way is not None:
+            wait([under_way])  # a file that is closed under it may be another one's by then
 
 
 def _most(work: Work) -> int:
@@ -186,14 +210,15 @@ class _Dealt:
             done = os.pwrite(self._descriptor, view, self._size)
             self._size, view = self._size + done, view[done:]
 
-    def lines(self) -> Iterator[Lines]:
-        """Yield all lines; the entries are spent."""
-        width = 1 << self._shift
-        for first, last in pieces(self._totals, _most(self._work)):
-            begin, end = first * width, min(last * width, self._n_lines)
-            yield from _parted(self._gathered(first, last, begin, end - begin), self._work)
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of bundles that fit in memory together."""
+        yield from pieces(self._totals, _most(self._work))
 
-    def _gathered(self, first: int, last: int, line: int, n_lines: int) -> Lines:
+    def gathered(self, bundles: tuple[int, int]) -> Lines:
+        """Return the lines of a range of bundles."""
+        first, last = bundles
+        line = first << self._shift
+        n_lines = min(last << self._shift, self._n_lines) - line
         n = int(self._totals[first:last].sum())
         bits = bits_of(self._dtype)
         nears, places, values = np.empty(n, self._near), np.empty(n, self._kind), np.empty(n, bits)

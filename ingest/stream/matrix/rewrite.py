@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ingest.fetch.heap import give_freed_memory_back
 from ingest.stream.files import new_file
-from ingest.stream.hdf5 import writable
+from ingest.stream.hdf5 import bound_metadata, writable
 from ingest.stream.matrix.carry import Selection, carry
 from ingest.stream.matrix.put import Target, put_matrix
 from ingest.stream.matrix.source import describe_x
@@ -56,7 +57,7 @@ def rewrite(
     uns
         Entries of uns that replace or join those of the source.
     chunk_size
-        Rows handled together, at most; None: as many as fit.
+        Rows handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size` says.
 
     Raises
     ------
@@ -95,10 +96,14 @@ def write_file(
     """
     with work or Work() as at_work, new_file(output) as path, writable(path, name=Path(output)) as file:
         target = Target(file, path.parent, at_work)
+        for each in (source.file, file):
+            bound_metadata(each)
+        give_freed_memory_back()
         if put_x is not None:
             put_x(target)
         elif source.get("X") is not None:
             put_matrix(source, describe_x(source), target, layout=layout, rows=selection.rows, columns=selection.genes)
+        give_freed_memory_back()
         carry(source, target, {MADE_FROM: source.source.address}, selection)
         for group, attributes in (marks or {}).items():
             file.require_group(group).attrs.update(attributes)

@@ -25,7 +25,7 @@ __all__ = ["SparseLines"]
 
 Array = np.ndarray[Any, Any]
 
-_POINTERS = 1 << 18
+_POINTERS = 1 << 15
 """Lines planned together."""
 _KEPT_POINTERS_BYTES = 16 << 20
 _BRIDGED_BYTES = 512 << 10
@@ -50,6 +50,7 @@ class SparseLines:
         self.n_lines, self.n_places = ref.shape[major], ref.shape[1 - major]
         self.dtype = np.dtype(ref.dtype)
         self.entry_bytes = self.dtype.itemsize + index_type(self.n_places).itemsize
+        self._most_lines = work.lines(ref.shape, by_columns=ref.layout == "csc")
         self._most = max(work.block_bytes // self.entry_bytes, 1)
         # A block is inflated whole: what lies in it between two lines is paid for already.
         self._block_lengths = [array.block_bytes // array.dtype.itemsize for array in (self._data, self._indices)]
@@ -80,8 +81,9 @@ class SparseLines:
         first = 0
         for chosen in _parts(self.n_lines if wanted is None else wanted):
             for block in self._part(chosen):
-                yield Lines(first, block.indptr, block.indices, block.data)
-                first += len(block)
+                first, begin = first + len(block), first
+                yield Lines(begin, block.indptr, block.indices, block.data)
+                del block  # while the next is read
 
     def _part(self, chosen: Array) -> Iterator[Lines]:
         """Yield the lines of an ascending list that is not long."""
@@ -103,7 +105,7 @@ class SparseLines:
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(starts)], strict=True):
             spans = np.diff(np.append(starts[first:last], ends[last - 1]))
             for begin, end in pieces(spans, self._most):
-                step = self._work.most_lines or end - begin
+                step = self._most_lines
                 yield from ((first + at, first + min(at + step, end)) for at in range(begin, end, step))
 
     def _read(self, data: Feed, indices: Feed, chosen: Array, starts: Array, ends: Array) -> Lines:

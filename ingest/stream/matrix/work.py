@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ingest.cpu import available_cpus
 from ingest.encode.filters import choose_filter
-from ingest.stream.memory import available_memory
+from ingest.stream.budget import budget_of
+from ingest.stream.sizes import calculate_optimal_chunk_size, calculate_optimal_gene_chunk_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,8 @@ _MOST_THREADS = 8
 BLOCK_BYTES = 8 << 20
 """Of entries handled together, of which some copies exist at once: more is not faster."""
 _LEAST_BLOCK_BYTES = 1 << 20
-_SHARE = 64
-"""A block is at most this part of the memory that is left, since some copies exist."""
+_COPIES = 64
+"""Of a block, at most: the larger part of the memory is somebody else's."""
 _LEVEL = 1
 
 
@@ -49,7 +50,7 @@ class Work:
         Of entries handled together; None: `BLOCK_BYTES`, less where little memory is left. Memory is some times this,
         whatever the file; a single row or column, or a chunk of HDF5, may exceed it.
     most_lines
-        Rows, or columns, handled together; None: as many as fit.
+        Rows, or columns, handled together; None: as many as fit, and as `ingest.stream.sizes` says.
     reached
         Is told now and then which matrix is read, how many of its lines are, of how many.
     """
@@ -63,7 +64,8 @@ class Work:
         reached: Reached | None = None,
     ) -> None:
         self.threads = threads or min(available_cpus(), _MOST_THREADS)
-        self.block_bytes = block_bytes or max(min(BLOCK_BYTES, available_memory() // _SHARE), _LEAST_BLOCK_BYTES)
+        usual = budget_of().lines(_COPIES, least=_LEAST_BLOCK_BYTES, most=BLOCK_BYTES)
+        self.block_bytes = block_bytes or usual
         self.most_lines = most_lines
         self.reached = reached or _ignore
         self.pool = ThreadPoolExecutor(self.threads, "cell-ingest-stream")
@@ -82,6 +84,12 @@ class Work:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.pool.shutdown(cancel_futures=True)
+
+    def lines(self, shape: tuple[int, int], *, by_columns: bool = False) -> int:
+        """Return how many rows, or columns, of a matrix are handled together at most."""
+        if self.most_lines is not None:
+            return self.most_lines
+        return (calculate_optimal_gene_chunk_size if by_columns else calculate_optimal_chunk_size)(*shape)
 
 
 def _ignore(_path: str, _done: int, _total: int) -> None:

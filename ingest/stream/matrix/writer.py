@@ -60,6 +60,7 @@ def write_lines(
         lengths.append(np.diff(block.indptr))
         data.add(block.data)
         indices.add(block.indices)
+        del block  # while the next is made
     for array in (data, indices):
         array.finish()
     indptr = np.cumsum(np.concatenate(lengths))
@@ -88,11 +89,16 @@ def write_dense(
     dataset.attrs.update(encoding("array"))
     pending, rest, at = _Pending(dataset, work), np.empty((0, shape[1]), dtype), 0
     for block in blocks:
-        held = np.concatenate([rest, block]) if len(rest) else block
-        whole = len(held) // rows * rows
-        for start in range(0, whole, rows):
-            _put_band(pending, held[start : start + rows], at + start, rows, columns)
-        at, rest = at + whole, held[whole:].copy()
+        begin = 0
+        while begin < len(block):
+            part = block[begin : begin + rows - len(rest)]
+            begin += len(part)
+            band = np.concatenate([rest, part]) if len(rest) else part
+            if len(band) < rows:
+                rest = band if len(rest) else part.copy()  # a view would keep all of a block
+                continue
+            _put_band(pending, band, at, rows, columns)
+            at, rest = at + rows, rest[:0]
     if len(rest):
         _put_band(pending, rest, at, rows, columns)
     pending.finish()

@@ -18,6 +18,7 @@ from scipy import sparse
 from ingest.errors import AlreadyExistsError, ConfigError, NoFileError, NoMatrixError
 from ingest.stream.convert import convert_to_csc, convert_to_csr
 from ingest.stream.iterate import iter_matrix_chunks
+from ingest.stream.matrix import tables as tables_module
 from ingest.stream.matrix import work as work_module
 from ingest.stream.matrix.rewrite import rewrite
 from ingest.stream.normalize import normalize_total_block, normalize_total_log1p
@@ -387,3 +388,31 @@ def test_real_files(path, tmp_path):
     for axis in (0, 1):
         for where, block in iter_matrix_chunks(path, axis=axis, chunk_size=301):
             np.testing.assert_array_equal(block, dense(cells.X[where] if axis == 0 else cells.X[:, where]))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 14])
+def test_texts_are_cut_piece_by_piece_as_anndata_writes_them(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(tables_module, "_ROWS", piece)
+    texts = np.array([f"{'µ' * (number % 5)}{number}" for number in range(30)], object)
+    cells = anndata.AnnData(obs=pd.DataFrame({"text": texts}, index=[f"cell {number}" for number in range(30)]))
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    for name, rows in (("some", np.array([29, 0, 7])), ("all", np.arange(30)[::-1].copy()), ("none", np.arange(0))):
+        out = tmp_path / f"{name}.h5ad"
+        rewrite(tmp_path / "in.h5ad", out, rows=rows)
+        same(read(out).obs, cells.obs.iloc[rows], name)
+        with h5py.File(tmp_path / "in.h5ad") as before, h5py.File(out) as after:
+            for column in ("text", "_index"):
+                was, now = before[f"obs/{column}"], after[f"obs/{column}"]
+                assert (dict(was.attrs), was.dtype) == (dict(now.attrs), now.dtype)
+
+
+def test_little_of_a_files_metadata_is_kept(rich, tmp_path, monkeypatch):
+    """HDF5 goes up to 32 MiB, with the texts of obs that it has met: memory would grow with the file."""
+    kept = []
+
+    def looked(source, target, *_):
+        kept.extend(file.id.get_mdc_config().max_size for file in (source.file, target.file))
+
+    monkeypatch.setattr("ingest.stream.matrix.rewrite.carry", looked)
+    rewrite(rich, tmp_path / "out.h5ad")
+    assert kept == [2 << 20, 2 << 20]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from ingest.errors import ConfigError
-from ingest.stream.matrix.filled import filled
+from ingest.stream.matrix import filled as filled_module
+from ingest.stream.matrix.filled import Filled
 from ingest.stream.matrix.lines import Lines, pieces
 from ingest.stream.matrix.put import rebatched
-from ingest.stream.matrix.regroup import reordered, transposed
+from ingest.stream.matrix.regroup import _one_ahead, reordered, transposed
 from ingest.stream.matrix.work import Work
 
 DTYPES = ("float32", "float64", "int8", "int16", "uint16", "int32", "int64")
@@ -109,16 +111,48 @@ def test_pieces_are_all_lines_and_small(lengths, most):
 
 @given(
     st.integers(0, 20), st.integers(0, 200), st.floats(0, 1),
-    st.sampled_from([*DTYPES, "bool", "uint8", "uint64", "float16"]), st.integers(0, 2**32 - 1),
+    st.sampled_from([*DTYPES, "bool", "uint8", "uint64", "float16"]), st.sampled_from(["int32", "int64"]),
+    st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_filled_is_what_is_not_zero(n, m, density, dtype, seed):
+def test_filled_is_what_is_not_zero(n, m, density, dtype, kind, seed):
+    """By AVX-512, where this CPU has it, and without."""
     rng = np.random.default_rng(seed)
     block = (rng.integers(-4, 5, (n, m)) * (rng.random((n, m)) < density)).astype(dtype)
     if block.dtype.kind == "f" and block.size > 1:
         block.flat[0], block.flat[-1] = np.nan, -0.0
-    with Work(2) as work:
-        indptr, columns, values = filled(block, np.dtype(np.int32), work)
     rows, expected = np.nonzero(block)
-    np.testing.assert_array_equal(columns, expected)
-    np.testing.assert_array_equal(values, block[rows, expected])
-    np.testing.assert_array_equal(np.diff(indptr), np.bincount(rows, minlength=n))
+    filled = Filled(np.dtype(kind))
+    for compresses in {False, filled_module._COMPRESSES}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filled_module, "_COMPRESSES", compresses)
+            indptr, columns, values = filled.take(block, 7)
+        np.testing.assert_array_equal(columns, expected + 7)
+        np.testing.assert_array_equal(values, block[rows, expected])
+        np.testing.assert_array_equal(np.diff(indptr), np.bincount(rows, minlength=n))
+        assert (columns.dtype, values.dtype) == (kind, dtype)
+
+
+def test_no_call_runs_any_more_where_dealing_out_is_broken_off():
+    """The unnamed file is closed then, and its number may be another file's."""
+    begun, ended = [], []
+
+    def call(item):
+        begun.append(item)
+        time.sleep(0.05)
+        ended.append(item)
+        return item
+
+    with Work(2) as work:
+        some = _one_ahead(work, call, range(5))
+        assert next(some) == 0
+        some.close()
+        assert begun == ended == [0, 1]
+        assert list(_one_ahead(work, call, range(5))) == [0, 1, 2, 3, 4]
+
+    def failing():
+        yield 7
+        raise ConfigError("no more", kind="test")
+
+    with Work(2) as work, pytest.raises(ConfigError):
+        list(_one_ahead(work, call, failing()))
+    assert begun == ended

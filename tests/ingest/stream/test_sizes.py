@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.stream import sizes
+from ingest.stream import budget, sizes
 
 # fmt: off
 CELLS = [
@@ -148,7 +148,7 @@ def test_the_covariance_is_held_only_where_it_fits(n_vars, memory_gb, fraction, 
 def test_memory_is_that_of_the_process_by_default(name, monkeypatch):
     calculate = getattr(sizes, name)
     for memory in (3 * 10**9, 40 * 10**9):
-        monkeypatch.setattr(sizes, "available_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(budget, "available_memory", lambda memory=memory: memory)
         assert calculate(700_000, 30_000) == calculate(700_000, 30_000, available_memory_gb=memory / 1e9)
 
 

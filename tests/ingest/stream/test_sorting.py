@@ -24,6 +24,7 @@ from ingest.stream import (
     sort_by_perturbation,
     sorting,
 )
+from ingest.stream.labels import annotations
 from ingest.stream.reuse import uns_key
 from ingest.stream.sorting import plan_sort
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
@@ -52,6 +53,17 @@ def test_sorting_is_a_stable_permutation_and_bounds_hold_exactly_the_labels_cell
     for label, (start, end) in plan.bounds.items():
         assert arranged[start:end] == [label] * labels.count(label)
         assert label not in arranged[:start] + arranged[end:]
+
+
+@given(LABELS, st.booleans(), st.integers(1, 7))
+def test_labels_read_piece_by_piece_are_those_read_at_once(labels, categorical, rows):
+    values = pd.Series(pd.Categorical(labels) if categorical else labels, dtype=None if categorical else object)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annotations, "_PIECE_ROWS", rows)
+        columns = annotations._of_frame(pd.DataFrame({"label": values}), "obs", "these cells")
+        codes, names = perturbation.column_codes(columns, "label")
+    expected_codes, expected_names = perturbation.label_codes(values)
+    assert (codes.tolist(), names) == (expected_codes.tolist(), expected_names)
 
 
 @pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
