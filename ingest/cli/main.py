@@ -12,6 +12,7 @@ import click
 from ingest import __version__
 from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.convert import convert
+from ingest.cli.convert_genes import genes
 from ingest.cli.convert_labels import labels, sort, standardize
 from ingest.cli.demo import demo
 from ingest.cli.hvg import hvg
@@ -48,7 +49,7 @@ def cli(*, debug: bool) -> None:
 
 for _command in (demo, index, run, status, verify, repair, gc, hvg, qc, memmap, convert):
     cli.add_command(_command)
-for _command in (sort, standardize, labels):
+for _command in (sort, standardize, labels, genes):
     convert.add_command(_command)
 
 
