@@ -14,9 +14,10 @@ from ingest.stream.labels.control import resolve_control_label
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.work import Work
+from ingest.stream.output import no_folder
 from ingest.stream.perturbation import SORTING, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
-from ingest.stream.storage import get_matrix_storage_format, open_data, resolve_data_path
+from ingest.stream.storage import address_of_data, get_matrix_storage_format, open_data, resolve_data_path
 
 if TYPE_CHECKING:
     import os
@@ -82,14 +83,15 @@ def sort_by_perturbation(
     Parameters
     ----------
     path
-        Of the file, or its handle.
+        Path or URL of the file, or its handle.
     perturbation_column
         Of obs. Cells without a label come last.
     control_label
         None: as `resolve_control_label` finds it.
     output_path
-        ``{stem}_sorted.h5ad`` beside the file unless given. What is there already is taken if it was made of this
-        file, as it still is, with this column and control; other things made of this file are replaced.
+        ``{stem}_sorted.h5ad`` beside the file unless given; of a remote file it has to be. What is there already is
+        taken if it was made of this file, as it still is, with this column and control; other things made of this file
+        are replaced.
     chunk_size
         Rows handled together; None: as many as fit.
     force
@@ -113,8 +115,8 @@ def sort_by_perturbation(
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
-    source = resolve_data_path(path)
-    output = source.with_name(f"{source.stem}_sorted.h5ad") if output_path is None else Path(output_path)
+    source = _source(path, is_named=output_path is not None)
+    output = _beside(Path(source)) if output_path is None else Path(output_path)
     with annotated(source) as given:
         labels = given.obs.column(perturbation_column)
     control = resolve_control_label(label_codes(labels)[1], control_label, verbose=False)
@@ -130,6 +132,19 @@ def sort_by_perturbation(
         selection = Selection(order.rows, uns={SORTING: notes})
         write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size, reached=reached))
     return output
+
+
+def _source(path: Any, *, is_named: bool) -> str:
+    address = address_of_data(path)
+    if "://" not in address:
+        return str(resolve_data_path(address))
+    if not is_named:
+        raise no_folder(address)
+    return address
+
+
+def _beside(source: Path) -> Path:
+    return source.with_name(f"{source.stem}_sorted.h5ad")
 
 
 def _notes(order: SortOrder, column: str, control: str) -> dict[str, Any]:
