@@ -17,7 +17,7 @@ from ingest.stream.matrix.work import Work
 from ingest.stream.output import no_folder
 from ingest.stream.perturbation import SORTING, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
-from ingest.stream.storage import address_of_data, get_matrix_storage_format, open_data, resolve_data_path
+from ingest.stream.storage import get_matrix_storage_format, local_or_url, open_data, stem_of
 
 if TYPE_CHECKING:
     import os
@@ -115,8 +115,10 @@ def sort_by_perturbation(
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
-    source = _source(path, is_named=output_path is not None)
-    output = _beside(Path(source)) if output_path is None else Path(output_path)
+    source = local_or_url(path)
+    if output_path is None and "://" in source:
+        raise no_folder(source)
+    output = Path(source).with_name(f"{stem_of(source)}_sorted.h5ad") if output_path is None else Path(output_path)
     with annotated(source) as given:
         labels = given.obs.column(perturbation_column)
     control = resolve_control_label(label_codes(labels)[1], control_label, verbose=False)
@@ -132,19 +134,6 @@ def sort_by_perturbation(
         selection = Selection(order.rows, uns={SORTING: notes})
         write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size, reached=reached))
     return output
-
-
-def _source(path: Any, *, is_named: bool) -> str:
-    address = address_of_data(path)
-    if "://" not in address:
-        return str(resolve_data_path(address))
-    if not is_named:
-        raise no_folder(address)
-    return address
-
-
-def _beside(source: Path) -> Path:
-    return source.with_name(f"{source.stem}_sorted.h5ad")
 
 
 def _notes(order: SortOrder, column: str, control: str) -> dict[str, Any]:

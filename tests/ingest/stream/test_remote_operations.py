@@ -17,8 +17,6 @@ from ingest.testing.stream_operations import ANNOTATIONS, EDIT, MAKE, READ, writ
 
 # Client sessions of fsspec live as long as its own thread and are collected at odd moments.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-LOCAL_ONLY = {"standardize_dataset"}
-"""It copies the file's bytes."""
 
 
 @pytest.fixture
@@ -46,6 +44,7 @@ def same(found, expected):
         assert_same(found, expected)
 
 
+NOTES = {"sorting_metadata", "standardization_metadata"}
 ASKING = {name: read for name, read in READ.items() if name != "AnnData repr"}
 """A handle shows what is wrong with its file instead of raising it."""
 
@@ -72,15 +71,15 @@ def test_whatever_makes_a_file(layout, s3, tmp_path):
     for name, make in MAKE.items():
         (here := tmp_path / name / "here").mkdir(parents=True)
         (there := tmp_path / name / "there").mkdir()
-        if name in LOCAL_ONLY:
-            with pytest.raises(ConfigError, match="a remote file"):
-                make(url, there)
-        elif name == "convert_to_csr" and layout == "csr":
+        if name == "convert_to_csr" and layout == "csr":
             assert AnnData(url).filename == str(convert_to_csr_of(url))
         else:
             made, expected = (anndata.read_h5ad(make(data, folder)) for data, folder in ((url, there), (path, here)))
-            for cells in (made, expected):
-                cells.uns.pop("sorting_metadata", None)
+            for entry in NOTES & set(made.uns):
+                noted = [cells.uns.pop(entry)["original_path"] for cells in (made, expected)]
+                assert noted == [url, str(path)]
+                first = make(url, there).stat()
+                assert make(url, there).stat() == first  # of the same object: taken as it is
             assert_same(made, expected)
 
 
@@ -116,8 +115,6 @@ def test_what_is_not_there(s3, tmp_path):
     missing, scheme = f"{s3}/none.h5ad", "s4://bucket/a.h5ad"
     calls = {**ASKING, **{name: lambda data, make=make: make(data, tmp_path) for name, make in MAKE.items()}}
     for name, call in calls.items():
-        if name in LOCAL_ONLY:
-            continue
         with pytest.raises(FileNotFoundError, match=f"{missing}: there is no such file") as caught:
             call(missing)
         assert isinstance(caught.value, NoFileError), name
