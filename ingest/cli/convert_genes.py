@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,28 +50,36 @@ def genes(source: str, **options: Any) -> int:
     Versions of ids go, mitochondrial genes begin with MT-. Shows what changes, and writes it with --in-place: that
     means in a copy that takes the file's place when it is finished; only the column differs.
     """
-    from ingest.stream.labels.annotations import annotated
     from ingest.stream.labels.gene_names import standardise_gene_names
 
-    rules = {
-        "column": options["column"],
-        "strip_version": not options["keep_version"],
-        "normalise_mt_prefix": not options["keep_mt"],
-        "lookup_symbols": options["symbols"],
-        "species": options["species"],
-        "unmapped_action": options["unmapped"],
-    }
-    after = standardise_gene_names(source, inplace=False, **rules)
+    before = _names(source, options["column"])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        found = standardise_gene_names(
+            source,
+            column=options["column"],
+            strip_version=not options["keep_version"],
+            normalise_mt_prefix=not options["keep_mt"],
+            lookup_symbols=options["symbols"],
+            species=options["species"],
+            unmapped_action=options["unmapped"],
+            inplace=options["in_place"],
+        )
+    for one in told:
+        notice("Note", str(one.message))
+    return _say(before, _names(source, options["column"]) if found is None else found, options)
+
+
+def _names(source: str, column: str | None) -> pd.Series[Any]:
+    import pandas as pd
+
+    from ingest.stream.labels.annotations import annotated
+
     with annotated(source) as given:
-        before = given.var.index() if options["column"] is None else given.var.column(options["column"])
-    if options["in_place"]:
-        standardise_gene_names(source, **rules)
-    return _say(list(before), after, options)
+        return pd.Series(given.var.index()) if column is None else given.var.column(column)
 
 
-def _say(before: list[Any], after: pd.Series[Any] | None, options: dict[str, Any]) -> int:
-    if after is None:
-        raise TypeError("names are returned unless in place")
+def _say(before: pd.Series[Any], after: pd.Series[Any], options: dict[str, Any]) -> int:
     changes = [
         (old, new) for old, new in zip(before, after, strict=True) if isinstance(old, str) and old != new
     ]  # what is missing stays missing

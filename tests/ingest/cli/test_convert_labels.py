@@ -99,6 +99,17 @@ def test_names_of_genes_are_shown_and_written_when_asked(run, tmp_path):
     assert "12 genes   0 names to change" in run("genes", "screen.h5ad")[1]
 
 
+def test_names_of_genes_that_become_equal_are_noted(run, tmp_path):
+    write_screen(
+        tmp_path / "screen.h5ad",
+        change=lambda cells: setattr(cells, "var_names", [f"ENSG00000000001.{number}" for number in range(12)]),
+    )
+    code, out, err = run("genes", "screen.h5ad", "--in-place")
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert err.startswith("Note")
+    assert "11 not unique then" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
