@@ -10,14 +10,12 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.labels.annotations import annotated
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["Origin", "now_text", "origin_of", "uns_key"]
 
@@ -72,16 +70,18 @@ class Origin:
         return all(noted.get(name) == text for name, text in self.notes().items())
 
 
-def origin_of(source: Path, **settings: Any) -> Origin:
-    """Return what an output of `source`, a local file, with these settings is made of.
+def origin_of(source: Path | str, **settings: Any) -> Origin:
+    """Return what an output of `source`, a path or a URL, with these settings is made of.
 
     Raises
     ------
     SourceError
         There is no such file.
+    CredentialsError, TransientError
+        The server refuses, or does not answer.
     """
-    path = source.resolve()
-    return Origin(str(path), file_version(str(path)), json.dumps(settings, sort_keys=True))
+    address = str(source) if "://" in str(source) else str(Path(source).resolve())
+    return Origin(address, file_version(address), json.dumps(settings, sort_keys=True))
 
 
 def now_text() -> str:

@@ -13,6 +13,7 @@ from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.source import describe_x, shape_of
 from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.output import refuse_same
+from ingest.stream.perturbation import SORTING
 from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def write_filtered_subset(
 ) -> None:
     """Write the cells and genes whose masks say so; X, layers, obsm, varm, obsp and varp are cut, raw by cells.
 
-    Matrices keep layout and type. Categories of obs and var that nothing has any more go, and their colours in uns.
+    Matrices keep layout and type. Categories of obs and var that nothing has any more go, and their colours in uns;
+    where cells go, so does what `sort_by_perturbation` noted about their order.
     The source is read once, whatever is known of it.
 
     Parameters
@@ -80,7 +82,8 @@ def write_filtered_subset(
         rows, genes = _kept(cell_mask, n_obs, "cell_mask"), _kept(gene_mask, n_vars, "gene_mask")
         known = _known(row_nnz, total_nnz, len(rows))
         var = _assigned(file, genes, var_assignments) if var_assignments else None
-        selection = Selection(_or_all(rows, n_obs), _or_all(genes, n_vars), var=var, drop_unused=True)
+        without = () if len(rows) == n_obs else (SORTING,)  # it says at which row each label's cells begin
+        selection = Selection(_or_all(rows, n_obs), _or_all(genes, n_vars), var=var, without=without, drop_unused=True)
 
         def put_x(target: Target) -> None:
             if file.get("X") is not None:

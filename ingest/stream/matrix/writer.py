@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import h5py
 
+    from ingest.stream.hdf5 import WritableFile
     from ingest.stream.matrix.lines import Lines
     from ingest.stream.matrix.work import Work
 
@@ -29,7 +30,7 @@ _DENSE_BLOCK_BYTES = 1 << 20
 
 
 def write_lines(
-    file: h5py.File,
+    file: WritableFile,
     path: str,
     layout: str,
     shape: tuple[int, int],
@@ -61,6 +62,7 @@ def write_lines(
         data.add(block.data)
         indices.add(block.indices)
         del block  # while the next is made
+        file.check()
     for array in (data, indices):
         array.finish()
     indptr = np.cumsum(np.concatenate(lengths))
@@ -75,7 +77,7 @@ def write_lines(
 
 
 def write_dense(
-    file: h5py.File, path: str, shape: tuple[int, int], dtype: np.dtype[Any], blocks: Iterable[Array], work: Work
+    file: WritableFile, path: str, shape: tuple[int, int], dtype: np.dtype[Any], blocks: Iterable[Array], work: Work
 ) -> None:
     """Write a dense matrix of `blocks` of rows, each ``(n, n_columns)``."""
     if 0 in shape:
@@ -99,6 +101,7 @@ def write_dense(
                 continue
             _put_band(pending, band, at, rows, columns)
             at, rest = at + rows, rest[:0]
+        file.check()
     if len(rest):
         _put_band(pending, rest, at, rows, columns)
     pending.finish()
