@@ -73,7 +73,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(address):
 
 def test_the_local_ray_is_small_and_its_traces_go(local_ray):
     assert local_ray.is_local
-    assert local_ray.n_cpus == 4
+    assert local_ray.n_cpus >= 4
     assert local_ray.dashboard_url is None
 
 

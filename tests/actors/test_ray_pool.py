@@ -183,6 +183,22 @@ def test_errors_that_leave_the_actor_in_the_pool(make_pool, folder, monkeypatch,
     eventually(lambda: not _lives(first))
 
 
+def test_an_idle_worker_is_given_nothing_once_its_node_is_known_to_be_lost(make_pool, folder, monkeypatch):
+    """Its own death may be told later than that of the worker beside it."""
+    factory = ScriptedFactory(folder, {0: (Step("kill"),)})
+    pool = make_pool(factory, 2)
+    ready(pool, 2)
+    monkeypatch.setattr("actors.pool.node_is_alive", lambda _node: False)
+    [task] = tasks_of([0])
+    pool.submit(task, deadline_s=99)
+    [other] = pool._idle_members()
+    while not (events := pool._collect_ended()):  # of `wait`, what takes in no replacement
+        pass
+    assert [(event.blame, event.kind) for event in events] == [("infrastructure", "node-lost")]
+    assert not pool.has_free()
+    eventually(lambda: not _lives(other.place.pid))
+
+
 def _lives(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
