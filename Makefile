@@ -24,8 +24,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors $(LOADING:%=--ignore=%); rest=$$?; \
 	wait $$lane; first=$$?; cat "$$log"; rm -f "$$log"; exit $$((rest | first | second))
 
+# And every property on several times as many examples as `make test` tries.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long
+	CELL_INGEST_DEEP=1 $(BIN)/python -m pytest -q -m "hypothesis and not long"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

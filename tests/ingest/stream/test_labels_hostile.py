@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
-import subprocess
-import sys
 import warnings
 
 import anndata
@@ -16,6 +16,7 @@ from ingest.stream import (
     detect_gene_symbol_column,
     detect_perturbation_column,
     ensure_gene_symbol_column,
+    files,
     get_perturbation_slice,
     infer_columns,
     needs_sorting_for_nbglm,
@@ -128,48 +129,50 @@ def test_sorting_refuses_a_matrix_that_points_outside(corpus, tmp_path):
         assert outcome(WRITE["sort"], copy) is not None, rule
 
 
-PROGRAM = """
-import resource, sys
-from pathlib import Path
-from ingest.stream import normalise_perturbation_labels, sort_by_perturbation
-from ingest.stream import standardise_gene_names, standardize_dataset
-{prepare}
-path = Path(sys.argv[2])
-{{
-    "labels": lambda: normalise_perturbation_labels(path, "guide", canonical_control="control"),
-    "names": lambda: standardise_gene_names(path),
-    "sort": lambda: sort_by_perturbation(path, "guide"),
-    "standardize": lambda: standardize_dataset(path, "guide", None, "feature_name", path.parent),
-}}[sys.argv[1]]()
-"""
-DYING = """
-import os, signal
-from ingest.stream import files
-def die(*_args):
-    os.kill(os.getpid(), signal.SIGKILL)
-files._sync = die
-"""
-FULL = """
-import signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-"""
-OPERATIONS = ["labels", "names", "sort", "standardize"]
+OPERATIONS = {
+    "labels": lambda path: normalise_perturbation_labels(path, "guide", canonical_control="control"),
+    "names": lambda path: standardise_gene_names(path),
+    "sort": lambda path: sort_by_perturbation(path, "guide"),
+    "standardize": lambda path: standardize_dataset(path, "guide", None, "feature_name", path.parent),
+}
 
 
-def run(operation, path, prepare):
-    program = PROGRAM.format(prepare=prepare)
-    return subprocess.run([sys.executable, "-c", program, operation, str(path)], capture_output=True, text=True)
+def die():
+    files._sync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_room():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+def run(operation, path, prepare=lambda: None):
+    """Return how a process ends that does this, and what it would say of an error, at most a pipe's buffer of it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            prepare()
+            OPERATIONS[operation](path)
+            code = 0
+        except IngestError as error:
+            os.write(writing, str(error).encode()[:4_000])
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as said:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read().decode()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_killed_before_the_end_the_input_is_as_it_was_and_nothing_has_the_final_name(tmp_path, operation):
     path = write_screen(tmp_path / "a.h5ad")
     before = path.read_bytes()
-    assert run(operation, path, DYING).returncode == -signal.SIGKILL
+    assert run(operation, path, die)[0] == -signal.SIGKILL
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.rglob("*.h5ad")] == ["a.h5ad"]
-    assert run(operation, path, "").returncode == 0  # what was left does not disturb
+    assert run(operation, path) == (0, "")  # what was left does not disturb
     for one in tmp_path.rglob("*.h5ad"):
         anndata.read_h5ad(one)
 
@@ -178,9 +181,10 @@ def test_killed_before_the_end_the_input_is_as_it_was_and_nothing_has_the_final_
 def test_on_a_full_disk_it_is_one_error_and_nothing_is_left(tmp_path, operation):
     path = write_screen(tmp_path / "a.h5ad")
     before = path.read_bytes()
-    done = run(operation, path, FULL)
-    assert done.returncode == 1
-    assert "no space left" in done.stderr.splitlines()[-1]
+    code, said = run(operation, path, no_room)
+    assert code == 1
+    assert "no space left" in said
+    assert "\n" not in said
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.rglob("*") if one.is_file()] == ["a.h5ad"]
 
