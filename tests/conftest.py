@@ -56,8 +56,12 @@ def local_ray(s3_server: servers.ObjectServer, gcs_server: servers.ObjectServer)
 
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     stores = {**s3_server.environment, **gcs_server.environment}
-    before = {name: os.environ.pop(name, None) for name in ("RAY_TMPDIR", "RAY_ADDRESS", *stores)}
-    os.environ.update(stores, RAY_TMPDIR=folder)
+    before = {
+        name: os.environ.pop(name, None)
+        for name in ("RAY_TMPDIR", "RAY_ADDRESS", "RAY_memory_monitor_refresh_ms", *stores)
+    }
+    # Other work on this machine may fill its memory; Ray would end workers for it, which tests would take for a fault.
+    os.environ.update(stores, RAY_TMPDIR=folder, RAY_memory_monitor_refresh_ms="0")
     try:
         with connect(workers=max(4, 2 * (os.cpu_count() or 1))) as connection:
             _restore(before)

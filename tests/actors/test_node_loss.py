@@ -61,7 +61,12 @@ def test_units_on_a_lost_node_are_not_blamed_and_are_made_elsewhere():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     program = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],
-        env={**environment, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        env={
+            **environment,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 from actors.pool import RayPool
 from ingest.errors import ConfigError
 from ingest.pool import Ended, Lost
-from ingest.testing.pool_conformance import PoolConformance, drive, eventually, tasks_of
+from ingest.testing.pool_conformance import PATIENCE_S, PoolConformance, drive, eventually, tasks_of
 from ingest.testing.scripted_worker import ScriptedFactory, Step
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -97,7 +98,11 @@ def test_starts_that_always_fail_end_within_the_budget(make_pool, folder, how):
 
 def test_a_start_that_hangs_is_given_up(make_pool, folder):
     factory = ScriptedFactory(folder, starts=(Step("hang"), Step()))
-    [event] = drive(make_pool(factory, 1, start_timeout_s=6.0), tasks_of([0]))
+    pool = make_pool(factory, 1)
+    eventually(lambda: factory.journal.count("start") == 1)
+    [start] = pool._recruiter._starts
+    start.give_up = time.monotonic()  # its time is over; the next one has as long as it needs
+    [event] = drive(pool, tasks_of([0]))
     assert isinstance(event, Ended)
 
 
@@ -234,7 +239,8 @@ def test_thirty_five_units_of_trouble_each_end_once(make_pool, folder):
     script[bad[0]] = (Step("exit"),)  # poison: never well
     factory = ScriptedFactory(folder, script, starts=(Step(), Step("fail"), Step()))
     pool = make_pool(factory, 3)
-    first = drive(pool, tasks_of(range(35)), deadline_s=3.0)
+    hanging = {chunk for chunk, kind in zip(bad, kinds, strict=True) if kind == "hang"}
+    first = drive(pool, tasks_of(range(35)), deadline_s=lambda task: 3.0 if task.chunks[0] in hanging else PATIENCE_S)
     assert sorted(event.task.unit_id for event in first) == list(range(35))
     lost = {event.task.chunks[0] for event in first if isinstance(event, Lost)}
     assert lost == {chunk for chunk, kind in zip(bad, kinds, strict=True) if kind in ("exit", "kill", "hang")}

@@ -17,6 +17,7 @@ from ingest.block import Counts
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.load.dataset import open_chunks
 from ingest.load.torch.create import create_dataloader
+from ingest.testing.examples import examples
 
 N = 106
 
@@ -54,7 +55,7 @@ def test_an_epoch(shelf, kind):
     assert loader.epoch == 2
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(
     batch_size=st.integers(1, 120),
     block_cells=st.integers(1, 50),
