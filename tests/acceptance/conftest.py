@@ -112,8 +112,7 @@ def program(environment: dict[str, str]) -> Callable[..., Ran]:
 @pytest.fixture(scope="session")
 def joined(environment: dict[str, str], local_ray: Connection) -> dict[str, str]:
     """The environment of a process that joins the Ray all tests share, instead of starting one."""
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    token = {name: os.environ[name] for name in names if name in os.environ}
+    token = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"), "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
     return {**environment, **token, "RAY_ADDRESS": local_ray.address}
 
 
