@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,12 @@ class ForkedCommand:
     """
 
     def __init__(self, arguments: Sequence[object], environment: Mapping[str, str]) -> None:
-        self._said = tempfile.NamedTemporaryFile("r", prefix="said-", encoding="utf-8")  # noqa: SIM115  # until it is read
+        descriptor, said = tempfile.mkstemp(prefix="said-")
+        os.close(descriptor)
+        self._said = Path(said)
+        weakref.finalize(self, self._said.unlink, missing_ok=True)
         words = [str(argument) for argument in arguments]
-        self._process = _CONTEXT.Process(target=_run, args=(words, dict(environment), self._said.name))
+        self._process = _CONTEXT.Process(target=_run, args=(words, dict(environment), self._said))
         self._process.start()
         self.pid: int = self._process.pid or 0
 
@@ -99,16 +103,15 @@ class ForkedCommand:
     def communicate(self, timeout: float | None = None) -> tuple[None, str]:
         """Wait, and return what it wrote to stderr as the second of two."""
         self.wait(timeout)
-        with self._said:
-            return None, self._said.read()
+        return None, self._said.read_text()
 
 
-def _run(arguments: list[str], environment: dict[str, str], said: str) -> None:
+def _run(arguments: list[str], environment: dict[str, str], said: Path) -> None:
     """Be what ``python -m ingest`` would be, in a session of its own, as under a shell with job control."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
-    with Path(said).open("ab") as err, Path(os.devnull).open("wb") as out:
+    with said.open("ab") as err, Path(os.devnull).open("wb") as out:
         os.dup2(err.fileno(), sys.stderr.fileno())
         os.dup2(out.fileno(), sys.stdout.fileno())
     main(arguments)

@@ -54,7 +54,7 @@ def test_worker_and_driver_are_killed(
         wait_for(driver, path, 3)
         actor = (workers_of(os.getpid()) - others).pop()
         actor.kill()
-        actor.wait(60)
+        actor.wait(300)
         wait_for(driver, path, len(receipts(path)) + 20)
         driver.kill()
     finally:

@@ -133,7 +133,7 @@ def test_signals(tmp_path, how):
     eventually(lambda: journal.count("stop") == 2)
     journal.open(0)
     journal.open(3)
-    out, err = driver.communicate(timeout=60)
+    out, err = driver.communicate(timeout=300)
     assert driver.returncode == 0, err
     assert sorted(out.splitlines()) == ["(0,) (1, 2)", "(3,) (4, 5)", "asked 1"]
     assert err == ""

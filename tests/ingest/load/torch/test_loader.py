@@ -177,9 +177,9 @@ def test_a_loader_that_is_left_in_mid_epoch_leaves_nothing_behind(dest, workers,
     del loader, _
     gc.collect()
     for thread in our_threads(threads):
-        thread.join(10)
+        thread.join(120)
     assert not our_threads(threads)
-    assert not psutil.wait_procs([psutil.Process(pid) for pid in children() - before], timeout=10)[1]
+    assert not psutil.wait_procs([psutil.Process(pid) for pid in children() - before], timeout=120)[1]
 
 
 def test_closing_ends_threads_and_the_next_read_begins_anew(dest, plain):
@@ -189,7 +189,7 @@ def test_closing_ends_threads_and_the_next_read_begins_anew(dest, plain):
         assert our_threads(before)
         cells.close()
         for thread in our_threads(before):
-            thread.join(10)
+            thread.join(120)
         assert not our_threads(before)
         assert sorted(flat(check_batches(create_dataloader(cells, 20), plain))) == list(range(N))
 
