@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 
 # Two lanes, one a core: in one whatever needs Ray, which starts once for all of it, then what takes the rest of the time.
 RAY := tests/actors tests/acceptance
-AFTER := tests/examples tests/ingest/stream tests/ingest/cli tests/ingest/qc
+AFTER := tests/examples tests/ingest/stream tests/ingest/qc tests/ingest/encode
 
 test: $(VENV)/.installed-dev
 	@log=$$(mktemp); \
