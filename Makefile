@@ -12,20 +12,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
-# Two lanes, one a core: in each first what mostly waits, for Ray to start and for processes to die, then what computes.
-WAITING := tests/actors tests/acceptance/test_killed.py tests/acceptance/test_seed_steps.py
-LOADING := tests/examples tests/ingest/load tests/ingest/qc tests/ingest/cli tests/ingest/encode tests/ingest/fetch
+# Two lanes, one a core: in one whatever needs Ray, which starts once for all of it, then what takes the rest of the time.
+RAY := tests/actors tests/acceptance
+AFTER := tests/examples tests/ingest/stream tests/ingest/qc tests/ingest/encode
 
 test: $(VENV)/.installed-dev
 	@log=$$(mktemp); \
-	{ $(BIN)/python -m pytest -q $(WAITING); first=$$?; \
-	  $(BIN)/python -m pytest -q $(LOADING); exit $$((first | $$?)); } >"$$log" 2>&1 & lane=$$!; \
-	$(BIN)/python -m pytest -q tests/acceptance $(WAITING:%=--ignore=%); second=$$?; \
-	$(BIN)/python -m pytest -q --ignore=tests/acceptance --ignore=tests/actors $(LOADING:%=--ignore=%); rest=$$?; \
-	wait $$lane; first=$$?; cat "$$log"; rm -f "$$log"; exit $$((rest | first | second))
+	{ $(BIN)/python -m pytest -q $(RAY); first=$$?; \
+	  $(BIN)/python -m pytest -q $(AFTER); exit $$((first | $$?)); } >"$$log" 2>&1 & lane=$$!; \
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(RAY) $(AFTER)); rest=$$?; \
+	wait $$lane; first=$$?; cat "$$log"; rm -f "$$log"; exit $$((rest | first))
 
+# And every property on several times as many examples as `make test` tries.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long
+	CELL_INGEST_DEEP=1 $(BIN)/python -m pytest -q -m "hypothesis and not long"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

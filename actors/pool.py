@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
+    from actors.blame import Verdict
     from actors.flight import Member
     from ingest.pool import Lost, PoolEvent, Progress, UnitTask, WorkerFactory
 
@@ -82,6 +83,7 @@ class RayPool:
         self._pool: Any = ActorPool([])
         self._members: dict[ActorHandle[Any], Member] = {}
         self._flights: dict[ActorHandle[Any], Flight] = {}
+        self._lost_nodes: set[str] = set()
         self._stopping = False
         self._closed = False
         self._last_life = time.monotonic()
@@ -256,19 +258,30 @@ class RayPool:
         self._recruiter.want_one()
         if flight.overdue:
             return lost_to_deadline(flight.task, member.place, flight.deadline_s)
-        return judge(error, member.place, node_is_alive).lost(flight.task)
+        return self._judge(member, error).lost(flight.task)
+
+    def _judge(self, member: Member, error: RayError) -> Verdict:
+        """Say what became of `member`; the node it went with is known as lost from then on: Ray gives no id twice."""
+        verdict = judge(error, member.place, lambda node: node not in self._lost_nodes and node_is_alive(node))
+        if verdict.kind == "node-lost":
+            self._lost_nodes.add(member.place.node_id)
+        return verdict
 
     def _idle_members(self) -> list[Member]:
         return [member for member in self._members.values() if member.actor not in self._flights]
 
     def _bury_idle(self) -> None:
-        """Take out and replace actors that died between units: they must not be handed any."""
+        """Take out and replace actors that died between units: they must not be handed any.
+
+        One whose node another actor was seen to go with is dead before its own watch says so.
+        """
         idle = self._idle_members()
         dead = settled(member.watch for member in idle)
         for member in idle:
             if member.watch in dead:
-                self._take_out(member.actor)
-                self._replace_idle(member)
+                self._replace_idle(member, error_of(member.watch) or ActorDiedError())
+            elif member.place.node_id in self._lost_nodes:
+                self._replace_idle(member, ActorDiedError())
 
     def _take_out(self, actor: ActorHandle[Any]) -> None:
         others = []
@@ -279,9 +292,9 @@ class RayPool:
             self._pool.push(idle)
         del self._members[actor]
 
-    def _replace_idle(self, member: Member) -> None:
-        error = error_of(member.watch) or ActorDiedError()
-        verdict = judge(error, member.place, node_is_alive)
+    def _replace_idle(self, member: Member, error: RayError) -> None:
+        self._take_out(member.actor)
+        verdict = self._judge(member, error)
         kill(member.actor)
         if member.used or verdict.blame == "infrastructure":
             _log.warning("an idle worker is replaced: %s", verdict.message)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,8 @@ from ingest.testing import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from actors.cluster import Connection
 
 # Before anything imports gcsfs: otherwise every bucket of a look-alike costs it a minute's search for another protocol.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -40,3 +44,35 @@ def plain_gcs_server() -> Iterator[servers.ObjectServer]:
     """A GCS look-alike that ignores preconditions; a run must refuse it."""
     with servers.plain_gcs_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: servers.ObjectServer, gcs_server: servers.ObjectServer) -> Iterator[Connection]:
+    """One local Ray for all tests, in a folder whose name leaves room for Ray's socket names.
+
+    Whatever this process runs on Ray meanwhile runs there, commands included; its workers reach the look-alikes.
+    """
+    from actors.cluster import connect
+
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    stores = {**s3_server.environment, **gcs_server.environment}
+    before = {
+        name: os.environ.pop(name, None)
+        for name in ("RAY_TMPDIR", "RAY_ADDRESS", "RAY_memory_monitor_refresh_ms", *stores)
+    }
+    # Other work on this machine may fill its memory; Ray would end workers for it, which tests would take for a fault.
+    os.environ.update(stores, RAY_TMPDIR=folder, RAY_memory_monitor_refresh_ms="0")
+    try:
+        with connect(workers=max(4, 2 * (os.cpu_count() or 1))) as connection:
+            _restore(before)
+            yield connection
+    finally:
+        _restore(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +16,7 @@ from scipy import sparse
 
 from ingest.load import HVGDataset, ScRNADataset, create_dataloader, create_hvg_dataloader
 from ingest.source import Source
+from ingest.testing.forked_commands import ForkedCommand
 from ingest.testing.scbasecount import ScBaseCountSpec, build_scbasecount, put_scbasecount
 
 if TYPE_CHECKING:
@@ -53,17 +51,12 @@ def source(built: BuiltScBaseCount) -> dict[str, anndata.AnnData]:
 
 
 def interrupted(dest: Path, index: Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "ingest", "run", dest, "--index", index, "--format", "h5", "-c", BATCH]
-    driver = subprocess.Popen(
-        [str(word) for word in [*command, "--pool", "serial", "--cells-json"]],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = ["run", dest, "--index", index, "--format", "h5", "-c", BATCH, "--pool", "serial", "--cells-json"]
+    driver = ForkedCommand(command, environment)
     while driver.poll() is None and len(list(dest.glob("_ingest/receipts/*.json"))) < 2:
         time.sleep(0.01)
     assert driver.poll() is None, "it came to an end before it could be interrupted"
-    driver.send_signal(signal.SIGKILL)
+    driver.kill()
     driver.wait()
 
 

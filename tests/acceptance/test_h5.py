@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import tiledbsoma
+
+from ingest.testing.forked_commands import ForkedCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,18 +128,18 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(
     command = ["--index", census_index, "--format", "h5", "-n", 2_000, "-c", 10, "--pool", "serial"]
     ingest("run", tmp_path / "whole", *command)
     dest, draw = tmp_path / "killed", random.Random(5)  # noqa: S311 # seeded moments, no secrets
-    words = [sys.executable, "-m", "ingest", "run", str(dest), *map(str, command)]
 
     def receipts() -> set[str]:
         return {path.name for path in (dest / "_ingest" / "receipts").glob("*.json")}
 
     for _ in range(KILLS):
         before = receipts()
-        with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
-            wanted = len(before) + draw.randint(1, 6)
-            while driver.poll() is None and len(receipts()) < wanted:
-                time.sleep(0.01)
-            driver.send_signal(signal.SIGKILL)
+        driver = ForkedCommand(["run", dest, *command], environment)
+        wanted = len(before) + draw.randint(1, 6)
+        while driver.poll() is None and len(receipts()) < wanted:
+            time.sleep(0.01)
+        driver.kill()
+        driver.wait()
         assert before <= receipts()
     assert len(receipts()) < 200, "the kills came too late to interrupt anything"
     ingest("run", dest, *command)

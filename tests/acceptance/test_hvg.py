@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ import psutil
 import pytest
 
 from ingest.store.open import open_store
+from ingest.testing.forked_commands import ForkedCommand
+from ingest.testing.ray_workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,30 +32,20 @@ def dataset(census_index: Path, ingest: Callable[..., object], tmp_path_factory:
     return dest
 
 
-def actors_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-        return [child for child in children if " ".join(child.cmdline()).startswith("ray::WorkerActor")]
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return []
-
-
 @pytest.mark.long
 def test_a_worker_is_killed_and_the_genes_are_the_same(
-    dataset: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
+    dataset: Path, joined: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
     options = ["--flavour", "seurat", "--n-hvgs", "500"]
     ingest("hvg", dataset, *options, "--pool", "serial", "--output-dir", tmp_path / "quiet")
-    command = ["hvg", str(dataset), *options, "-d", "2", "--output-dir", str(tmp_path / "killed")]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "ingest", *command], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    others = workers_of(os.getpid())
+    driver = ForkedCommand(["hvg", dataset, *options, "-d", 2, "--output-dir", tmp_path / "killed"], joined)
     try:
-        while driver.poll() is None and not (actors := actors_of(driver)):
+        while driver.poll() is None and not (workers := workers_of(os.getpid()) - others):
             time.sleep(0.01)
         assert driver.poll() is None, "it ended before a worker could be killed"
-        actors[0].send_signal(signal.SIGKILL)
-        _, said = driver.communicate(timeout=200)
+        workers.pop().kill()
+        _, said = driver.communicate(timeout=300)
     finally:
         driver.kill()
         driver.wait()
@@ -63,19 +54,17 @@ def test_a_worker_is_killed_and_the_genes_are_the_same(
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes()
 
 
-def test_an_interrupt_writes_nothing(dataset: Path, environment: dict[str, str], tmp_path: Path):
-    command = ["hvg", str(dataset), "-d", "2", "--output-dir", str(tmp_path / "none")]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "ingest", *command], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    while driver.poll() is None and not (actors := actors_of(driver)):
+def test_an_interrupt_writes_nothing(dataset: Path, joined: dict[str, str], tmp_path: Path):
+    others = workers_of(os.getpid())
+    driver = ForkedCommand(["hvg", dataset, "-d", 2, "--output-dir", tmp_path / "none"], joined)
+    while driver.poll() is None and not (workers := workers_of(os.getpid()) - others):
         time.sleep(0.01)
     driver.send_signal(signal.SIGTERM)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=300)
     assert driver.returncode == 130, said
     assert "stopped" in said
     assert not (tmp_path / "none").exists()
-    _, alive = psutil.wait_procs(actors, timeout=30)
+    _, alive = psutil.wait_procs(list(workers), timeout=120)
     assert not alive
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from ingest.testing.forked_commands import ForkedCommand
+from ingest.testing.ray_workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,21 +21,13 @@ if TYPE_CHECKING:
 
 MOMENTS = 20
 CHUNKS = ("-n", 3_000, "-c", 5)
-"""600 chunks: enough that twenty kills, each after some few or within two seconds, come before the end."""
-
-
-def start(arguments: list[object], environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ingest", *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+"""600 chunks: enough that twenty kills, each after some few or within half a second, come before the end."""
 
 
 def receipts(dest: Path) -> set[int]:
-    return {int(path.name.split("-")[0]) for path in (dest / "_ingest" / "receipts").glob("*.json")}
+    folder = dest / "_ingest" / "receipts"
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208  # asked a hundred times a second
+    return {int(name.split("-")[0]) for name in names if name.endswith(".json")}
 
 
 def claims(dest: Path) -> dict[str, list[int]]:
@@ -72,10 +64,10 @@ def test_the_driver_is_killed_at_twenty_moments(
     killed = 0
     while killed < MOMENTS:
         before, runs_before = receipts(dest), set(claims(dest))
-        driver = start(command, environment)
+        driver = ForkedCommand(command, environment)
         if killed % 4 == 0:
-            # Before, while and just after the plan is written: anywhere in the first seconds.
-            time.sleep(draw.uniform(0.3, 2.5))
+            # Before, while and just after the plan is written or read, wherever that is by then.
+            time.sleep(draw.uniform(0.0, 0.5))
         else:
             wanted = len(before) + draw.randint(1, 3)
             while driver.poll() is None and len(receipts(dest)) < wanted:
@@ -84,7 +76,6 @@ def test_the_driver_is_killed_at_twenty_moments(
         if driver.poll() is None:
             driver.send_signal(signal.SIGKILL)
         driver.wait()
-        driver.stderr.close()
         for run in set(claims(dest)) - runs_before:
             assert not before & set(claims(dest)[run]), "a finished chunk was fetched again"
         assert before <= receipts(dest)
@@ -96,38 +87,18 @@ def test_the_driver_is_killed_at_twenty_moments(
     ingest("verify", dest, "--deep")
 
 
-def children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def title_of(process: psutil.Process) -> str:
-    """Return the title that Ray gives its processes; empty for one that has ended."""
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def an_actor(driver: psutil.Process) -> psutil.Process | None:
-    """Return a process of the driver's own Ray that holds a worker."""
-    return next((child for child in children(driver) if title_of(child).startswith("ray::WorkerActor")), None)
-
-
 def test_a_worker_is_killed_and_the_run_completes(
-    census_index: Path, uninterrupted: Path, environment: dict[str, str], tmp_path: Path
+    census_index: Path, uninterrupted: Path, joined: dict[str, str], tmp_path: Path
 ):
-    dest = tmp_path / "dataset"
-    driver = start(["run", dest, "--index", census_index, *CHUNKS, "-d", 2], environment)
+    dest, others = tmp_path / "dataset", workers_of(os.getpid())
+    driver = ForkedCommand(["run", dest, "--index", census_index, *CHUNKS, "-d", 2], joined)
     try:
         while driver.poll() is None and not receipts(dest):
             time.sleep(0.02)
-        while driver.poll() is None and (actor := an_actor(psutil.Process(driver.pid))) is None:
-            time.sleep(0.01)
-        assert actor is not None, "the run ended before a worker could be killed"
-        actor.kill()
-        _, said = driver.communicate(timeout=120)
+        workers = workers_of(os.getpid()) - others
+        assert driver.poll() is None, "the run ended before a worker could be killed"
+        workers.pop().kill()
+        _, said = driver.communicate(timeout=300)
     finally:
         driver.kill()
         driver.wait()
@@ -141,16 +112,14 @@ def test_a_driver_on_ray_is_killed_and_leaves_no_process_behind(
 ):
     dest = tmp_path / "dataset"
     command = ["run", dest, "--index", census_index, *CHUNKS, "-d", 2]
-    driver = start(command, environment)
+    driver = ForkedCommand(command, environment)
     while driver.poll() is None and len(receipts(dest)) < 3:
         time.sleep(0.02)
-    family = children(psutil.Process(driver.pid))
-    workers = [process for process in family if title_of(process).startswith("ray::WorkerActor")]
+    workers = workers_of(driver.pid)
     assert workers
-    driver.send_signal(signal.SIGKILL)
+    driver.kill()
     driver.wait()
-    driver.stderr.close()
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(list(workers), timeout=120)
     assert not alive
     before = receipts(dest)
     ingest(*command, "--pool", "serial")  # who goes on is no matter
@@ -166,19 +135,15 @@ def test_an_interrupt_drains_and_resumes(
     census_index: Path,
     uninterrupted: Path,
     environment: dict[str, str],
+    request: pytest.FixtureRequest,
     ingest: Callable[..., object],
     tmp_path: Path,
 ):
     dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", pool]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "ingest", *map(str, command)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", pool, "-d", 2]
+    # What a terminal sends, the processes of a Ray that this run has started get as well.
+    joins = pool == "ray" and number == signal.SIGTERM
+    driver = ForkedCommand(command, request.getfixturevalue("joined") if joins else environment)
     while driver.poll() is None and len(receipts(dest)) < 3:
         time.sleep(0.02)
     # As a terminal does: to the whole group, Ray's processes included.
@@ -186,25 +151,25 @@ def test_an_interrupt_drains_and_resumes(
         os.killpg(driver.pid, number)
     else:
         driver.send_signal(number)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=300)
     assert driver.returncode == 130, said
     assert "in hand (again to stop now)" in said
     assert "run the same command to go on" in said
     assert 0 < len(receipts(dest)) < len(receipts(uninterrupted))
     assert not (dest / "_SUCCESS.json").exists()
-    # Who goes on is no matter: once Ray does, for the rest what starts at once.
-    resumed = ingest(*command, *(() if number == signal.SIGINT else ("--pool", "serial")))
+    resumed = ingest(*command)
     assert "chunks are there" in resumed.err
     assert digest(dest) == digest(uninterrupted)
 
 
 def test_two_drivers_on_one_destination_both_end_well(
-    census_index: Path, uninterrupted: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
+    census_index: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
-    dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", "serial"]
-    drivers = [start(command, environment), start(command, environment)]
-    said = [driver.communicate(timeout=120)[1] for driver in drivers]
+    dest, alone = tmp_path / "dataset", tmp_path / "alone"
+    options = ["--index", census_index, "-n", 1_000, "-c", 5, "--pool", "serial"]
+    drivers = [ForkedCommand(["run", dest, *options], environment) for _ in range(2)]
+    said = [driver.communicate(timeout=300)[1] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
-    assert digest(dest) == digest(uninterrupted)
+    ingest("run", alone, *options)
+    assert digest(dest) == digest(alone)
     ingest("verify", dest, "--deep")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import pytest
 
 from ingest.load.memmap import SingleCellMemMapDataset
+from ingest.testing.ray_workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +29,6 @@ def receipts(path: Path) -> set[str]:
     return {one.name for one in (path.with_name(path.name + ".partial") / "parts").glob("0*.json")}
 
 
-def an_actor(driver: subprocess.Popen[str]) -> psutil.Process | None:
-    try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-        return next((one for one in children if " ".join(one.cmdline()).startswith("ray::WorkerActor")), None)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
-
-
 def wait_for(driver: subprocess.Popen[str], path: Path, n_parts: int) -> None:
     while driver.poll() is None and len(receipts(path)) < n_parts:
         time.sleep(0.005)
@@ -50,18 +43,18 @@ def dataset(census_index: Path, ingest: Callable[..., object], tmp_path_factory:
 
 
 def test_worker_and_driver_are_killed(
-    dataset: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
+    dataset: Path, joined: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
     quiet, path = tmp_path / "quiet", tmp_path / "made"
     ingest("memmap", dataset, "-o", quiet, "--pool", "threads", "--data-dtype", "auto")
     words = ["memmap", str(dataset), "-o", str(path), "--data-dtype", "auto"]
-    driver = subprocess.Popen([sys.executable, "-c", SMALL_PARTS, *words, "-d", "2"], env=environment)
+    others = workers_of(os.getpid())
+    driver = subprocess.Popen([sys.executable, "-c", SMALL_PARTS, *words, "-d", "2"], env=joined)
     try:
         wait_for(driver, path, 3)
-        actor = an_actor(driver)
-        assert actor is not None
+        actor = (workers_of(os.getpid()) - others).pop()
         actor.kill()
-        actor.wait(60)
+        actor.wait(300)
         wait_for(driver, path, len(receipts(path)) + 20)
         driver.kill()
     finally:

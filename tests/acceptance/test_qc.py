@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import subprocess
-import sys
+import os
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -14,11 +12,12 @@ from typing import TYPE_CHECKING
 import anndata
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from scipy.stats import median_abs_deviation
 
 from ingest.store.open import open_store
+from ingest.testing.forked_commands import ForkedCommand
+from ingest.testing.ray_workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,33 +29,21 @@ RULES = ("--min-genes", 250, "--mad", 3, "--min-cells", 40)
 ASKED = ("--qc", "min_genes=250", "--qc", "mad=3", "--qc", "min_cells=40")
 
 
-def actors_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-        return [child for child in children if " ".join(child.cmdline()).startswith("ray::WorkerActor")]
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return []
-
-
-def started(arguments: list[object], environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ingest", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.long
 def test_a_worker_is_killed_and_the_result_is_the_same(
-    census_index: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
+    census_index: Path, joined: dict[str, str], ingest: Callable[..., object], tmp_path: Path
 ):
     dataset = tmp_path / "dataset"
     ingest("run", dataset, "--index", census_index, "-n", 3_000, "-c", 10, "--pool", "serial")
     ingest("qc", dataset, *RULES, "--pool", "serial", "--output-dir", tmp_path / "quiet")
-    driver = started(["qc", dataset, *RULES, "-d", 2, "--output-dir", tmp_path / "killed"], environment)
+    others = workers_of(os.getpid())
+    driver = ForkedCommand(["qc", dataset, *RULES, "-d", 2, "--output-dir", tmp_path / "killed"], joined)
     try:
-        while driver.poll() is None and not (actors := actors_of(driver)):
+        while driver.poll() is None and not (workers := workers_of(os.getpid()) - others):
             time.sleep(0.01)
         assert driver.poll() is None, "it ended before a worker could be killed"
-        actors[0].send_signal(signal.SIGKILL)
-        _, said = driver.communicate(timeout=200)
+        workers.pop().kill()
+        _, said = driver.communicate(timeout=300)
     finally:
         driver.kill()
         driver.wait()
@@ -79,7 +66,7 @@ def test_a_run_in_two_steps_is_killed_again_and_again_and_ends_the_same(
         dest / "_ingest" / "plan.json",
     ]
     for sign in signs:
-        driver = started(["run", dest, *options], environment)
+        driver = ForkedCommand(["run", dest, *options], environment)
         while driver.poll() is None and not sign.exists():
             time.sleep(0.005)
         assert driver.poll() is None, f"it ended before {sign.name} was there: {driver.communicate()}"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +15,7 @@ from scipy import sparse
 
 from ingest.source import Source
 from ingest.testing.census import CensusSpec, build_census
+from ingest.testing.forked_commands import ForkedCommand
 from ingest.testing.scbasecount import ScBaseCountSpec, build_scbasecount, put_scbasecount
 from ingest.testing.scbasecount_damage import damage_sample
 
@@ -93,12 +91,11 @@ def test_a_draw_from_the_bucket_is_ingested_killed_and_resumed(
     ingest(*draw, env=env)
     assert index.read_bytes() == first, "the same seed draws the same cells"
 
-    command = [sys.executable, "-m", "ingest", "run", str(dest), "--index", str(index), "-c", "20", "--pool", "serial"]
-    driver = subprocess.Popen(command, env={**environment, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = ForkedCommand(["run", dest, "--index", index, "-c", 20, "--pool", "serial"], {**environment, **env})
     while driver.poll() is None and len(list(dest.glob("_ingest/receipts/*.json"))) < 3:
         time.sleep(0.01)
     assert driver.poll() is None, "it came to an end before it could be killed"
-    driver.send_signal(signal.SIGKILL)
+    driver.kill()
     driver.wait()
     made = {path.name for path in dest.glob("_ingest/receipts/*.json")}
     assert 0 < len(made) < 45

@@ -87,9 +87,7 @@ def test_index_filter_in_pandas_and_bring_two_genes(
 
     _, ids = census_truth(census.uri, np.array([0]))
     genes = ids[100:102][::-1]
-    # A Ray for one cell once; whole runs on Ray go to every store below.
-    pool = () if not env else ("--pool", "serial")
-    ingest("run", dest, "--index", path, "-n", 1, "-c", 1, "-d", 1, "--gene-filter", ",".join(genes), *pool, env=env)
+    ingest("run", dest, "--index", path, "-n", 1, "-c", 1, "-d", 1, "--gene-filter", ",".join(genes), env=env)
     (chunk,) = read_chunks(dest, storage)
     assert chunk.shape == (1, 2)
     assert list(chunk.var_names) == genes
@@ -103,11 +101,12 @@ def test_many_files_from_a_pool(
     census: BuiltCensus,
     census_index: Path,
     ingest: Callable[..., object],
+    program: Callable[..., object],
     destination: tuple[str, dict[str, str], dict],
 ):
     """``ingest-pool.py -n 2000 -c 100 -d 2``: what it prints, what it writes."""
     dest, env, storage = destination
-    ran = ingest("run", dest, "--index", census_index, "-n", 2000, "-c", 100, "-d", 2, env=env)
+    ran = program("run", dest, "--index", census_index, "-n", 2000, "-c", 100, "-d", 2, env=env)
     for word in ("files 20", "minutes", "hours per 1 M cells", "average file"):
         assert word in ran.out
     chunks = read_chunks(dest, storage)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import anndata
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import tiledbsoma
+
+from ingest.testing.forked_commands import ForkedCommand
+from ingest.testing.ray_workers import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,15 +31,6 @@ def uninterrupted(census_index: Path, ingest: Callable[..., object], tmp_path_fa
     dest = tmp_path_factory.mktemp("uninterrupted") / "dataset"
     ingest("run", dest, "--index", census_index, *SHUFFLED, "--pool", "serial")
     return dest
-
-
-def start(arguments: list[object], environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ingest", *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 def receipts(dest: Path) -> set[str]:
@@ -84,7 +76,7 @@ def test_a_driver_is_killed_again_and_again(
     draw = random.Random(4)  # noqa: S311  # seeded moments, no secrets
     for _ in range(4):
         before = receipts(dest)
-        driver = start(command, environment)
+        driver = ForkedCommand(command, environment)
         wanted = len(before) + draw.randint(1, 15)
         while driver.poll() is None and len(receipts(dest)) < wanted:
             time.sleep(0.005)
@@ -97,32 +89,20 @@ def test_a_driver_is_killed_again_and_again(
     ingest("verify", dest, "--deep")
 
 
-def test_a_worker_on_ray_is_killed(
-    census_index: Path, uninterrupted: Path, environment: dict[str, str], tmp_path: Path
-):
-    dest = tmp_path / "dataset"
-    driver = start(["run", dest, "--index", census_index, *SHUFFLED, "-d", 2], environment)
+def test_a_worker_on_ray_is_killed(census_index: Path, uninterrupted: Path, joined: dict[str, str], tmp_path: Path):
+    dest, others = tmp_path / "dataset", workers_of(os.getpid())
+    driver = ForkedCommand(["run", dest, "--index", census_index, *SHUFFLED, "-d", 2], joined)
     try:
-        actor = None
-        while driver.poll() is None and actor is None:
+        while driver.poll() is None and not receipts(dest):
             time.sleep(0.01)
-            if receipts(dest):
-                family = psutil.Process(driver.pid).children(recursive=True)
-                actor = next((one for one in family if "ray::WorkerActor" in title_of(one)), None)
-        assert actor is not None, "the run ended before a worker could be killed"
-        actor.kill()
-        assert driver.wait(timeout=120) == 0
+        workers = workers_of(os.getpid()) - others
+        assert driver.poll() is None, "the run ended before a worker could be killed"
+        workers.pop().kill()
+        assert driver.wait(timeout=300) == 0
     finally:
         driver.kill()
         driver.wait()
     assert digest(dest) == digest(uninterrupted)
-
-
-def title_of(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return ""
 
 
 def test_two_drivers_and_another_order(
@@ -130,8 +110,8 @@ def test_two_drivers_and_another_order(
 ):
     dest = tmp_path / "dataset"
     command = ["run", dest, "--index", census_index, *SHUFFLED, "--pool", "serial"]
-    drivers = [start(command, environment), start(command, environment)]
-    assert [driver.wait(timeout=120) for driver in drivers] == [0, 0]
+    drivers = [ForkedCommand(command, environment), ForkedCommand(command, environment)]
+    assert [driver.wait(timeout=300) for driver in drivers] == [0, 0]
     assert digest(dest) == digest(uninterrupted)
     other = ingest("run", dest, "--index", census_index, "-c", 50, code=1)
     assert "order window:1000:6 there, source here" in other.err

@@ -17,6 +17,7 @@ PROGRAM = """
     try:
         from actors.cluster import connect
         from actors.pool import RayPool
+        from ingest.pool import Ended, Lost
         from ingest.testing.pool_conformance import drive, eventually, tasks_of
         from ingest.testing.scripted_worker import ScriptedFactory, Step
         with connect(workers=3) as connection:
@@ -33,13 +34,20 @@ PROGRAM = """
             cluster.remove_node(doomed, allow_graceful=False)
             lost = []
             eventually(lambda: len(lost) == n_lost, lambda: lost.extend(pool.wait(0.2)))
-            print({event.blame for event in lost}, {event.kind for event in lost} <= {"node-lost", "unavailable"})
             for n in range(3):
                 factory.journal.open(n)
-            rest = []
-            eventually(lambda: len(rest) == 2 - n_lost, lambda: rest.extend(pool.wait(0.2)))
-            again = drive(pool, [event.task for event in lost] + [third])
-            print(sorted(event.outcome.done for event in rest + again), 1 <= n_lost <= 2)
+            ended = []
+            eventually(lambda: len(ended) == 2 - n_lost, lambda: ended.extend(pool.wait(0.2)))
+            # A unit may be lost once more: given to an idle worker that is dead unknown to all, or to a replacement
+            # that Ray put on the node while it took it for alive.
+            waiting = [event.task for event in lost] + [third]
+            for _ in range(5):
+                events = drive(pool, waiting)
+                ended += [event for event in events if isinstance(event, Ended)]
+                again = [event for event in events if isinstance(event, Lost)]
+                lost, waiting = lost + again, [event.task for event in again]
+            print({event.blame for event in lost}, {event.kind for event in lost} <= {"node-lost", "unavailable"})
+            print(sorted(event.outcome.done for event in ended), 1 <= n_lost <= 2)
             pool.close()
     finally:
         cluster.shutdown()
@@ -53,10 +61,15 @@ def test_units_on_a_lost_node_are_not_blamed_and_are_made_elsewhere():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     program = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],
-        env={**environment, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        env={
+            **environment,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert program.returncode == 0, program.stderr

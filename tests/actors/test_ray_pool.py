@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 from actors.pool import RayPool
 from ingest.errors import ConfigError
 from ingest.pool import Ended, Lost
-from ingest.testing.pool_conformance import PoolConformance, drive, eventually, tasks_of
+from ingest.testing.pool_conformance import PATIENCE_S, PoolConformance, drive, eventually, tasks_of
 from ingest.testing.scripted_worker import ScriptedFactory, Step
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -97,7 +98,11 @@ def test_starts_that_always_fail_end_within_the_budget(make_pool, folder, how):
 
 def test_a_start_that_hangs_is_given_up(make_pool, folder):
     factory = ScriptedFactory(folder, starts=(Step("hang"), Step()))
-    [event] = drive(make_pool(factory, 1, start_timeout_s=6.0), tasks_of([0]))
+    pool = make_pool(factory, 1)
+    eventually(lambda: factory.journal.count("start") == 1)
+    [start] = pool._recruiter._starts
+    start.give_up = time.monotonic()  # its time is over; the next one has as long as it needs
+    [event] = drive(pool, tasks_of([0]))
     assert isinstance(event, Ended)
 
 
@@ -183,6 +188,22 @@ def test_errors_that_leave_the_actor_in_the_pool(make_pool, folder, monkeypatch,
     eventually(lambda: not _lives(first))
 
 
+def test_an_idle_worker_is_given_nothing_once_its_node_is_known_to_be_lost(make_pool, folder, monkeypatch):
+    """Its own death may be told later than that of the worker beside it."""
+    factory = ScriptedFactory(folder, {0: (Step("kill"),)})
+    pool = make_pool(factory, 2)
+    ready(pool, 2)
+    monkeypatch.setattr("actors.pool.node_is_alive", lambda _node: False)
+    [task] = tasks_of([0])
+    pool.submit(task, deadline_s=99)
+    [other] = pool._idle_members()
+    while not (events := pool._collect_ended()):  # of `wait`, what takes in no replacement
+        pass
+    assert [(event.blame, event.kind) for event in events] == [("infrastructure", "node-lost")]
+    assert not pool.has_free()
+    eventually(lambda: not _lives(other.place.pid))
+
+
 def _lives(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -218,7 +239,8 @@ def test_thirty_five_units_of_trouble_each_end_once(make_pool, folder):
     script[bad[0]] = (Step("exit"),)  # poison: never well
     factory = ScriptedFactory(folder, script, starts=(Step(), Step("fail"), Step()))
     pool = make_pool(factory, 3)
-    first = drive(pool, tasks_of(range(35)), deadline_s=3.0)
+    hanging = {chunk for chunk, kind in zip(bad, kinds, strict=True) if kind == "hang"}
+    first = drive(pool, tasks_of(range(35)), deadline_s=lambda task: 3.0 if task.chunks[0] in hanging else PATIENCE_S)
     assert sorted(event.task.unit_id for event in first) == list(range(35))
     lost = {event.task.chunks[0] for event in first if isinstance(event, Lost)}
     assert lost == {chunk for chunk, kind in zip(bad, kinds, strict=True) if kind in ("exit", "kill", "hang")}

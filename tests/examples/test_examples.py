@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import io
 import re
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from ingest.errors import ConfigError
 from ingest.testing.training import make_training_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,18 +31,13 @@ SMALL = {
         *("--learning-rate", "5e-3"),
     ],
 }
-STOPPING = """
-import runpy, sys, torch
-save, saved = torch.save, []
-def stop_at_third(*arguments):
-    saved.append(1)
-    if len(saved) == 3:
-        raise KeyboardInterrupt
-    save(*arguments)
-torch.save = stop_at_third
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,39 @@ def dataset(tmp_path_factory) -> str:
     return make_training_dataset(tmp_path_factory.mktemp("examples"))
 
 
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return run_python(EXAMPLES / script, *arguments)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """With more, torch's would wait for each other on cores that other tests have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    # One thread: with more, torch's would wait for each other on cores that other tests have.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def run(script: str, *arguments: object) -> Ended:
+    """Run a script as the interpreter does, in this process: importing torch again costs more than training."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [str(EXAMPLES / script), *map(str, arguments)])
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except KeyboardInterrupt:
+            code = 130
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def run_until_third_checkpoint(script: str, *arguments: object) -> Ended:
+    save, saved = torch.save, []
+
+    def stop_at_third(*what: object) -> None:
+        saved.append(1)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        save(*what)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", stop_at_third)
+        return run(script, *arguments)
 
 
 def losses(said: str) -> list[float]:
@@ -91,7 +115,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(dataset, script, tmp_path):
     whole = run(script, dataset, *options, tmp_path / "whole.pt")
     check_losses(whole.stdout)
     # Stopped after 40 steps, in the middle of an epoch; the VAE's warm-up goes by --steps, so that must be the same.
-    stopped = run_python("-c", STOPPING, EXAMPLES / script, dataset, *options, tmp_path / "cut.pt")
+    stopped = run_until_third_checkpoint(script, dataset, *options, tmp_path / "cut.pt")
     assert "step    40" in stopped.stdout
     assert stopped.returncode != 0
     resumed = run(script, dataset, *options, tmp_path / "cut.pt")
@@ -119,7 +143,8 @@ def test_mistakes_are_named_and_help_ends_with_an_example(dataset, script, tmp_p
         with pytest.raises(ConfigError, match=said):
             module.train(module.arguments().parse_args([dataset, *options]))
     assert "example: python -m ingest hvg demo/dataset &&" in module.arguments().format_help()
-    nothing = run(script, tmp_path / "nothing")
+    command = [sys.executable, EXAMPLES / script, tmp_path / "nothing"]
+    nothing = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert nothing.stderr.startswith("error: ")
     assert "Traceback" not in nothing.stderr

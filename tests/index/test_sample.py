@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from index.sample import BAND_CELLS, Sample, Sampling, _places
 from index.shares import equal_shares, proportional_shares
 from ingest.errors import ConfigError, EmptySelectionError, SourceChangedError
+from ingest.testing.examples import examples
 
 
 def _cells(n_cells: int, *, stride: int = 1) -> pa.Table:
@@ -36,7 +37,7 @@ def _drawn(sample: Sample, column: str = "soma_joinid") -> list:
     return [value for batch in sample.batches() for value in batch.column(column).to_pylist()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(
     st.integers(1, 6000),
     st.integers(1, 7000),

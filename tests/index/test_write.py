@@ -14,6 +14,7 @@ from index import dictionaries, write
 from index.dictionaries import GrowingDictionary
 from index.write import write_index
 from ingest.errors import ConfigError, EmptySelectionError
+from ingest.testing.examples import examples
 
 
 def _table(n_cells: int) -> pa.Table:
@@ -76,7 +77,7 @@ def test_a_column_of_too_many_values_is_plain_text(tmp_path, table_stream, monke
 _TEXTS = st.one_of(st.none(), st.sampled_from(["a", "b", "", "é", "ccc"]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(st.lists(st.tuples(st.lists(_TEXTS, max_size=6), st.booleans()), max_size=6))
 def test_codes_of_a_growing_dictionary_always_decode(parts):
     dictionary = GrowingDictionary()

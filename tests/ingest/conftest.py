@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("suite", deadline=None)
+from ingest.testing.examples import examples
+
+settings.register_profile("suite", deadline=None, max_examples=examples(50))
 settings.load_profile("suite")

@@ -49,10 +49,10 @@ def test_no_more_than_the_depth_is_made_ahead(depth):
 
     ahead = Ahead(items(), depth=depth)
     for _ in range(depth):
-        assert step.acquire(timeout=10)
+        assert step.acquire(timeout=120)
     for taken in range(30):
         assert next(ahead) == taken
-        assert step.acquire(timeout=10)  # room for one more: it is made without being asked for
+        assert step.acquire(timeout=120)  # room for one more: it is made without being asked for
         assert not step.acquire(blocking=False)
         assert len(made) == taken + 1 + depth
     ahead.close()
@@ -74,12 +74,12 @@ def test_closing_waits_for_the_item_being_made():
 
     def items():
         begun.set()
-        go.wait(10)
+        go.wait(120)
         ended.append(True)
         yield 1
 
     ahead = Ahead(items())
-    begun.wait(10)
+    begun.wait(120)
     threading.Timer(0.1, go.set).start()
     ahead.close()
     assert ended == [True]

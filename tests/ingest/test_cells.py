@@ -14,6 +14,7 @@ from ingest.cells import read_cells
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.profile import known_nnz
 from ingest.source import Source
+from ingest.testing.examples import examples
 
 HUMAN = "census://2025-11-08/homo_sapiens"
 MOUSE = "census://2025-11-08/mus_musculus"
@@ -95,7 +96,7 @@ def frames(draw):
     return frame.drop(columns="at")
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(24))
 @given(frames(), st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
 def test_any_pandas_index_is_read_in_source_order(tmp_path_factory, frame, limit, n_rows, bucket_rows):
     path = tmp_path_factory.mktemp("cells") / "i.feather"

@@ -12,6 +12,7 @@ from ingest.block import Block, Counts
 from ingest.digest import content_digest, digest_of_digests, levels_of, rows_digest, sums_digest
 from ingest.genes import Genes
 from ingest.testing.blocks import blocks, dictionary
+from ingest.testing.examples import examples
 
 
 def recut(table, at):
@@ -29,7 +30,7 @@ def recut(table, at):
     return pa.table(columns) if columns else table
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(24))
 @given(blocks(), st.data())
 def test_equal_content_has_equal_digests_however_arrow_holds_it(block, data):
     other = replace(block, obs=recut(block.obs, data.draw(st.integers(0, block.counts.n_cells))))
@@ -90,7 +91,7 @@ def changed(column):
     return pa.array([values[0] ^ 1, *values[1:]], column.type)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(24))
 @given(blocks())
 def test_any_single_change_changes_the_digest(block):
     digest = content_digest(block)

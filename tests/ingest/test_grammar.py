@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ingest.errors import ConfigError
 from ingest.grammar import Filter, close_matches, parse_filter
 from ingest.grammar.tree import AllOf, AnyOf, Comparison, Membership
+from ingest.testing.examples import examples
 
 ROWS = 8
 CATEGORIES = ["blood", "lung", "small intestine"]
@@ -170,13 +171,13 @@ _TREES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(_TREES)
 def test_any_filter_means_the_same_here_and_in_soma(table, frame, node):
     assert _here(table, Filter(node)) == _there(frame, Filter(node))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(_TREES)
 def test_what_is_spelled_parses_to_a_filter_that_keeps_the_same_rows(table, node):
     spelled = str(Filter(node))

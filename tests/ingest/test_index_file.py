@@ -11,6 +11,7 @@ from pyarrow import feather
 
 from ingest.errors import ConfigError
 from ingest.index_file import IndexFile
+from ingest.testing.examples import examples
 
 
 def table_of(n_rows):
@@ -43,7 +44,7 @@ def write(table, path, how, chunk_rows):
 
 # Arrow will drop the first version some day; until then files of it are taken.
 @pytest.mark.filterwarnings("ignore:.*Feather V1:DeprecationWarning")
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(
     st.sampled_from(["lz4", "zstd", "uncompressed", "growing dictionaries", "first version"]),
     st.integers(1, 60),

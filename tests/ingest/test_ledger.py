@@ -13,6 +13,7 @@ from ingest.ledger.ledger import Ledger, put_same
 from ingest.ledger.receipts import ChunkReceipt, Receipt, parse_receipt
 from ingest.pool import Failure
 from ingest.store.local import LocalStore
+from ingest.testing.examples import examples
 
 DIGESTS = st.text("0123456789abcdef", min_size=4, max_size=4)
 
@@ -90,7 +91,7 @@ def test_what_exists_is_one_listing(ledger):
     assert [found.key for found in ledger.receipts()] == [receipt_key(0, 0), receipt_key(5, 7)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(st.data())
 def test_a_neighbourhood_is_what_the_whole_listing_says_of_it(tmp_path_factory, data):
     ledger = Ledger(LocalStore(tmp_path_factory.mktemp("near") / "dest"))

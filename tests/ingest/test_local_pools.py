@@ -52,7 +52,7 @@ def test_threads_work_at_the_same_time(tmp_path):
 
     def both_begun():
         while waiting and pool.has_free():
-            pool.submit(waiting.pop(), deadline_s=60)
+            pool.submit(waiting.pop(), deadline_s=300)
         pool.wait(0.01)
 
     eventually(lambda: factory.journal.count("begin") == 2, both_begun)
@@ -70,7 +70,7 @@ def test_closing_threads_waits_for_the_chunk_in_hand(tmp_path):
     pool = ThreadPool(factory, 2)
     eventually(pool.has_free, lambda: pool.wait(0.01))
     for task in tasks_of([0, 2, 1, 3], per_unit=2):
-        pool.submit(task, deadline_s=60)
+        pool.submit(task, deadline_s=300)
     eventually(lambda: factory.journal.count("begin") == 2)
     pool.close()
     assert factory.journal.count("done") == 2
@@ -87,7 +87,7 @@ threading.Thread(target=time.sleep, args=(600,), name="unit-1").start()
 leave_units(130)
 print("never here")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (130, "nobody is at work\n")
 
 
@@ -121,18 +121,18 @@ def test_processes_leave_the_interrupt_to_the_driver(tmp_path, pool):
 
 def test_no_process_outlives_its_pool_or_its_driver(tmp_path, pool):
     eventually(pool.has_free, lambda: pool.wait(0.1))
-    pool.submit(tasks_of([0])[0], deadline_s=60)
+    pool.submit(tasks_of([0])[0], deadline_s=300)
     worker = psutil.Process(pool._members[0].process.pid)
     eventually(lambda: ScriptedFactory(str(tmp_path)).journal.count("begin", 0) == 1)
     pool._members[0].line.close()  # as the driver's death does
-    worker.wait(60)
+    worker.wait(300)
     assert not worker.is_running()
 
 
 def test_closing_ends_processes_at_once(pool):
     eventually(pool.has_free, lambda: pool.wait(0.1))
     worker = psutil.Process(pool._members[0].process.pid)
-    pool.submit(tasks_of([0])[0], deadline_s=60)
+    pool.submit(tasks_of([0])[0], deadline_s=300)
     time.sleep(0)
     pool.close()
     assert not worker.is_running()

@@ -25,6 +25,7 @@ from ingest.settings import DataSettings, WorkSettings
 from ingest.source import Source
 from ingest.store.local import LocalStore
 from ingest.survey.model import SourceSurvey
+from ingest.testing.examples import examples
 
 SOURCES = ["census://2025-11-08/homo_sapiens", "file:///data/a.h5ad#version=1"]
 
@@ -96,7 +97,7 @@ MAKES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(frames(), MAKES, MAKES, st.integers(1, 20), st.integers(1, 9), st.data())
 def test_equal_cells_are_an_equal_plan(tmp_path_factory, frame, make, other, size, bucket_rows, data):
     folder = tmp_path_factory.mktemp("plan")
@@ -132,7 +133,7 @@ def test_equal_cells_are_an_equal_plan(tmp_path_factory, frame, make, other, siz
     assert one.profile.largest_band_nnz == expected.largest_band_nnz
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(frames(), MAKES, st.data())
 def test_any_other_value_is_another_plan(tmp_path_factory, frame, make, data):
     folder = tmp_path_factory.mktemp("plan")
@@ -183,7 +184,7 @@ def test_a_draft_leaves_nothing_on_scratch(tmp_path):
 # -- promises of a hand-made index ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 9))
 def test_promises_come_in_any_number_of_questions(tmp_path_factory, n_cells, at_once, size):
     folder = tmp_path_factory.mktemp("promises")

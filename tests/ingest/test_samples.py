@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.samples import SampleCounts
+from ingest.testing.examples import examples
 
 
 def opened(layouts):
@@ -20,7 +21,7 @@ def opened(layouts):
     return SimpleNamespace(surveys=surveys, labels=[f"label{at}" for at in range(len(layouts))])
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(32))
 @given(
     st.lists(st.sampled_from(["soma", "csr"]), min_size=1, max_size=3),
     st.lists(

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 
 from ingest.pool import Ended, Failure, Lost, UnitOutcome
 from ingest.schedule import Policy, Scheduler
+from ingest.testing.examples import examples
 
 
 def failure(handling, *chunks, kind="k", retry_after_s=None):
@@ -351,5 +352,5 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 def test_whatever_happens_every_chunk_has_one_end():
     run_state_machine_as_test(
-        SchedulerMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        SchedulerMachine, settings=settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
     )

@@ -16,6 +16,7 @@ from pyarrow import feather
 from ingest import source_order
 from ingest.cells import read_cells
 from ingest.errors import ConfigError
+from ingest.testing.examples import examples
 
 HUMAN = "census://2025-11-08/homo_sapiens"
 FILES = [f"file:///data/{name}.h5ad#version=1" for name in "abc"]
@@ -73,7 +74,7 @@ def test_buckets_are_about_equal_however_cells_are_spread(tmp_path, monkeypatch)
     assert len(sizes) > 1
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 @given(
     st.lists(st.tuples(st.sampled_from(FILES), st.integers(0, 30)), min_size=2, max_size=60),
     st.integers(1, 7),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.profile import Profile
+from ingest.testing.examples import examples
 from ingest.units import OVERREAD, Unit, cut_slabs, cut_units, read_bytes
 
 
@@ -61,7 +62,7 @@ def test_a_long_plan_with_many_holes_is_cut_at_all():
         assert [chunk for unit in units for chunk in unit.chunks] == missing
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(60))
 @given(profiles(), st.integers(1, 6), st.data())
 def test_units_hold_every_missing_chunk_once_and_split_few_bands(profile, workers, data):
     every = list(range(profile.n_chunks))
@@ -153,7 +154,7 @@ def test_a_split_band_is_counted_twice():
     assert (planned, least) == (3000.0, 2000.0)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 30)), min_size=1, max_size=40),
     st.integers(0, 80),

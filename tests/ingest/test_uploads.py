@@ -27,7 +27,7 @@ class Gate:
         with self._lock:
             self.begun.append(chunk)
             gate = self.open.setdefault(chunk, threading.Event())
-        gate.wait(10)
+        gate.wait(120)
         return Committed(made_chunk.entry, 5, adopted=False)
 
     def let(self, *chunks):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ingest.block import Counts
 from ingest.errors import HostileFileError, NotCountsError
+from ingest.testing.examples import examples
 from ingest.validate import check_counts, check_rows, row_sums, value_fault
 
 
@@ -95,7 +96,7 @@ def test_nothing_stored():
     assert check_counts(counts_of([0], [], []), source="x", allow_noninteger=True).nnz == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(0, 30), st.integers(1, 300), st.integers(0, 2**32), st.sampled_from(["f4", "f8", "i4", "i8", "u2"]))
 def test_sound_counts_agree_with_numpy(n_cells, n_genes, seed, dtype):
     rng = np.random.default_rng(seed)
@@ -110,7 +111,7 @@ def test_sound_counts_agree_with_numpy(n_cells, n_genes, seed, dtype):
     assert (sums.dtype, nnz.dtype) == (np.float64 if dtype[0] == "f" else np.int64, np.int32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([("f4", 1), ("f8", 1), ("i4", 1), ("u2", 1), ("f4", 4), ("f8", 4)]))
 def test_rows_in_pieces_add_up(seed, kind):
     dtype, divisor = kind

@@ -21,6 +21,7 @@ from ingest.planning import draft_plan
 from ingest.settings import DataSettings, WorkSettings
 from ingest.store.local import LocalStore
 from ingest.survey.model import SourceSurvey
+from ingest.testing.examples import examples
 from ingest.window_order import WindowOrder, run_rows
 from ingest.window_sort import shuffle_cells
 
@@ -92,7 +93,7 @@ def by_hand(frame, surveys, window, seed):
 KEYS = st.lists(st.tuples(st.sampled_from(SOURCES), st.integers(0, N_OBS - 1)), min_size=1, max_size=120, unique=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(24))
 @given(KEYS, st.integers(1, 9), st.integers(1, 6), st.integers(0, 1 << 64 - 1), st.integers(1, 40), st.data())
 def test_a_plan_is_the_order_by_hand(tmp_path_factory, keys, size, chunks, seed, bucket_rows, data):
     folder = tmp_path_factory.mktemp("plan")
@@ -119,7 +120,7 @@ def test_a_plan_is_the_order_by_hand(tmp_path_factory, keys, size, chunks, seed,
         assert one.plan.sha256 == two.plan.sha256
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(KEYS, st.integers(1, 9), st.integers(1, 6), st.integers(1, 60))
 def test_buckets_change_nothing(tmp_path_factory, keys, size, chunks, bucket_rows):
     folder = tmp_path_factory.mktemp("sort")

@@ -17,6 +17,7 @@ from ingest.encode.decode import decode_chunk
 from ingest.encode.open import open_codec
 from ingest.errors import ConfigError, CorruptError
 from ingest.testing.blocks import blocks, dictionary, seeded_block
+from ingest.testing.examples import examples
 
 CODECS = [("deflate", 1), ("deflate", 6), ("none", 0)]
 
@@ -29,7 +30,7 @@ def dense(counts):
     return matrix
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(blocks(), st.sampled_from(CODECS))
 def test_decode_of_encode_is_the_block(block, codec):
     encoded = encode_block(open_codec("h5ad", *codec), block)
@@ -41,7 +42,7 @@ def test_decode_of_encode_is_the_block(block, codec):
     assert encode_block(open_codec("h5ad", *codec), block).data == encoded.data, "two encodes of one block differ"
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(blocks(least_columns=1))
 def test_plain_anndata_reads_the_same(tmp_path_factory, block):
     path = tmp_path_factory.mktemp("encode") / "c.h5ad"

@@ -26,6 +26,7 @@ from ingest.encode.row_stream import rows_in_block
 from ingest.encode.sizes import FileKind
 from ingest.errors import CorruptError, SourceError
 from ingest.testing.blocks import blocks, dictionary, seeded_block
+from ingest.testing.examples import examples
 
 KEY = "chunks/chunk_000000.h5"
 
@@ -65,7 +66,7 @@ def with_count(block, row, count, dtype=np.int32):
 # Forth and back
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(blocks(), st.sampled_from(CODECS), st.integers(0, 9), st.data())
 def test_any_block_comes_back_from_any_codec_in_any_pieces(block, codec, level, data):
     cuts = data.draw(st.lists(st.integers(0, block.counts.n_cells), max_size=3))
@@ -79,13 +80,13 @@ def test_any_block_comes_back_from_any_codec_in_any_pieces(block, codec, level, 
     assert in_pieces(open_codec("h5", codec, level), block, cuts).data == whole.data
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(16), deadline=None)
 @given(blocks())
 def test_both_formats_digest_the_same_cells_alike(block):
     assert written(block).content == encode_block(open_codec("h5ad", "deflate", 1), block).content
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(16), deadline=None)
 @given(blocks())
 def test_plain_h5py_reads_the_same(block):
     with h5py.File(io.BytesIO(written(block).data)) as file:
@@ -315,7 +316,7 @@ def test_nbytes_is_what_is_held(codec):
     assert block.counts.nnz < encoder.nbytes < stored + window + 640 * 12
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     st.sampled_from([("h5", "int16"), ("h5", "int32"), ("h5", "float32"), ("h5ad", "float32"), ("h5ad", "uint16")]),
     st.sampled_from(CODECS),

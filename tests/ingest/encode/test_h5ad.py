@@ -28,6 +28,7 @@ from ingest.errors import SourceError
 from ingest.genes import Genes
 from ingest.testing.blocks import blocks, dictionary, seeded_block
 from ingest.testing.census_genes import draw_genes
+from ingest.testing.examples import examples
 
 
 def written(block, codec="deflate", level=1):
@@ -49,7 +50,7 @@ def big_block(seed=0, dtype=np.float32):
     return seeded_block(160, 4_000, {"t": dictionary(["a", "b"] * 80)}, density=0.3, dtype=dtype, seed=seed)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(blocks(), st.sampled_from(CODECS), st.integers(0, 9), st.data())
 def test_any_block_comes_back_from_any_codec_in_any_pieces(block, codec, level, data):
     cuts = data.draw(st.lists(st.integers(0, block.counts.n_cells), max_size=3))
@@ -170,7 +171,7 @@ def described(node):
     }
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 @given(blocks(least_columns=1))
 def test_anndata_reads_it_like_a_file_of_its_own(tmp_path_factory, block):
     assert_reads_like_anndatas_own(block, tmp_path_factory.mktemp("oracle"))

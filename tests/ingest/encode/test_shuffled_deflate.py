@@ -14,6 +14,7 @@ from ingest.encode.filters import choose_filter
 from ingest.encode.huffman import code_lengths, reversed_codes
 from ingest.encode.shuffle import shuffle, shuffle_texts, unshuffle
 from ingest.testing.blocks import seeded_block
+from ingest.testing.examples import examples
 
 INFLATERS = [zlib.decompress, isal_zlib.decompress, lambda stored: deflate.zlib_decompress(stored, 1 << 20)]
 
@@ -37,7 +38,7 @@ def arrays(draw):
     return values.astype(draw(st.sampled_from([np.uint16, np.int32, np.float32, np.float64])))
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(48))
 @given(arrays(), st.integers(0, 9))
 def test_every_inflater_returns_what_was_compressed(values, level):
     how = choose_filter("deflate", level if len(values) < 10_000 else min(level, 5))
@@ -82,7 +83,7 @@ def test_planes_without_strings_are_not_searched_and_with_them_they_are():
     assert len(sampled.compress(strings.data, 4)) < len(never.compress(strings.data, 4)) / 5
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(80))
 @given(st.lists(st.integers(0, 10**9) | st.sampled_from([1, 2, 3, 5, 8, 13]), min_size=2, max_size=286), st.data())
 def test_codes_are_complete_prefix_free_and_limited(frequencies, data):
     frequency = np.array(frequencies, np.int64)

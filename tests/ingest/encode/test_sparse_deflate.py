@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ingest.encode.shuffle import shuffle
 from ingest.encode.shuffled_deflate import NEVER, compress_planes
 from ingest.encode.sparse_deflate import compress_sparse
+from ingest.testing.examples import examples
 
 TYPES = ["int16", "uint16", "int32", "float32", "float64"]
 
@@ -28,7 +29,7 @@ def at_random(length, n, dtype, seed=0, most=300):
     return places, rng.integers(1, most, n).astype(dtype)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 257, 258, 259, 260, 261, 516, 517, 775]), st.integers())),
     st.integers(0, 800),

@@ -14,6 +14,7 @@ from ingest.fetch.assemble import CooAssembler, CscAssembler, GeneMap, csr_rows,
 from ingest.fetch.base import FetchOptions
 from ingest.fetch.values import convert_counts, delivered_dtype, plain_indices, plain_values
 from ingest.genes import Genes
+from ingest.testing.examples import examples
 from ingest.validate import check_counts
 
 
@@ -49,7 +50,7 @@ def cases(draw):
     return matrix, rows, GeneMap.between(source, target), wanted, rng
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(cases(), st.booleans(), st.sampled_from([np.int32, np.int64]))
 def test_csr_rows(case, shuffled, index_type):
     matrix, rows, genes, wanted, rng = case
@@ -66,14 +67,14 @@ def test_csr_rows(case, shuffled, index_type):
     assert taken.counts.data.dtype == matrix.dtype
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(16), deadline=None)
 @given(cases())
 def test_dense_rows(case):
     matrix, rows, genes, wanted, _ = case
     np.testing.assert_array_equal(dense(dense_rows(matrix, rows, genes, source="test").counts), wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(cases(), st.integers(1, 40), st.sampled_from([0, 5_000_000_000]), st.booleans())
 def test_coordinates_in_any_order(case, step, first, scattered):
     matrix, rows, genes, wanted, rng = case
@@ -88,7 +89,7 @@ def test_coordinates_in_any_order(case, step, first, scattered):
     np.testing.assert_array_equal(dense(assembler.finish().counts), wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(cases(), st.integers(1, 60))
 def test_columns_in_blocks(case, width):
     matrix, rows, genes, wanted, _ = case
@@ -102,7 +103,7 @@ def test_columns_in_blocks(case, width):
     np.testing.assert_array_equal(dense(assembler.finish().counts), wanted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(cases())
 def test_reorder_rows(case):
     matrix, rows, _, _, _ = case

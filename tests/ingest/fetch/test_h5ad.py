@@ -28,6 +28,7 @@ from ingest.fetch.h5ad_slabs import Slab, plan_runs
 from ingest.genes import Genes
 from ingest.source import Source
 from ingest.survey.h5ad import survey_h5ad
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 
 MEBIBYTE = 1 << 20
@@ -126,7 +127,7 @@ counts_strategy = st.tuples(st.integers(1, 30), st.integers(1, 12), st.floats(0,
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(24), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     matrix=counts_strategy,
     layout=st.sampled_from(["csr", "csc", "dense"]),

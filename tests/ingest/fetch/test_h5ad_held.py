@@ -152,7 +152,7 @@ def test_a_file_that_changes_while_it_is_fetched(gcs_server, proxy, monkeypatch)
 def test_bytes_in_flight_are_bounded(monkeypatch):
     size = 100 * MIB + 17
     lock, flying, most = threading.Lock(), [0], [0]
-    gate = threading.Barrier(4, timeout=20)
+    gate = threading.Barrier(4, timeout=120)
 
     class Slow:
         def info(self, _):

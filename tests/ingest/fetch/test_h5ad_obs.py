@@ -18,6 +18,7 @@ from ingest.errors import ConfigError, HostileFileError, SourceError
 from ingest.fetch import h5ad_obs
 from ingest.fetch.h5ad_obs import iter_obs, names_unique, obs_columns, obs_names
 from ingest.fetch.h5ad_open import open_h5ad
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
@@ -140,7 +141,7 @@ def write_names(path, names):
     return str(path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(n_rows=st.integers(1, 70), rows=st.lists(st.integers(0, 10**6), max_size=60))
 def test_names_come_in_the_order_asked_whatever_the_blocks(tmp_path_factory, n_rows, rows):
     rows = np.array([row % n_rows for row in rows], np.int64)

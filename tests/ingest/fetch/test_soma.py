@@ -23,6 +23,7 @@ from ingest.genes import Genes
 from ingest.source import Source, address_of
 from ingest.survey.soma import survey_soma
 from ingest.testing.census import CensusSpec, build_census
+from ingest.testing.examples import examples
 from ingest.validate import check_counts
 
 # cellxgene_census hands anndata an integer index, which anndata turns into text and warns of.
@@ -85,7 +86,7 @@ def selections(draw):
     return rng.permutation(rows) if draw(st.booleans()) else rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(rows=selections(), tight=st.booleans())
 def test_rows_in_any_order(survey, plain, fetcher, rows, tight):
     reader = SomaFetcher(survey, survey.genes, FetchOptions(), TIGHT) if tight else fetcher
@@ -259,7 +260,7 @@ def test_a_damaged_tile_is_an_error(tmp_path):
     reader.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.sets(st.integers(0, 300)), st.integers(0, 20))
 def test_ranges_hold_the_values_and_no_wide_gap(values, gap):
     ordered = np.array(sorted(values), np.int64)
@@ -275,7 +276,7 @@ def test_ranges_hold_the_values_and_no_wide_gap(values, gap):
     assert set(ranges.ravel().tolist()) <= values
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.sets(st.integers(0, 300)), st.integers(1, 50), st.integers(0, 100))
 def test_pieces_never_split_a_band(values, band, most):
     ordered = np.array(sorted(values), np.int64)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ingest.errors import ConfigError
 from ingest.load.dataset import open_chunks
 from ingest.testing.datasets import write_h5ad_index
+from ingest.testing.examples import examples
 from ingest.testing.shelf import make_blocky, write_sample
 
 N = 106
@@ -23,7 +24,7 @@ def texts_of(column):
     return [column.categories[code] if code >= 0 else None for code in column.values.tolist()]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(8))
 @given(rows=st.lists(st.integers(0, N - 1), max_size=60), column=st.sampled_from(COLUMNS))
 def test_a_column_of_any_cells(opened, plain, rows, column):
     found = opened.column(column, rows)

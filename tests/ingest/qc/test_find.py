@@ -25,6 +25,7 @@ from ingest.store.local import LocalStore
 from ingest.store.open import open_store
 from ingest.testing.damage import DamageableDataset, flip_bit
 from ingest.testing.datasets import make_dataset, write_h5ad_index
+from ingest.testing.examples import examples
 from ingest.testing.qc_data import write_qc_source
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_counts_of_drops_add_up(finished, tmp_path):
 
 
 @given(st.lists(st.integers(0, (1 << len(CELL_RULES)) - 1), min_size=1, max_size=30))
-@settings(max_examples=60)
+@settings(max_examples=examples(24))
 def test_flags_are_counted_as_a_person_would(flags):
     from ingest.qc.judge import count_drops
 

@@ -187,7 +187,7 @@ def test_a_fork_opens_its_own(path):
     queue = context.Queue()
     child = context.Process(target=_count, args=(handle, queue))
     child.start()
-    assert queue.get(timeout=60) == (30, 20, True)
+    assert queue.get(timeout=300) == (30, 20, True)
     child.join()
     assert child.exitcode == 0
     assert handle.backed.X[0].shape == (1, 20)

@@ -23,9 +23,12 @@ from ingest.stream.matrix import work as work_module
 from ingest.stream.matrix.rewrite import rewrite
 from ingest.stream.normalize import normalize_total_block, normalize_total_log1p
 from ingest.stream.subset import write_filtered_subset
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
+MANY = {"perturb_datlinger_scifi_7500", "worm_l2"}
+"""Files of so many cells or genes that their dense copies take seconds."""
 DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
 
 
@@ -110,7 +113,7 @@ def rich(tmp_path):
     st.sampled_from(["csr", "csc", "dense"]), st.sampled_from(DTYPES), st.sampled_from([None, "gzip", "lzf"]),
     st.integers(0, 25), st.integers(0, 25), st.integers(0, 2**32 - 1), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_layout_type_and_filter(tmp_path, layout, dtype, compression, n, m, seed, in_order):
     rng = np.random.default_rng(seed)
     counts = sample_counts(n, m, density=rng.random(), seed=seed)
@@ -366,7 +369,13 @@ def test_unsorted_entries_and_such_that_stand_twice_stay_what_they_mean(tmp_path
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data beside this checkout")
-@pytest.mark.parametrize("path", sorted(REAL.glob("*.h5ad")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.long] if path.stem in MANY else [], id=path.stem)
+        for path in sorted(REAL.glob("*.h5ad"))
+    ],
+)
 def test_real_files(path, tmp_path):
     cells, out = read(path), tmp_path / "out.h5ad"
     for kind, call in (("csr", convert_to_csr), ("csc", convert_to_csc)):

@@ -180,5 +180,5 @@ def test_a_process_that_ends_with_it_open(tmp_path, http):
         f"from ingest.stream import *; x = read_backed({url!r}); h = AnnData({url!r}); print(h.n_obs, x.X[:2].shape)"
     )
     script = script.replace("import *", "import AnnData, read_backed")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (0, "60 (2, 40)\n"), done.stderr

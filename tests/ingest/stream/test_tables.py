@@ -17,6 +17,7 @@ from ingest.errors import AbsentError, HostileFileError, SourceChangedError, Unf
 from ingest.fetch.h5ad_obs import iter_obs
 from ingest.fetch.h5ad_open import open_h5ad
 from ingest.stream import AnnData, load_obs, load_var, write_obs, write_obsm_to_h5ad, write_var
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 from ingest.testing.h5ad_same import assert_same
 
@@ -305,7 +306,7 @@ COLUMNS = {
 }
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=examples(16), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_table_comes_back(path, data):
     kinds = data.draw(st.dictionaries(NAMES, st.sampled_from(sorted(COLUMNS)), max_size=4))

@@ -16,6 +16,7 @@ from scipy import sparse
 from ingest.testing.census import BuiltCensus, CensusSpec, build_census, cached_census
 from ingest.testing.census_counts import Sampler, tile_ordered
 from ingest.testing.census_model import draw_models
+from ingest.testing.examples import examples
 
 SPEC = CensusSpec(
     n_cells=5_000,
@@ -343,7 +344,7 @@ def cells(draw):
     return profiles, seed, rng.integers(0, n_profiles, n_cells), rng.integers(1, 60, n_cells), np.arange(n_cells)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(cells(), st.integers(1, 7), st.integers(1, 16))
 def test_draws_do_not_depend_on_the_cut_and_lie_in_tile_order(drawn, cut, extent):
     profiles, seed, profile, library, identity = drawn

@@ -115,7 +115,7 @@ def test_requests_are_counted_by_kind_and_forgotten(server, client):
 
 
 def test_delayed_requests_wait_side_by_side(server):
-    _reset(server, delay_ms=200)
+    _reset(server, delay_ms=1_000)
     clients = [boto3.client("s3") for _ in range(8)]
     start = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -124,8 +124,8 @@ def test_delayed_requests_wait_side_by_side(server):
     _reset(server)
     for client in clients:
         client.close()
-    assert took >= 0.2
-    assert took < 8 * 0.2  # one after the other would take this long on any machine
+    assert took >= 1
+    assert took < 8  # one after the other would take this long on any machine
 
 
 @pytest.mark.parametrize("most", [1, 2, 1000])

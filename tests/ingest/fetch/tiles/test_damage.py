@@ -23,6 +23,7 @@ from ingest.fetch.tiles.fragment import Footer, read_fragment
 from ingest.fetch.tiles.reader import TileReader
 from ingest.fetch.tiles.stored import open_stored
 from ingest.testing.census import CensusSpec, build_census
+from ingest.testing.examples import examples
 from ingest.validate import check_counts
 
 N_CELLS, N_GENES = 2_500, 800
@@ -234,7 +235,7 @@ def nearly_tiles(draw):
     return bytes(whole)
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(240))
 @given(st.binary(max_size=200) | nearly_tiles(), st.booleans())
 def test_any_bytes_have_parts_inside_of_them_or_none(data, compressed):
     bytes_of_it = np.frombuffer(data, np.uint8)
@@ -245,7 +246,7 @@ def test_any_bytes_have_parts_inside_of_them_or_none(data, compressed):
         assert 0 <= start <= stop <= len(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(120))
 @given(st.binary(max_size=120))
 def test_any_bytes_are_a_generic_tile_or_unfamiliar(data):
     with suppress(Unfamiliar):

@@ -20,6 +20,7 @@ from ingest.fetch.tiles.folder import LocalArray
 from ingest.fetch.tiles.format import Unfamiliar
 from ingest.fetch.tiles.reader import TileReader
 from ingest.fetch.tiles.stored import open_stored
+from ingest.testing.examples import examples
 from ingest.testing.tiledb_upkeep import TileDBUpkeep
 from ingest.validate import check_counts
 
@@ -108,7 +109,7 @@ def stored_arrays(draw):
     }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(16), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(how=stored_arrays(), seed=st.integers(0, 2**32), threads=st.sampled_from([1, 3]))
 def test_any_rows_of_any_array_are_what_tiledb_reads(tmp_path_factory, how, seed, threads):
     rng = np.random.default_rng(seed)
@@ -130,7 +131,7 @@ def test_any_rows_of_any_array_are_what_tiledb_reads(tmp_path_factory, how, seed
     reader.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(seed=st.integers(0, 2**32), ascending=st.booleans(), n_genes=st.integers(1, SHAPE[1]))
 def test_genes_kept_and_moved(tmp_path_factory, seed, ascending, n_genes):
     rng = np.random.default_rng(seed)

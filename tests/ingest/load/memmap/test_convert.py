@@ -283,7 +283,7 @@ def test_after_an_error_nobody_is_at_work(tmp_path, small_parts, monkeypatch):  
             slow.set()
             time.sleep(0.5)
         else:
-            slow.wait(20)
+            slow.wait(120)
         return real(self, place, into, **options)
 
     monkeypatch.setattr(H5adRows, "write", write)

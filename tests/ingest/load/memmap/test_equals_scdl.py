@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ingest.load.memmap import SingleCellMemMapDataset, collate_sparse_matrix_batch
+from ingest.testing.examples import examples
 from ingest.testing.scdl_files import ScdlFile, write_scdl_file
 
 FEATURES = ("cell_line", "missing", "n_counts", "score", "is_primary", "batch", "note", "feature_id", "length")
@@ -96,7 +97,7 @@ def assert_same_rows(one, other):
 # torch's, of what bionemo-scdl makes of a batch
 @pytest.mark.filterwarnings("ignore:Sparse")
 @settings(
-    max_examples=50,
+    max_examples=examples(20),
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

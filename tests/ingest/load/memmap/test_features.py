@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ingest.errors import ConfigError
 from ingest.load.memmap import features as ours
+from ingest.testing.examples import examples
 
 TEXTS = ["T cell", "B", "", "naïve 🧬", "a\0b", "x" * 40]
 DAYS = ["2020-01-01T10:00:00", "NaT", "1969-07-20"]
@@ -172,7 +173,7 @@ def assert_same_files(mine: Path, peer: Path):
         assert (mine / name).read_bytes() == (peer / name).read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(files=st.lists(st.tuples(tables(), LABELS), max_size=6), apart=st.integers(0, 6), again=st.booleans())
 def test_obs_as_theirs(files, apart, again):
     pairs = [(ours.ObservedFeatureIndex(), theirs.ObservedFeatureIndex()) for _ in range(2)]
@@ -202,7 +203,7 @@ def test_obs_as_theirs(files, apart, again):
             assert_same_slices(mine.load(folder / "ours"), wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(16), deadline=None)
 @given(
     files=st.lists(st.tuples(st.integers(0, 3), tables(), LABELS), max_size=6),
     twice=st.lists(st.booleans(), min_size=6, max_size=6),

@@ -20,11 +20,14 @@ from ingest.load.memmap.archive import ArchiveSpec, ArrayFiles
 from ingest.load.memmap.convert.base import Place
 from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.source import Source
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_entries import ARRAYS, Archived, StoredEntries, convert_by_scdl, stored_entries
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
-FROM_FILES = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FROM_FILES = settings(
+    deadline=None, max_examples=examples(24), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(autouse=True)

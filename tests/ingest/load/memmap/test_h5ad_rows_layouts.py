@@ -22,12 +22,15 @@ from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.load.memmap.convert.h5ad_csc import CscRows
 from ingest.load.memmap.convert.h5ad_kernels import place_entries
 from ingest.load.memmap.convert.h5ad_matrix import Reading
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_entries import Archived, StoredEntries, convert_by_scdl, stored_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FROM_FILES = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FROM_FILES = settings(
+    deadline=None, max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ingest.errors import ConfigError
 from ingest.load.order.epoch import Batching, Blocks, EpochOrder, share_of
 from ingest.load.order.samplers import Sequential, Shuffled
+from ingest.testing.examples import examples
 
 SEEDS = st.integers(0, 1 << 40)
 
@@ -76,7 +77,7 @@ def test_every_cell_once_and_ranks_in_step(sampler, world_size, epoch):
         assert (np.diff(delivered) > 0).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(sampler=samplers(), world_size=st.integers(1, 3), at=st.floats(0, 1))
 def test_any_window_is_found_without_those_before_it(sampler, world_size, at):
     try:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ingest.load.read.buffers import Buffers
+from ingest.testing.examples import examples
 
 FLOAT = np.dtype(np.float32)
 
@@ -170,4 +171,4 @@ class Lending(RuleBasedStateMachine):
 
 
 TestLending = Lending.TestCase
-TestLending.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestLending.settings = settings(max_examples=examples(12), stateful_step_count=30, deadline=None)

@@ -13,6 +13,7 @@ from ingest.load.manifest import read_manifest
 from ingest.load.read import ranges as module
 from ingest.load.read.ranges import LocalChunks, StoredChunks, join_ranges
 from ingest.store.open import open_store
+from ingest.testing.examples import examples
 
 SPANS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 60)), max_size=20)
 
@@ -56,7 +57,7 @@ def files_of(folder, requests):
 
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(spans=SPANS, lasting=st.booleans())
 def test_what_is_read_is_what_stands_there(shelf, requests, spans, lasting):
     folder = shelf.made("float32-deflate")

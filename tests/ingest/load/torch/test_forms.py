@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ingest.block import Counts
 from ingest.errors import ConfigError
 from ingest.load.torch.forms import maker_of
+from ingest.testing.examples import examples
 from ingest.testing.h5ad_files import sample_counts
 
 
@@ -20,7 +21,7 @@ def counts_of(n_cells, n_genes, seed, dtype=np.float32):
     return Counts(indptr, indices, matrix.data.astype(dtype), n_genes), matrix.toarray()
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 @given(
     shape=st.tuples(st.integers(0, 9), st.integers(1, 12)),
     seed=st.integers(0, 99),

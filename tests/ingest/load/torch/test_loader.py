@@ -17,6 +17,7 @@ from ingest.block import Counts
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.load.dataset import open_chunks
 from ingest.load.torch.create import create_dataloader
+from ingest.testing.examples import examples
 
 N = 106
 
@@ -54,7 +55,7 @@ def test_an_epoch(shelf, kind):
     assert loader.epoch == 2
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(
     batch_size=st.integers(1, 120),
     block_cells=st.integers(1, 50),
@@ -176,9 +177,9 @@ def test_a_loader_that_is_left_in_mid_epoch_leaves_nothing_behind(dest, workers,
     del loader, _
     gc.collect()
     for thread in our_threads(threads):
-        thread.join(10)
+        thread.join(120)
     assert not our_threads(threads)
-    assert not psutil.wait_procs([psutil.Process(pid) for pid in children() - before], timeout=10)[1]
+    assert not psutil.wait_procs([psutil.Process(pid) for pid in children() - before], timeout=120)[1]
 
 
 def test_closing_ends_threads_and_the_next_read_begins_anew(dest, plain):
@@ -188,7 +189,7 @@ def test_closing_ends_threads_and_the_next_read_begins_anew(dest, plain):
         assert our_threads(before)
         cells.close()
         for thread in our_threads(before):
-            thread.join(10)
+            thread.join(120)
         assert not our_threads(before)
         assert sorted(flat(check_batches(create_dataloader(cells, 20), plain))) == list(range(N))
 

@@ -17,6 +17,7 @@ from ingest.finish import finish
 from ingest.load.dataset import open_chunks
 from ingest.load.torch.create import create_dataloader
 from ingest.testing.damage import DamageableDataset
+from ingest.testing.examples import examples
 from ingest.testing.shelf import KINDS, make_blocky
 
 N = 106
@@ -75,7 +76,7 @@ def test_with_another_number_of_workers(opened, epochs, before, after, at):
     assert names_of(resumed) == epochs[0][at:]
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(data=st.data(), weighted=st.booleans(), rank=st.integers(0, 1), drop_last=st.booleans())
 def test_stopped_again_and_again(opened, data, weighted, rank, drop_last):
     options = {**OPTIONS, "drop_last": drop_last, "rank": rank, "world_size": 2, "window_cells": 20}
