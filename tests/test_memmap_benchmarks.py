@@ -122,7 +122,7 @@ def test_a_conversion_that_fails_is_one_error(tmp_path, capfd):
 
 
 def test_processes_that_end_count_as_they_were_last_seen():
-    inner = "import time; held = bytearray(60 << 20)\nwhile time.process_time() < 0.4: pass"
+    inner = "import time; held = bytearray(60 << 20)\nwhile time.process_time() < 0.8: pass"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}]); print('over', flush=True)"
     outer += "; input()"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
