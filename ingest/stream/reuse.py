@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
-from ingest.fetch.h5ad_open import file_version
 from ingest.stream.labels.annotations import annotated
 
 if TYPE_CHECKING:
@@ -72,16 +71,9 @@ class Origin:
         return all(noted.get(name) == text for name, text in self.notes().items())
 
 
-def origin_of(source: Path, **settings: Any) -> Origin:
-    """Return what an output of `source`, a local file, with these settings is made of.
-
-    Raises
-    ------
-    SourceError
-        There is no such file.
-    """
-    path = source.resolve()
-    return Origin(str(path), file_version(str(path)), json.dumps(settings, sort_keys=True))
+def origin_of(source: Path, version: str, **settings: Any) -> Origin:
+    """Return what an output of `source`, a local file that was read at `version`, with these settings is made of."""
+    return Origin(str(source.resolve()), version, json.dumps(settings, sort_keys=True))
 
 
 def now_text() -> str:

@@ -113,6 +113,8 @@ def sort_by_perturbation(
         A ValueError: no control label is found, or the one given is no label.
     AlreadyExistsError
         What is there was not made of this file.
+    SourceChangedError
+        Something else changed the file meanwhile.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
@@ -120,16 +122,17 @@ def sort_by_perturbation(
     output = source.with_name(f"{source.stem}_sorted.h5ad") if output_path is None else Path(output_path)
     with annotated(source) as given:
         codes, names = column_codes(given.obs, perturbation_column)
+        version = given.version
     control = resolve_control_label(names, control_label, verbose=False)
-    origin = origin_of(source, perturbation_column=perturbation_column, control_label=control)
+    origin = origin_of(source, version, perturbation_column=perturbation_column, control_label=control)
     may_replace = force and output_path is not None
     if origin.is_there(output, SORTING, replace=may_replace) and not force:
         _log.info("%s: sorted before, taken as it is", output)
         return output
     order = _order_of(codes, names, control)
-    layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
     notes = _notes(order, perturbation_column, control) | origin.notes()
-    with open_data(source) as file:
+    with open_data(source, version=version) as file:
+        layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
         selection = Selection(order.rows, uns={SORTING: notes})
         write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size, reached=reached))
     return output

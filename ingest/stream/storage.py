@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from ingest.errors import ConfigError, NoFileError, SourceError
+from ingest.errors import ConfigError, NoFileError, SourceChangedError, SourceError
 
 if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
 
 __all__ = [
     "address_of_data",
+    "changed_meanwhile",
     "drop_file_cache",
     "get_matrix_storage_format",
     "is_dense_storage",
@@ -86,8 +87,13 @@ def address_of_data(data: Any) -> str:
     raise TypeError(f"a {type(data).__name__} names no file; give a path, a backed AnnData or a handle of this package")
 
 
-def open_data(data: Any) -> OpenH5ad:
+def open_data(data: Any, *, version: str | None = None) -> OpenH5ad:
     """Open the file that `data` names, local or remote, for reading; every link and header in it is examined first.
+
+    Parameters
+    ----------
+    version
+        That it has to have, as an earlier opening found it (``OpenH5ad.source.version``); None: any.
 
     Raises
     ------
@@ -97,6 +103,8 @@ def open_data(data: Any) -> OpenH5ad:
         A FileNotFoundError: there is no such file.
     HostileFileError
         It breaks a rule of `ingest.fetch.h5ad_open`.
+    SourceChangedError
+        It has another version.
     ConfigError, CredentialsError, TransientError
         It cannot be reached.
     """
@@ -104,11 +112,15 @@ def open_data(data: Any) -> OpenH5ad:
 
     address = address_of_data(data)
     try:
-        return open_h5ad(address)
+        opened = open_h5ad(address)
     except SourceError as error:
         if error.kind == "no-such-file":
             raise _no_file(address) from error
         raise
+    if version not in (None, opened.source.version):
+        opened.close()
+        raise changed_meanwhile(address)
+    return opened
 
 
 def is_dense_storage(path: Any) -> bool:
@@ -173,6 +185,15 @@ def _local(text: str) -> str:
     if not text:
         raise TypeError("an empty path names no file")
     return unquote(urlsplit(text).path) if text.startswith("file://") else text
+
+
+def changed_meanwhile(address: str | os.PathLike[str]) -> SourceChangedError:
+    """Return the error for a file that is no longer the one that was read."""
+    return SourceChangedError(
+        f"{address}: the file was changed by something else meanwhile",
+        hint="nothing was written; run it again",
+        source=str(address),
+    )
 
 
 def _no_file(address: str) -> NoFileError:

@@ -92,6 +92,11 @@ class Annotations:
     file: OpenH5ad | None
     """The file they are read from; None when they are in memory."""
 
+    @property
+    def version(self) -> str:
+        """Of the file, for whoever opens it again; empty when they are in memory."""
+        return "" if self.file is None else self.file.source.version
+
 
 @contextmanager
 def annotated(data: Any) -> Iterator[Annotations]:

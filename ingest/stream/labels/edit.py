@@ -9,14 +9,13 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from ingest.errors import SourceChangedError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.editing import edited_h5ad, put
 from ingest.stream.elements import is_compound, labels_beside, read_table
 from ingest.stream.files import changed_copy
 from ingest.stream.hdf5 import writable
 from ingest.stream.output import MADE_FROM
-from ingest.stream.storage import open_data
+from ingest.stream.storage import changed_meanwhile, open_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,8 +77,13 @@ class Edit:
 
 
 @contextmanager
-def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
+def editing(path: Path, output: Path | None = None, *, version: str) -> Iterator[Edit]:
     """Give a copy of the file at `path` to be changed, which becomes `output`, or replaces the file, at a good end.
+
+    Parameters
+    ----------
+    version
+        Of the file from which the changes were derived (`Annotations.version`): no other one is changed.
 
     Raises
     ------
@@ -88,7 +92,7 @@ def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
     ConfigError, CredentialsError, SourceChangedError
         As of `ingest.stream.editing.edited_h5ad`.
     """
-    with open_data(path) as opened:
+    with open_data(path, version=version) as opened:
         compound, source = _compound_tables(opened), opened.source
     with edited_h5ad(path, source.version) if output is None else _changed(path, source, output) as file:
         for table, (frame, labels) in compound.items():
@@ -102,7 +106,7 @@ def editing(path: Path, output: Path | None = None) -> Iterator[Edit]:
 def _changed(path: Path, source: Source, output: Path) -> Iterator[h5py.File]:
     with changed_copy(path, output) as copy:
         if file_version(str(path)) != source.version:
-            raise SourceChangedError(f"{path}: the file was changed by something else meanwhile", source=str(path))
+            raise changed_meanwhile(path)
         with writable(copy, "r+", name=output) as file:
             file.attrs[MADE_FROM] = source.address
             yield file
