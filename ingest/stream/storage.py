@@ -37,10 +37,12 @@ _ENCODINGS: dict[object, StorageFormat] = {
 def resolve_data_path(data: Any, *, require_exists: bool = True) -> Path:
     """Return the local path of `data`: a path, a backed anndata, or this package's handle.
 
+    Of a backed anndata it is the file that counts: what was changed in its obs, var or uns in memory is not in it.
+
     Raises
     ------
     TypeError
-        An AnnData in memory, or nothing that names a file.
+        An AnnData in memory, a view of a backed one, or nothing that names a file.
     NoFileError
         A FileNotFoundError: there is no such file.
     ConfigError
@@ -71,7 +73,7 @@ def address_of_data(data: Any) -> str:
     Raises
     ------
     TypeError
-        An AnnData in memory, or nothing that names a file.
+        An AnnData in memory, a view of a backed one, or nothing that names a file.
     """
     if isinstance(data, str | os.PathLike):
         text = os.fspath(data)
@@ -81,6 +83,7 @@ def address_of_data(data: Any) -> str:
     for name in ("filename", "path"):
         found = getattr(data, name, None)
         if isinstance(found, str | os.PathLike):
+            _refuse_view(data, found)
             return address_of_data(found)
     if hasattr(data, "obs") and hasattr(data, "var"):
         raise TypeError("this AnnData is in memory and names no file; write it with write_h5ad and give its path")
@@ -194,6 +197,16 @@ def changed_meanwhile(address: str | os.PathLike[str]) -> SourceChangedError:
         hint="nothing was written; run it again",
         source=str(address),
     )
+
+
+def _refuse_view(data: Any, filename: str | os.PathLike[str]) -> None:
+    # anndata has a view say the name of the file that it is a part of.
+    if getattr(data, "is_view", False):
+        n_obs, n_vars = data.shape
+        raise TypeError(
+            f"a view, {n_obs:,} cells x {n_vars:,} genes, of {os.fspath(filename)}; make a file of it with"
+            " write_filtered_subset, or an AnnData in memory with .to_memory()"
+        )
 
 
 def _no_file(address: str) -> NoFileError:
