@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from ingest.errors import UnfitError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.editing import edited_h5ad, put
 from ingest.stream.elements import is_compound, labels_beside, read_table
@@ -28,6 +29,8 @@ __all__ = ["Edit", "editing"]
 
 _TABLES = ("obs", "var", "raw.var")
 _Table = Literal["obs", "var"]
+_ALONG: dict[_Table, str] = {"obs": "obsm", "var": "varm"}
+_INDEX = "_index"
 
 
 class Edit:
@@ -43,8 +46,15 @@ class Edit:
         """Write a column of text, ``(n_rows,)``, in the place of the one of this name, or as the last.
 
         Text with missing values becomes categorical, as anndata has it.
+
+        Raises
+        ------
+        UnfitError
+            A ValueError: it has another number of rows.
         """
         group = self._file[table]
+        _check_rows(group, len(values), f"{table}/{name}")
+        _part_index(group, name)
         _remove(group, name)
         put(self._file, f"{table}/{name}", _storable(values))
         order = _order(group)
@@ -54,17 +64,32 @@ class Edit:
     def rename_column(self, table: _Table, old: str, new: str) -> None:
         """Give a column another name, in its place."""
         group = self._file[table]
+        _part_index(group, old)
         for place in ("", "__categories/"):
             if f"{place}{old}" in group:
                 group.move(f"{place}{old}", f"{place}{new}")
         _put_order(group, [new if name == old else name for name in _order(group)])
 
     def put_index(self, table: _Table, names: pd.Index[Any]) -> None:
-        """Write the names of the rows, ``(n_rows,)``."""
-        group = self._file[table]
-        name = _text(group.attrs.get("_index", "_index"))
+        """Write the names of the rows, ``(n_rows,)``; tables of obsm, or of varm, take them too.
+
+        Raises
+        ------
+        UnfitError
+            A ValueError: there is another number of rows.
+        """
+        texts = names.astype(str).to_numpy(object)
+        _check_rows(self._file[table], len(texts), f"names of {table}")
+        for path in (table, *_tables_in(self._file, _ALONG[table])):  # anndata refuses a file in which they differ
+            self._put_names(path, texts)
+
+    def _put_names(self, path: str, names: np.ndarray[Any, Any]) -> None:
+        group = self._file[path]
+        name = _index_of(group)
+        if name in _order(group):  # the column keeps what it has
+            name = group.attrs["_index"] = _free_for_index(group)
         _remove(group, name)
-        put(self._file, f"{table}/{name}", names.astype(str).to_numpy(object))
+        put(self._file, f"{path}/{name}", names)
 
     def put_uns(self, name: str, entry: Mapping[str, Any]) -> None:
         """Write an entry of uns in the place of the one of this name, or beside the others."""
@@ -118,6 +143,39 @@ def _compound_tables(opened: OpenH5ad) -> dict[str, tuple[pd.DataFrame, list[str
         for table in _TABLES
         if is_compound(opened, table)
     }
+
+
+def _tables_in(file: h5py.File, path: str) -> list[str]:
+    group = file.get(path)
+    nodes = group.items() if isinstance(group, h5py.Group) else ()
+    return [f"{path}/{key}" for key, node in nodes if _text(node.attrs.get("encoding-type")) == "dataframe"]
+
+
+def _index_of(group: h5py.Group) -> str:
+    return _text(group.attrs.get("_index", _INDEX))
+
+
+def _check_rows(group: h5py.Group, n: int, what: str) -> None:
+    names = group[_index_of(group)]
+    if isinstance(names, h5py.Group):  # text of pandas' own type
+        names = names["values"]
+    if len(names) != n:
+        raise UnfitError(f"{what}: {n:,} rows where there are {len(names):,}")
+
+
+def _part_index(group: h5py.Group, name: str) -> None:
+    """Give the names of the rows a place of their own where they lie under `name`, which is to be a column's alone.
+
+    An h5ad has one dataset for an index and a column of one name, as long as they are equal.
+    """
+    if name == _index_of(group):
+        place = _free_for_index(group)
+        group.copy(name, place)
+        group.attrs["_index"] = place
+
+
+def _free_for_index(group: h5py.Group) -> str:
+    return next(name for name in (_INDEX, *(f"{_INDEX}-{number}" for number in range(len(group)))) if name not in group)
 
 
 def _order(group: h5py.Group) -> list[str]:
