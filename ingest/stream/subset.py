@@ -13,6 +13,8 @@ from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.source import describe_x, shape_of
 from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.output import refuse_same
+from ingest.stream.perturbation import SORTING
+from ingest.stream.sorted_rows import note_of_rows
 from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def write_filtered_subset(
     """Write the cells and genes whose masks say so; X, layers, obsm, varm, obsp and varp are cut, raw by cells.
 
     Matrices keep layout and type. Categories of obs and var that nothing has any more go, and their colours in uns.
+    Where cells go, what `sort_by_perturbation` noted of their order is noted anew, ``sort_order`` and the original's
+    path excepted.
     The source is read once, whatever is known of it.
 
     Parameters
@@ -110,7 +114,10 @@ def write_subset_of(
     rows, genes = _kept(cell_mask, n_obs, "cell_mask"), _kept(gene_mask, n_vars, "gene_mask")
     stated = _known(*known, len(rows))
     var = _assigned(file, genes, var_assignments) if var_assignments else None
-    selection = Selection(_or_all(rows, n_obs), _or_all(genes, n_vars), var=var, drop_unused=True)
+    uns, without = ({}, ()) if len(rows) == n_obs else _sorting_of(file, rows)
+    selection = Selection(
+        _or_all(rows, n_obs), _or_all(genes, n_vars), var=var, uns=uns, without=without, drop_unused=True
+    )
 
     def put_x(target: Target) -> None:
         if file.get("X") is not None:
@@ -119,6 +126,12 @@ def write_subset_of(
             _check_known(target, stated)
 
     write_file(file, output_path, selection, put_x=put_x, work=work)
+
+
+def _sorting_of(file: OpenH5ad, rows: Array) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what uns says of the order of these rows, and what it must say no longer."""
+    note = note_of_rows(file, rows)
+    return ({}, (SORTING,)) if note is None else ({SORTING: note}, ())
 
 
 def _kept(mask: Any, n: int, name: str) -> Array:
