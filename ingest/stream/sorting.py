@@ -179,7 +179,7 @@ def needs_sorting_for_nbglm(
     path
         Path, URL, handle, or AnnData in memory or backed.
     perturbation_column
-        Of obs; without it there is nothing to sort. The labels are looked at, not what is noted of their order.
+        Of obs; without it there is nothing to sort, nor in a file sorted by it whose labels are as they were.
     min_cells, min_perturbations
         With fewer cells or labels, it does not pay.
     contiguity_threshold
@@ -196,6 +196,9 @@ def needs_sorting_for_nbglm(
         if perturbation_column not in obs.names or obs.n_rows < min_cells:
             return False
         codes, names = label_codes(obs.column(perturbation_column))
+        is_noted = given.note(SORTING).get("sorted_by") == perturbation_column
+    if is_noted and bounds_of(codes, names) is not None:  # labels may have been changed since it was noted
+        return False
     if not names or len(names) < min_perturbations:
         return False
     return bool(
