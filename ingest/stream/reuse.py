@@ -10,13 +10,11 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
 from ingest.stream.labels.annotations import annotated
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["Origin", "now_text", "origin_of", "uns_key"]
 
@@ -71,9 +69,10 @@ class Origin:
         return all(noted.get(name) == text for name, text in self.notes().items())
 
 
-def origin_of(source: Path, version: str, **settings: Any) -> Origin:
-    """Return what an output of `source`, a local file that was read at `version`, with these settings is made of."""
-    return Origin(str(source.resolve()), version, json.dumps(settings, sort_keys=True))
+def origin_of(source: Path | str, version: str, **settings: Any) -> Origin:
+    """Return what an output of `source`, a path or a URL that was read at `version`, with these settings is made of."""
+    address = str(source) if "://" in str(source) else str(Path(source).resolve())
+    return Origin(address, version, json.dumps(settings, sort_keys=True))
 
 
 def now_text() -> str:

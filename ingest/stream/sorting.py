@@ -15,10 +15,11 @@ from ingest.stream.labels.control import resolve_control_label
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.work import Work
+from ingest.stream.output import no_folder
 from ingest.stream.perturbation import SORTING, column_codes, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
 from ingest.stream.sorted_rows import bounds_of
-from ingest.stream.storage import get_matrix_storage_format, open_data, resolve_data_path
+from ingest.stream.storage import get_matrix_storage_format, local_or_url, open_data, stem_of
 
 if TYPE_CHECKING:
     import os
@@ -87,14 +88,15 @@ def sort_by_perturbation(
     Parameters
     ----------
     path
-        Of the file, or its handle.
+        Path or URL of the file, or its handle.
     perturbation_column
         Of obs. Cells without a label come last.
     control_label
         None: as `resolve_control_label` finds it.
     output_path
-        ``{stem}_sorted.h5ad`` beside the file unless given. What is there already is taken if it was made of this
-        file, as it still is, with this column and control; other things made of this file are replaced.
+        ``{stem}_sorted.h5ad`` beside the file unless given; of a remote file it has to be. What is there already is
+        taken if it was made of this file, as it still is, with this column and control; other things made of this file
+        are replaced.
     chunk_size
         Rows handled together; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     force
@@ -120,8 +122,10 @@ def sort_by_perturbation(
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
-    source = resolve_data_path(path)
-    output = source.with_name(f"{source.stem}_sorted.h5ad") if output_path is None else Path(output_path)
+    source = local_or_url(path)
+    if output_path is None and "://" in source:
+        raise no_folder(source)
+    output = Path(source).with_name(f"{stem_of(source)}_sorted.h5ad") if output_path is None else Path(output_path)
     with annotated(source) as given:
         codes, names = column_codes(given.obs, perturbation_column)
         version = given.version

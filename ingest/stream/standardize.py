@@ -18,7 +18,7 @@ from ingest.stream.labels.normalise import map_labels
 from ingest.stream.labels.symbols import check_symbols, symbols_of
 from ingest.stream.perturbation import SORTING, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
-from ingest.stream.storage import resolve_data_path
+from ingest.stream.storage import local_or_url, stem_of
 
 if TYPE_CHECKING:
     import os
@@ -60,7 +60,7 @@ def standardize_dataset(
     Parameters
     ----------
     dataset_path
-        Of the file, or its handle.
+        Path or URL of the file, or its handle; a remote file is fetched.
     perturbation_column
         Of obs.
     control_label
@@ -92,8 +92,8 @@ def standardize_dataset(
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `dataset_path` is nothing to read from, or the output cannot be written.
     """
-    source = resolve_data_path(dataset_path)
-    output = Path(output_dir) / ".cache" / f"standardized_{source.stem}.h5ad"
+    source = local_or_url(dataset_path)
+    output = Path(output_dir) / ".cache" / f"standardized_{stem_of(source)}.h5ad"
     with annotated(source) as given:
         control = _control(given, perturbation_column, control_label)
         origin = origin_of(

@@ -18,8 +18,10 @@ __all__ = [
     "drop_file_cache",
     "get_matrix_storage_format",
     "is_dense_storage",
+    "local_or_url",
     "open_data",
     "resolve_data_path",
+    "stem_of",
 ]
 
 StorageFormat = Literal["dense", "csr", "csc"]
@@ -88,6 +90,23 @@ def address_of_data(data: Any) -> str:
     if hasattr(data, "obs") and hasattr(data, "var"):
         raise TypeError("this AnnData is in memory and names no file; write it with write_h5ad and give its path")
     raise TypeError(f"a {type(data).__name__} names no file; give a path, a backed AnnData or a handle of this package")
+
+
+def local_or_url(data: Any) -> str:
+    """Return the path of a local file that is there, or a URL, as text: of what is read and not written.
+
+    Raises
+    ------
+    TypeError, NoFileError
+        As of `resolve_data_path`.
+    """
+    address = address_of_data(data)
+    return address if "://" in address else os.fspath(resolve_data_path(address))
+
+
+def stem_of(address: str) -> str:
+    """Return the name of a local or remote file without folder and ending."""
+    return Path(unquote(urlsplit(address).path) if "://" in address else address).stem
 
 
 def open_data(data: Any, *, version: str | None = None) -> OpenH5ad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
@@ -13,14 +14,13 @@ from ingest.errors import UnfitError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.editing import edited_h5ad, put
 from ingest.stream.elements import is_compound, labels_beside, read_table
-from ingest.stream.files import changed_copy
+from ingest.stream.files import changed_copy, new_file
 from ingest.stream.hdf5 import writable
 from ingest.stream.output import MADE_FROM
 from ingest.stream.storage import changed_meanwhile, open_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.source import Source
@@ -31,6 +31,7 @@ _TABLES = ("obs", "var", "raw.var")
 _Table = Literal["obs", "var"]
 _ALONG: dict[_Table, str] = {"obs": "obsm", "var": "varm"}
 _INDEX = "_index"
+_PIECE_BYTES = 8 << 20
 
 
 class Edit:
@@ -86,7 +87,7 @@ class Edit:
     def _put_names(self, path: str, names: np.ndarray[Any, Any]) -> None:
         group = self._file[path]
         name = _index_of(group)
-        if name in _order(group):  # the column keeps what it has
+        if "column-order" in group.attrs and name in _order(group):  # the column keeps what it has
             name = group.attrs["_index"] = _free_for_index(group)
         _remove(group, name)
         put(self._file, f"{path}/{name}", names)
@@ -102,11 +103,13 @@ class Edit:
 
 
 @contextmanager
-def editing(path: Path, output: Path | None = None, *, version: str) -> Iterator[Edit]:
+def editing(path: Path | str, output: Path | None = None, *, version: str) -> Iterator[Edit]:
     """Give a copy of the file at `path` to be changed, which becomes `output`, or replaces the file, at a good end.
 
     Parameters
     ----------
+    path
+        Of a local file; with `output` it may be a URL.
     version
         Of the file from which the changes were derived (`Annotations.version`): no other one is changed.
 
@@ -114,12 +117,12 @@ def editing(path: Path, output: Path | None = None, *, version: str) -> Iterator
     ------
     NoFileError, HostileFileError
         There is no such file, or it breaks a rule.
-    ConfigError, CredentialsError, SourceChangedError
-        As of `ingest.stream.editing.edited_h5ad`.
+    ConfigError, CredentialsError, SourceChangedError, TransientError
+        As of `ingest.stream.editing.edited_h5ad`; it cannot be reached.
     """
     with open_data(path, version=version) as opened:
         compound, source = _compound_tables(opened), opened.source
-    with edited_h5ad(path, source.version) if output is None else _changed(path, source, output) as file:
+    with edited_h5ad(Path(path), source.version) if output is None else _changed(path, source, output) as file:
         for table, (frame, labels) in compound.items():
             put(file, table, frame)
             for name in labels:
@@ -128,13 +131,25 @@ def editing(path: Path, output: Path | None = None, *, version: str) -> Iterator
 
 
 @contextmanager
-def _changed(path: Path, source: Source, output: Path) -> Iterator[h5py.File]:
-    with changed_copy(path, output) as copy:
+def _changed(path: Path | str, source: Source, output: Path) -> Iterator[h5py.File]:
+    with _fetched(path, output) if source.path is None else changed_copy(path, output) as copy:
         if file_version(str(path)) != source.version:
             raise changed_meanwhile(path)
         with writable(copy, "r+", name=output) as file:
             file.attrs[MADE_FROM] = source.address
             yield file
+
+
+@contextmanager
+def _fetched(url: Path | str, output: Path) -> Iterator[Path]:
+    """Yield the path of a copy of a remote file, as `changed_copy` does of a local one."""
+    with new_file(output) as copy:
+        with open_data(url) as opened, copy.open("r+b") as file:
+            for start in range(0, opened.size_bytes, _PIECE_BYTES):
+                piece = bytearray(min(_PIECE_BYTES, opened.size_bytes - start))
+                opened.copy(start, memoryview(piece))
+                file.write(piece)
+        yield copy
 
 
 def _compound_tables(opened: OpenH5ad) -> dict[str, tuple[pd.DataFrame, list[str]]]:

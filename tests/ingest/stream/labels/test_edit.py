@@ -50,6 +50,15 @@ def test_tables_of_varm_take_the_new_names_of_genes(screen, call):
     pd.testing.assert_frame_equal(after.obsm["table"], before.obsm["table"])
 
 
+def test_a_table_that_does_not_name_its_columns_takes_them_too(screen):
+    path = screen(change=with_tables)
+    with h5py.File(path, "r+") as file:
+        del file["varm/table"].attrs["column-order"]
+    standardise_gene_names(path)
+    with h5py.File(path) as file:
+        assert file["varm/table/_index"].asstr()[:].tolist() == file["var/_index"].asstr()[:].tolist()
+
+
 def test_tables_of_obsm_take_the_new_names_of_cells(screen):
     path = screen(change=with_tables)
     with edit(path) as file:
