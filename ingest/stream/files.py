@@ -16,13 +16,14 @@ import platform
 import re
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingest.errors import ConfigError, CredentialsError, IngestError, NoFileError, SourceChangedError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["PARTIAL", "changed_copy", "edited_copy", "new_file", "resolve_output_path", "writing"]
 
@@ -31,6 +32,8 @@ PARTIAL = ".partial"
 _FICLONE = 0x40049409
 """Linux' ioctl that shares all blocks of a file with another (``linux/fs.h``)."""
 _PIECE_BYTES = 1 << 30
+_TURN_S, _STEP_S = 5.0, 0.005
+"""How long a writer waits for the others to take their names, and how often it looks."""
 _LONGEST_NAME = 255
 _NODE = hashlib.sha256(platform.node().encode()).hexdigest()[:4]
 """Locks are seen by all processes of a machine; on some shared file systems, by no others."""
@@ -66,8 +69,13 @@ def resolve_output_path(
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def new_file(path: str | os.PathLike[str], *, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a name beside `path` to write to; what stands there takes the name `path` when the block ends well.
+
+    Parameters
+    ----------
+    check
+        Called when all is on the disk; no other that writes by this takes a name in the folder until this one has.
 
     Raises
     ------
@@ -85,7 +93,10 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield temporary
             _sync(temporary, os.O_RDWR)
-            temporary.replace(path)
+            with _turn(path.parent):
+                if check is not None:
+                    check()
+                temporary.replace(path)
         finally:
             os.close(lock)
             with contextlib.suppress(OSError):
@@ -104,23 +115,29 @@ def edited_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
     NoFileError
         There is no such file.
     SourceChangedError
-        Somebody else changed the file meanwhile: theirs stays, and this is dropped.
+        Somebody else changed the file meanwhile, or has it open for writing: theirs stays, and this is dropped.
     ConfigError, CredentialsError
         As of `new_file`.
     """
     original = Path(os.path.realpath(path))
     if not original.is_file():
         raise NoFileError(f"{path}: there is no such file", source=str(path))
-    with new_file(original) as copy:
-        before = _version(original)
-        _copy(original, copy)
-        yield copy
+    before = _version(original)
+
+    def check() -> None:
+        _check_free(original, path)
+        # Last, and after the copy is on the disk: of a large file that takes minutes.
         if _version(original) != before:
             raise SourceChangedError(
                 f"{path}: the file was changed by something else meanwhile",
                 hint="nothing was written; run it again",
                 source=str(path),
             )
+
+    with new_file(original, check=check) as copy:
+        _check_free(original, path)
+        _copy(original, copy)
+        yield copy
 
 
 @contextlib.contextmanager
@@ -213,9 +230,62 @@ def _temporary_start(name: str) -> str:
     return f".{os.fsencode(name)[:room].decode(errors='ignore')}."
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _check_free(original: Path, path: str | os.PathLike[str]) -> None:
+    """Raise SourceChangedError where HDF5 has the file open for writing: it locks it so, and has more to write."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        descriptor = os.open(original, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        except BlockingIOError as error:
+            raise SourceChangedError(
+                f"{path}: is open for writing in another place",
+                hint="close it there (h5py.File, AnnData with mode r+) and run it again; nothing was written",
+                source=str(path),
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other of this module checks and renames in a folder: that is no more than a moment.
+
+    The folder itself is locked, which HDF5 never does: a lock on the file would shut out its readers. Where folders
+    have no locks (NFS), or somebody holds this one for long, what is left is that a name is taken in the moment between
+    the check and the rename.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _wait_for(descriptor)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int) -> None:
+    end = time.monotonic() + _TURN_S
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_STEP_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
-from ingest.fetch.h5ad_open import file_version
 from ingest.stream.labels.annotations import annotated
 
 __all__ = ["Origin", "now_text", "origin_of", "uns_key"]
@@ -70,18 +69,10 @@ class Origin:
         return all(noted.get(name) == text for name, text in self.notes().items())
 
 
-def origin_of(source: Path | str, **settings: Any) -> Origin:
-    """Return what an output of `source`, a path or a URL, with these settings is made of.
-
-    Raises
-    ------
-    SourceError
-        There is no such file.
-    CredentialsError, TransientError
-        The server refuses, or does not answer.
-    """
+def origin_of(source: Path | str, version: str, **settings: Any) -> Origin:
+    """Return what an output of `source`, a path or a URL that was read at `version`, with these settings is made of."""
     address = str(source) if "://" in str(source) else str(Path(source).resolve())
-    return Origin(address, file_version(address), json.dumps(settings, sort_keys=True))
+    return Origin(address, version, json.dumps(settings, sort_keys=True))
 
 
 def now_text() -> str:

@@ -87,6 +87,8 @@ def standardize_dataset(
         control label (kind ``two-controls``).
     AlreadyExistsError
         The output was made of another file of the same name; `force` does not change that.
+    SourceChangedError
+        Something else changed the file meanwhile.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `dataset_path` is nothing to read from, or the output cannot be written.
     """
@@ -95,16 +97,20 @@ def standardize_dataset(
     with annotated(source) as given:
         control = _control(given, perturbation_column, control_label)
         origin = origin_of(
-            source, perturbation_column=perturbation_column, control_label=control, gene_name_column=gene_name_column
+            source,
+            given.version,
+            perturbation_column=perturbation_column,
+            control_label=control,
+            gene_name_column=gene_name_column,
         )
         if origin.is_there(output, STANDARD) and not force:
             _log.info("%s: made before, taken as it is", output)
             return output
-        changes = _plan(given, perturbation_column, control, gene_name_column)
+        changes, version = _plan(given, perturbation_column, control, gene_name_column), given.version
     notes = _notes(perturbation_column, control, gene_name_column) | origin.notes()
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with editing(source, output) as edit:
+    with editing(source, output, version=version) as edit:
         _write(edit, changes, notes)
     return output
 

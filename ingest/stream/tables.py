@@ -77,7 +77,7 @@ def write_obs(path: Any, df: pd.DataFrame) -> None:
     Raises
     ------
     UnfitError
-        A ValueError: another number of rows, or a column that no h5ad can hold.
+        A ValueError: another number of rows, the names of the file in another order, or a column that no h5ad can hold.
     TypeError
         `df` is no DataFrame, or `path` names no file.
     NoFileError
@@ -120,6 +120,7 @@ def _write(path: Any, name: TableName, df: pd.DataFrame) -> None:
             what = f"{len(df):,} rows for {name} of {n_rows:,}"
             raise UnfitError(f"{target.name}: {what}", hint="the rows are those of the file, in its order")
         tables: dict[str, pd.DataFrame] = {name: fitting_frame(df, name)}
+        _check_order(opened, name, tables[name].index)
         stale = [*_modernised(opened, name, tables), *_outdated(opened, name, tables[name])]
         tables.update(_renamed(opened, _ALONG[name], tables[name].index))
         version = opened.source.version
@@ -128,6 +129,19 @@ def _write(path: Any, name: TableName, df: pd.DataFrame) -> None:
             put(file, where, frame)
         for label in stale:
             del file[f"uns/{label}"]
+
+
+def _check_order(opened: OpenH5ad, name: TableName, names: pd.Index[Any]) -> None:
+    """Raise UnfitError where `names` are those of the file in another order: each row would be given to another."""
+    old = read_rows(opened, name, 0, len(names), columns=()).index.astype(str)
+    if names.equals(old) or not names.sort_values().equals(old.sort_values()):
+        return
+    row = int(np.argmax(names.to_numpy() != old.to_numpy()))
+    raise UnfitError(
+        f"{opened.name}: the rows are those of {name} in another order (row {row:,} is {names[row]!r}, not"
+        f" {old[row]!r})",
+        hint=f"put them in the file's with df.loc[load_{name}(path).index]",
+    )
 
 
 def _modernised(opened: OpenH5ad, name: TableName, tables: dict[str, pd.DataFrame]) -> Iterable[str]:

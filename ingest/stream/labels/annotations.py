@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["Annotations", "Columns", "annotated", "is_text"]
+__all__ = ["Annotations", "Columns", "annotated", "columns_of", "is_text"]
 
 _PIECE_ROWS = 1 << 14
 
@@ -86,6 +86,11 @@ class Annotations:
     file: OpenH5ad | None
     """The file they are read from; None when they are in memory."""
 
+    @property
+    def version(self) -> str:
+        """Of the file, for whoever opens it again; empty when they are in memory."""
+        return "" if self.file is None else self.file.source.version
+
 
 @contextmanager
 def annotated(data: Any) -> Iterator[Annotations]:
@@ -106,7 +111,7 @@ def annotated(data: Any) -> Iterator[Annotations]:
         return
     with open_data(data) as file:
         yield Annotations(
-            file.name, _of_file(file, "obs"), _of_file(file, "var"), lambda name: _texts_of_file(file, name), file
+            file.name, columns_of(file, "obs"), columns_of(file, "var"), lambda name: _texts_of_file(file, name), file
         )
 
 
@@ -132,7 +137,8 @@ def _of_frame(frame: pd.DataFrame, path: str, label: str) -> Columns:
     return Columns(path, label, len(frame), tuple(map(str, frame.columns)), read)
 
 
-def _of_file(file: OpenH5ad, path: str) -> Columns:
+def columns_of(file: OpenH5ad, path: str) -> Columns:
+    """Return obs or var of a file that is open."""
     table = open_table(file, path)
 
     def read(name: str | None, start: int, stop: int) -> pd.Series[Any]:
