@@ -47,6 +47,9 @@ def convert() -> None:
     """
 
 
+force_option = click.option("--force", is_flag=True, help="Write over what is at -o, though it was not made of H5AD.")
+
+
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every command has that writes a file named by what was done."""
     options = (
@@ -55,6 +58,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--output-dir", metavar="FOLDER", help="Where ingest_<what>.h5ad goes; beside the input unless said."
         ),
         click.option("--data-name", metavar="NAME", help="In that name: ingest_NAME_<what>.h5ad."),
+        force_option,
         click.option("--chunk-size", type=click.IntRange(1), metavar="N", help="Rows handled together, at most."),
         click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
     )
@@ -136,6 +140,7 @@ def normalize(source: str, **options: Any) -> int:
 @click.option("-o", "--output", required=True, metavar="PATH", help="What to write.")
 @click.option("--where", metavar="FILTER", help="Cells that stay, by columns of obs.")
 @click.option("--genes", metavar="ID,ID|@FILE", help="Genes that stay, by names of var; in the order of the file.")
+@force_option
 @click.option("--chunk-size", type=click.IntRange(1), metavar="N", help="Rows handled together, at most.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def subset(source: str, **options: Any) -> int:
@@ -144,6 +149,7 @@ def subset(source: str, **options: Any) -> int:
 
     if options["where"] is None and options["genes"] is None:
         raise click.UsageError("--where or --genes says what stays")
+    _refuse_taken(source, options)
     cells, genes = _masks(source, options["where"], options["genes"])
     notice("Subset", f"{cells.sum():,} of {len(cells):,} cells, {genes.sum():,} of {len(genes):,} genes")
     began = time.monotonic()
@@ -160,7 +166,10 @@ def subset(source: str, **options: Any) -> int:
 
 
 def _converted(call: Callable[..., Any], suffix: str, source: str, options: dict[str, Any], **how: Any) -> int:
+    from ingest.stream.files import resolve_output_path
+
     began = time.monotonic()
+    _refuse_taken(source, options)
     with LinesDisplay(suffix) as display:
         made = call(
             source,
@@ -172,7 +181,30 @@ def _converted(call: Callable[..., Any], suffix: str, source: str, options: dict
             reached=display.reached,
             **how,
         )
-    return say_made(made.path, began, as_json=options["as_json"], written=str(made.path) != source)
+    written = made.filename != _absolute(source)
+    named = resolve_output_path(source, suffix=suffix, output_dir=options["output_dir"], data_name=options["data_name"])
+    path = (options["output"] or named) if written else source
+    return say_made(path, began, as_json=options["as_json"], written=written)
+
+
+def _absolute(source: str) -> str:
+    from ingest.stream.storage import address_of_data
+
+    address = address_of_data(source)
+    return address if "://" in address else str(Path(address).absolute())
+
+
+def _refuse_taken(source: str, options: dict[str, Any]) -> None:
+    """Raise AlreadyExistsError where -o names what was not made of `source`, unless that is meant."""
+    from ingest.stream.output import refuse_others, refuse_same
+    from ingest.stream.storage import open_data
+
+    output = None if options["output"] is None else Path(options["output"])
+    if output is None or options["force"] or not output.is_file():
+        return
+    with open_data(source) as file:
+        refuse_same(file, output)
+        refuse_others(output, file, "write elsewhere, or with --force over it")
 
 
 def _masks(source: str, where: str | None, genes: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -70,7 +70,9 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         _complain(error.format_message(), f"`{command} --help` says how")
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
-        _complain("stopped at once", "run the same command to go on; what was committed is kept")
+        once = "nothing was written; run the same command again"
+        on = "run the same command to go on; what was committed is kept"
+        _complain("stopped at once", once if arguments[:1] == ["convert"] else on)
         leave_units(130)
         return 130
     except BrokenPipeError:

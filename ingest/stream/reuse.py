@@ -10,14 +10,13 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.labels.annotations import annotated
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ingest.stream.output import made_from
 
 __all__ = ["Origin", "now_text", "origin_of", "uns_key"]
 
@@ -35,6 +34,11 @@ class Origin:
     """Size and time of modification."""
     settings: str
     """JSON of what shaped it."""
+
+    @property
+    def address(self) -> str:
+        """Of the original, as files say what they were made from."""
+        return Path(self.original_path).as_uri()
 
     def notes(self) -> dict[str, str]:
         """Return what is noted in uns."""
@@ -64,10 +68,11 @@ class Origin:
         if not output.exists():
             return False
         noted = _noted(output, entry)
-        if noted.get("original_path") != self.original_path and not replace:
+        is_ours = noted.get("original_path") == self.original_path or made_from(output) == self.address
+        if not (is_ours or replace):
             raise AlreadyExistsError(
                 f"{output} is there already, and not made of {self.original_path}",
-                hint="remove it, or write elsewhere",
+                hint="remove it, write elsewhere, or with -o say --force",
             )
         return all(noted.get(name) == text for name, text in self.notes().items())
 
