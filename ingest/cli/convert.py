@@ -29,7 +29,7 @@ _ROWS = 1 << 16
 _SAID = 5
 """Genes spelled out."""
 
-__all__ = ["LinesDisplay", "convert", "output_options", "say_made"]
+__all__ = ["LinesDisplay", "convert", "output_options", "refuse_taken", "say_made"]
 
 
 @click.group(
@@ -149,7 +149,7 @@ def subset(source: str, **options: Any) -> int:
 
     if options["where"] is None and options["genes"] is None:
         raise click.UsageError("--where or --genes says what stays")
-    _refuse_taken(source, options)
+    refuse_taken(source, options)
     cells, genes = _masks(source, options["where"], options["genes"])
     notice("Subset", f"{cells.sum():,} of {len(cells):,} cells, {genes.sum():,} of {len(genes):,} genes")
     began = time.monotonic()
@@ -169,7 +169,7 @@ def _converted(call: Callable[..., Any], suffix: str, source: str, options: dict
     from ingest.stream.files import resolve_output_path
 
     began = time.monotonic()
-    _refuse_taken(source, options)
+    refuse_taken(source, options)
     with LinesDisplay(suffix) as display:
         made = call(
             source,
@@ -194,7 +194,7 @@ def _absolute(source: str) -> str:
     return address if "://" in address else str(Path(address).absolute())
 
 
-def _refuse_taken(source: str, options: dict[str, Any]) -> None:
+def refuse_taken(source: str, options: dict[str, Any]) -> None:
     """Raise AlreadyExistsError where -o names what was not made of `source`, unless that is meant."""
     from ingest.stream.output import refuse_others, refuse_same
     from ingest.stream.storage import open_data
@@ -204,7 +204,7 @@ def _refuse_taken(source: str, options: dict[str, Any]) -> None:
         return
     with open_data(source) as file:
         refuse_same(file, output)
-        refuse_others(output, file, "write elsewhere, or with --force over it")
+        refuse_others(output, file, "remove it, write elsewhere, or over it with --force")
 
 
 def _masks(source: str, where: str | None, genes: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.convert import LinesDisplay, say_made
+from ingest.cli.convert import LinesDisplay, refuse_taken, say_made
 from ingest.cli.progress import notice
 from ingest.cli.style import Command
 from ingest.cli.words import count_text
@@ -51,6 +51,7 @@ def sort(source: str, **options: Any) -> int:
     from ingest.stream.sorting import sort_by_perturbation
 
     began = time.monotonic()
+    refuse_taken(source, options)
     with LinesDisplay("sort") as display:
         made, written = _made(
             sort_by_perturbation,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ingest.stream.matrix.dense import DenseRows
-from ingest.stream.matrix.put import rebatched, to_scipy
+from ingest.stream.matrix.put import rebatched, sparse_type, to_scipy
 from ingest.stream.matrix.source import describe_x, lines_of
 from ingest.stream.matrix.work import Work
 from ingest.stream.storage import address_of_data, open_data
@@ -87,7 +87,8 @@ def _of_file(adata: Any, axis: int, chunk_size: int, *, dense: bool) -> Iterator
         if dense or ref.layout == "dense":
             yield from _placed((block.toarray().astype(ref.dtype, copy=False) for block in blocks), axis)
         else:
-            yield from _placed(blocks, axis)
+            stored = sparse_type(np.dtype(ref.dtype))  # flags are carried as bytes
+            yield from _placed((block.astype(stored, copy=False) for block in blocks), axis)
 
 
 def _placed(blocks: Iterator[Any], axis: int = 0) -> Iterator[tuple[slice, Any]]:

@@ -70,8 +70,9 @@ def refuse_others(
 ) -> None:
     """Raise AlreadyExistsError where there is something at `output` that was not made from `file`."""
     if output.exists() and made_from(output) != file.source.address:
-        other = made_from(output) or "something else"
-        raise AlreadyExistsError(f"{output} was made from {other}, not from {file.name}", hint=hint)
+        other = made_from(output)
+        made = f"was made from {other}, not" if other else "is there already, and not made"
+        raise AlreadyExistsError(f"{output} {made} from {file.name}", hint=hint)
 
 
 def made_from(path: Path) -> str | None:

@@ -72,7 +72,7 @@ class Origin:
         if not (is_ours or replace):
             raise AlreadyExistsError(
                 f"{output} is there already, and not made of {self.original_path}",
-                hint="remove it, write elsewhere, or with -o say --force",
+                hint="remove it, or write elsewhere",
             )
         return all(noted.get(name) == text for name, text in self.notes().items())
 

@@ -13,7 +13,7 @@ from ingest.stream.labels.annotations import annotated
 from ingest.stream.labels.control import resolve_control_label
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.rewrite import write_file
-from ingest.stream.matrix.work import Work
+from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.perturbation import SORTING, column_codes, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
 from ingest.stream.storage import get_matrix_storage_format, open_data, resolve_data_path
@@ -113,9 +113,12 @@ def sort_by_perturbation(
         A ValueError: no control label is found, or the one given is no label.
     AlreadyExistsError
         What is there was not made of this file.
+    ValueError
+        A `chunk_size` below 1.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
+    check_chunk_size(chunk_size)
     source = resolve_data_path(path)
     output = source.with_name(f"{source.stem}_sorted.h5ad") if output_path is None else Path(output_path)
     with annotated(source) as given:
