@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.stream.matrix import dealt as dealt_module
@@ -78,6 +78,7 @@ def test_reads_grow_as_entries_do(tmp_path, monkeypatch, spread):
     st.integers(1, 300), st.integers(0, 400), st.integers(1, 90), st.sampled_from([8, 64, 500]),
     st.sampled_from([0.2, 1, 5]), st.sampled_from(["int32", "int64"]), st.integers(0, 2**32 - 1),
 )  # fmt: skip
+@settings(max_examples=40)
 def test_lines_keep_the_order_of_their_entries_at_every_level(
     tmp_path_factory, n_lines, n, step, block, skew, kind, seed
 ):
