@@ -145,23 +145,20 @@ def normalize(source: str, **options: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def subset(source: str, **options: Any) -> int:
     """Keep some cells and genes: X, layers, obsm, obsp, varm and varp are cut, raw by cells alone."""
-    from ingest.stream.subset import write_filtered_subset
+    from ingest.stream.matrix.work import Work
+    from ingest.stream.storage import open_data
+    from ingest.stream.subset import write_subset_of
 
     if options["where"] is None and options["genes"] is None:
         raise click.UsageError("--where or --genes says what stays")
     refuse_taken(source, options)
-    cells, genes = _masks(source, options["where"], options["genes"])
-    notice("Subset", f"{cells.sum():,} of {len(cells):,} cells, {genes.sum():,} of {len(genes):,} genes")
-    began = time.monotonic()
-    with LinesDisplay("Subset") as display:
-        write_filtered_subset(
-            source,
-            cell_mask=cells,
-            gene_mask=genes,
-            output_path=options["output"],
-            chunk_size=options["chunk_size"],
-            reached=display.reached,
-        )
+    with open_data(source) as file:
+        cells, genes = _masks(file, options["where"], options["genes"])
+        notice("Subset", f"{cells.sum():,} of {len(cells):,} cells, {genes.sum():,} of {len(genes):,} genes")
+        began = time.monotonic()
+        with LinesDisplay("Subset") as display:
+            work = Work(most_lines=options["chunk_size"], reached=display.reached)
+            write_subset_of(file, options["output"], cell_mask=cells, gene_mask=genes, work=work)
     return say_made(Path(options["output"]), began, as_json=options["as_json"])
 
 
@@ -207,26 +204,24 @@ def refuse_taken(source: str, options: dict[str, Any]) -> None:
         refuse_others(output, file, "remove it, write elsewhere, or over it with --force")
 
 
-def _masks(source: str, where: str | None, genes: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _masks(file: OpenH5ad, where: str | None, genes: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return which cells and which genes stay, bool ``(n_obs,)`` and ``(n_vars,)``."""
     import numpy as np
 
     from ingest.fetch.h5ad_table import open_table
     from ingest.gene_ids import gene_ids
-    from ingest.stream.storage import open_data
 
     wanted = None if genes is None else gene_ids(genes, option="--genes")
-    with open_data(source) as file:
-        obs, var = open_table(file, "obs"), open_table(file, "var")
-        cells = np.ones(obs.n_rows, bool) if where is None else _matching(file, obs, where)
-        if wanted is None:
-            return cells, np.ones(var.n_rows, bool)
-        names = np.asarray(var.index.read(0, var.n_rows).to_pylist(), object)
-        unknown = sorted(set(wanted) - set(names))
-        if unknown:
-            few = ", ".join(unknown[:_SAID]) + (f" and {len(unknown) - _SAID:,} more" if unknown[_SAID:] else "")
-            raise ConfigError(f"{file.name}: no gene {few}", kind="unknown-gene", hint="genes are named by var's index")
-        return cells, np.isin(names, list(wanted))
+    obs, var = open_table(file, "obs"), open_table(file, "var")
+    cells = np.ones(obs.n_rows, bool) if where is None else _matching(file, obs, where)
+    if wanted is None:
+        return cells, np.ones(var.n_rows, bool)
+    names = np.asarray(var.index.read(0, var.n_rows).to_pylist(), object)
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        few = ", ".join(unknown[:_SAID]) + (f" and {len(unknown) - _SAID:,} more" if unknown[_SAID:] else "")
+        raise ConfigError(f"{file.name}: no gene {few}", kind="unknown-gene", hint="genes are named by var's index")
+    return cells, np.isin(names, list(wanted))
 
 
 def _matching(file: OpenH5ad, obs: Table, where: str) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ import click
 from ingest import __version__
 from ingest.cli.after import gc, repair, status, verify
 from ingest.cli.convert import convert
+from ingest.cli.convert_genes import genes
 from ingest.cli.convert_labels import labels, sort, standardize
 from ingest.cli.demo import demo
 from ingest.cli.hvg import hvg
@@ -48,7 +49,7 @@ def cli(*, debug: bool) -> None:
 
 for _command in (demo, index, run, status, verify, repair, gc, hvg, qc, memmap, convert):
     cli.add_command(_command)
-for _command in (sort, standardize, labels):
+for _command in (sort, standardize, labels, genes):
     convert.add_command(_command)
 
 
@@ -70,9 +71,7 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         _complain(error.format_message(), f"`{command} --help` says how")
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
-        once = "nothing was written; run the same command again"
-        on = "run the same command to go on; what was committed is kept"
-        _complain("stopped at once", once if arguments[:1] == ["convert"] else on)
+        _complain("stopped at once", _after_a_stop(arguments))
         leave_units(130)
         return 130
     except BrokenPipeError:
@@ -92,6 +91,12 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         _complain(f"unforeseen: {message}", "with --debug it shows where; please report it")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _after_a_stop(arguments: list[str]) -> str:
+    if arguments[:1] == ["convert"]:
+        return "its output is whole or not there; run the same command again"
+    return "run the same command to go on; what was committed is kept"
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -82,11 +82,6 @@ class OpenH5ad:
         return isinstance(self._stream, RemoteBytes)
 
     @property
-    def stream(self) -> SourceBytes:
-        """The file's bytes."""
-        return self._stream
-
-    @property
     def bytes_read(self) -> int:
         """Bytes read from the disk or over the network so far."""
         return self._stream.bytes_read

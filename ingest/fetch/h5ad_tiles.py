@@ -30,11 +30,15 @@ class StoredTiles(StoredBlocks):
     ----------
     dtype
         In which numbers are wanted that HDF5 must read.
+    most_columns
+        Of a tile, where blocks are not wider; None: as many as 2 MiB have room for.
     """
 
-    def __init__(self, opened: OpenH5ad, path: str, lock: Lock, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, opened: OpenH5ad, path: str, lock: Lock, dtype: np.dtype[Any], *, most_columns: int | None = None
+    ) -> None:
         super().__init__(opened, path, lock)
-        self.dtype = dtype
+        self.dtype, self._most_columns = dtype, most_columns
         self.shape: tuple[int, int] = self._dataset.shape
         self._is_chunked = self._dataset.chunks is not None
         self._chunk: tuple[int, int] = self._dataset.chunks or (1, max(self.shape[1], 1))
@@ -45,6 +49,8 @@ class StoredTiles(StoredBlocks):
         (chunk_rows, chunk_columns), (n_rows, n_columns) = self._chunk, self.shape
         most = max(_TILE_BYTES // self.dtype.itemsize, 1)
         across = min(max(most // (chunk_rows * chunk_columns), 1), -(-max(n_columns, 1) // chunk_columns))
+        if self._most_columns is not None:
+            across = min(across, max(self._most_columns // chunk_columns, 1))
         columns = across * chunk_columns
         down = max(most // (chunk_rows * columns), 1) if columns >= n_columns else 1
         return min(down, -(-max(n_rows, 1) // chunk_rows)) * chunk_rows, columns

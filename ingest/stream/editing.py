@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import h5py
 
-from ingest.errors import HostileFileError, IngestError, SourceChangedError, UnfitError
+from ingest.errors import HostileFileError, IngestError, UnfitError
 from ingest.fetch.h5ad_open import file_version
 from ingest.stream.files import edited_copy
 from ingest.stream.hdf5 import writable
+from ingest.stream.storage import changed_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def edited_h5ad(path: Path, version: str) -> Iterator[h5py.File]:
     """
     with edited_copy(path) as copy:
         if file_version(str(path)) != version:
-            raise SourceChangedError(f"{path}: the file was changed by something else meanwhile", source=str(path))
+            raise changed_meanwhile(path)
         try:
             with writable(copy, "r+", name=path) as file:
                 yield file

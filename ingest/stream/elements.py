@@ -7,7 +7,6 @@ files whose encoding it does not know, and parts of tables, are read here.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import anndata
@@ -16,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ingest.errors import AbsentError, NoColumnError
+from ingest.errors import AbsentError
 from ingest.fetch.h5ad_matrix import describe_matrix, describe_pairs
 from ingest.fetch.h5ad_table import open_table
+from ingest.stream.columns import is_ordered, no_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def read_rows(opened: OpenH5ad, path: str, start: int, stop: int, columns: Seque
     names = list(table.columns) if columns is None else list(columns)
     for name in names:
         if name not in table.columns:
-            raise _no_column(opened, path, name, list(table.columns))
+            raise no_column(opened.name, path, name, list(table.columns))
     index = table.index.read(start, stop)
     found = {name: _values(opened, path, name, table.columns[name], start, stop) for name in names}
     label = pd.Index(_decoded(index).to_pandas(), name=_index_name(opened, path))
@@ -171,20 +171,12 @@ def _values(opened: OpenH5ad, path: str, name: str, column: Column, start: int, 
     values = column.read(start, stop)
     if pa.types.is_dictionary(column.type):
         found = values.to_pandas()
-        return pd.Categorical(found, ordered=_is_ordered(opened, path, name))
+        return pd.Categorical(found, ordered=is_ordered(opened, path, name))
     node = opened.get(f"{path}/{name}")
     if isinstance(node, h5py.Group):  # nullable: whole numbers stay whole
         kind = "string" if pa.types.is_string(values.type) else _BOOLEANS.get(opened.attribute(node, "encoding-type"))
         return pd.array(values.to_pylist(), dtype=kind or str(column.type).capitalize().replace("Uint", "UInt"))
     return values.to_pandas().to_numpy()
-
-
-def _is_ordered(opened: OpenH5ad, path: str, name: str) -> bool:
-    for where in (f"{path}/{name}", f"{path}/__categories/{name}"):
-        node = opened.get(where)
-        if node is not None and (ordered := opened.attribute(node, "ordered")) is not None:
-            return bool(ordered)
-    return False
 
 
 def _index_name(opened: OpenH5ad, path: str) -> str | None:
@@ -202,10 +194,3 @@ def _decoded(values: pa.Array) -> pa.Array:
 
 def _absent(opened: OpenH5ad, path: str) -> AbsentError:
     return AbsentError(f"{opened.name}: it holds no {path}", source=str(opened.source))
-
-
-def _no_column(opened: OpenH5ad, path: str, name: str, known: list[str]) -> NoColumnError:
-    near = get_close_matches(name, known, 3)
-    listed = f"there are {', '.join(known[:12])}{' …' if len(known) > 12 else ''}" if known else "it has no columns"
-    hint = f"did you mean {', '.join(map(repr, near))}?" if near else listed
-    return NoColumnError(f"{opened.name}: no column {name!r} in {path}", hint=hint, source=str(opened.source))

@@ -1,8 +1,8 @@
 """HDF5 files that are written straight to a disk that may fill up.
 
 HDF5 that cannot write what it holds cannot close the file either, and may take the process down with it (sources.md,
-"Traps"; tried with 1.14 and 2.0). So it writes to a file that takes everything: after the first failure what comes is
-kept in memory, HDF5 closes in peace, and the failure is raised here.
+"Traps"; tried with 1.14 and 2.0). So it writes to a file that takes everything: after the first failure, of whatever
+kind, what comes is kept in memory, HDF5 closes in peace, and the failure is raised here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import h5py
 
 from ingest.errors import ConfigError
 from ingest.stream.files import writing
+from ingest.stream.interrupts import interrupted_outside_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["OutputFile", "bound_metadata", "writable"]
+__all__ = ["OutputFile", "WritableFile", "bound_metadata", "writable"]
 
 _MOST_LATE_BYTES = 256 << 20
 
@@ -38,7 +39,7 @@ class OutputFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.failure: OSError | None = None
+        self.failure: BaseException | None = None
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._position = 0
         self._size = os.fstat(self._descriptor).st_size
@@ -83,7 +84,7 @@ class OutputFile(io.RawIOBase):
         if self.failure is None:
             try:
                 os.ftruncate(self._descriptor, self._size)
-            except OSError as error:
+            except BaseException as error:  # noqa: BLE001 # HDF5 must not see it; `check` raises it
                 self.failure = error
         return self._size
 
@@ -114,10 +115,10 @@ class OutputFile(io.RawIOBase):
         if self.failure is None:
             try:
                 self._write(view)
-            except OSError as error:
+            except BaseException as error:  # noqa: BLE001 # HDF5 must not see it; `check` raises it
                 self.failure = error
         if self.failure is not None:
-            self._keep(bytes(view))
+            self._keep(view)
         self._position += len(view)
         self._size = max(self._size, self._position)
         return len(view)
@@ -130,23 +131,35 @@ class OutputFile(io.RawIOBase):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             at += done
 
-    def _keep(self, raw: bytes) -> None:
+    def _keep(self, view: memoryview) -> None:
         # What HDF5 writes from here on, it may want to read again until it is closed. Data of a caller that does not
         # look (`check`) would fill the memory: they are dropped, and nobody will see the file.
-        self._late_bytes += len(raw)
+        self._late_bytes += len(view)
         if self._late_bytes <= _MOST_LATE_BYTES:
-            self._late.append((self._position, raw))
+            with contextlib.suppress(MemoryError):
+                self._late.append((self._position, bytes(view)))
+
+
+class WritableFile(h5py.File):  # type: ignore[misc]  # h5py has no types
+    """An HDF5 file over an `OutputFile`."""
+
+    def __init__(self, raw: OutputFile, mode: str) -> None:
+        super().__init__(raw, mode, libver=("earliest", "v110"))
+        self._raw = raw
+
+    def check(self) -> None:
+        """Raise what went wrong so far: whoever writes for hours looks now and then."""
+        self._raw.check()
 
 
 _METADATA_BYTES = 2 << 20
 
 
 @contextlib.contextmanager
-def writable(path: Path, mode: Literal["w", "r+"] = "w", *, name: Path | None = None) -> Iterator[h5py.File]:
+def writable(path: Path, mode: Literal["w", "r+"] = "w", *, name: Path | None = None) -> Iterator[WritableFile]:
     """Yield an HDF5 file to write, whose disk may fill up.
 
-    ``file.id`` works as of any h5py file; ``OutputFile.check`` of `output_of` tells early that the disk is full, at the
-    latest it is raised when the block ends.
+    ``check`` of what is yielded tells early that the disk is full; at the latest it is raised when the block ends.
 
     Parameters
     ----------
@@ -163,7 +176,7 @@ def writable(path: Path, mode: Literal["w", "r+"] = "w", *, name: Path | None = 
         ``disk-full``; ``unreadable``: no HDF5 file to change.
     """
     raw = OutputFile(path)
-    with writing(name or path), contextlib.closing(raw):
+    with writing(name or path), contextlib.closing(raw), interrupted_outside_of(OutputFile):
         try:
             with _opened(raw, mode, name or path) as file:
                 yield file
@@ -181,9 +194,9 @@ def bound_metadata(file: h5py.File) -> None:
     file.id.set_mdc_config(config)
 
 
-def _opened(raw: OutputFile, mode: str, name: Path) -> h5py.File:
+def _opened(raw: OutputFile, mode: str, name: Path) -> WritableFile:
     try:
-        return h5py.File(raw, mode, libver=("earliest", "v110"))
+        return WritableFile(raw, mode)
     except OSError as error:
         raw.check()
         raise ConfigError(f"{name}: no HDF5 file that can be changed ({error})", kind="unreadable") from error

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["MADE_FROM", "made_from", "output_for", "refuse_others", "refuse_same"]
+__all__ = ["MADE_FROM", "made_from", "no_folder", "output_for", "refuse_others", "refuse_same"]
 
 MADE_FROM = "cell-ingest-made-from"
 """Attribute of the root: the address of the file that an operation read."""
@@ -43,11 +43,7 @@ def output_for(
     if output_path is not None:
         output = Path(output_path)
     elif source is None and output_dir is None:
-        raise ConfigError(
-            f"{file.name} is remote: say where to write",
-            kind="no-output",
-            hint="output_path, or output_dir (-o, --output-dir)",
-        )
+        raise no_folder(file.name)
     else:
         output = resolve_output_path(source or "", suffix=suffix, output_dir=output_dir, data_name=data_name)
         refuse_others(output, file)
@@ -56,6 +52,12 @@ def output_for(
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
     return output
+
+
+def no_folder(name: str) -> ConfigError:
+    """Return the error of a remote input, which has no folder to write to, and no output named."""
+    hint = "output_path, or output_dir (-o, --output-dir)"
+    return ConfigError(f"{name} is remote: say where to write", kind="no-output", hint=hint)
 
 
 def refuse_same(file: OpenH5ad, output: str | os.PathLike[str]) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
-from ingest.fetch.h5ad_open import file_version
 from ingest.stream.labels.annotations import annotated
 from ingest.stream.output import made_from
 
@@ -38,7 +37,7 @@ class Origin:
     @property
     def address(self) -> str:
         """Of the original, as files say what they were made from."""
-        return Path(self.original_path).as_uri()
+        return self.original_path if "://" in self.original_path else Path(self.original_path).as_uri()
 
     def notes(self) -> dict[str, str]:
         """Return what is noted in uns."""
@@ -77,16 +76,10 @@ class Origin:
         return all(noted.get(name) == text for name, text in self.notes().items())
 
 
-def origin_of(source: Path, **settings: Any) -> Origin:
-    """Return what an output of `source`, a local file, with these settings is made of.
-
-    Raises
-    ------
-    SourceError
-        There is no such file.
-    """
-    path = source.resolve()
-    return Origin(str(path), file_version(str(path)), json.dumps(settings, sort_keys=True))
+def origin_of(source: Path | str, version: str, **settings: Any) -> Origin:
+    """Return what an output of `source`, a path or a URL that was read at `version`, with these settings is made of."""
+    address = str(source) if "://" in str(source) else str(Path(source).resolve())
+    return Origin(address, version, json.dumps(settings, sort_keys=True))
 
 
 def now_text() -> str:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ingest.errors import AlreadyExistsError
 from ingest.stream.labels.annotations import annotated
 from ingest.stream.labels.control import resolve_control_label
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.work import Work, check_chunk_size
+from ingest.stream.output import no_folder
 from ingest.stream.perturbation import SORTING, column_codes, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
-from ingest.stream.storage import get_matrix_storage_format, open_data, resolve_data_path
+from ingest.stream.sorted_rows import bounds_of
+from ingest.stream.storage import get_matrix_storage_format, local_or_url, open_data, stem_of
 
 if TYPE_CHECKING:
     import os
@@ -85,14 +88,15 @@ def sort_by_perturbation(
     Parameters
     ----------
     path
-        Of the file, or its handle.
+        Path or URL of the file, or its handle.
     perturbation_column
         Of obs. Cells without a label come last.
     control_label
         None: as `resolve_control_label` finds it.
     output_path
-        ``{stem}_sorted.h5ad`` beside the file unless given. What is there already is taken if it was made of this
-        file, as it still is, with this column and control; other things made of this file are replaced.
+        ``{stem}_sorted.h5ad`` beside the file unless given; of a remote file it has to be. What is there already is
+        taken if it was made of this file, as it still is, with this column and control; other things made of this file
+        are replaced.
     chunk_size
         Rows handled together; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     force
@@ -112,30 +116,47 @@ def sort_by_perturbation(
     LabelsError
         A ValueError: no control label is found, or the one given is no label.
     AlreadyExistsError
-        What is there was not made of this file.
+        What is there was not made of this file, or its labels were changed since.
     ValueError
         A `chunk_size` below 1.
+    SourceChangedError
+        Something else changed the file meanwhile.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
     check_chunk_size(chunk_size)
-    source = resolve_data_path(path)
-    output = source.with_name(f"{source.stem}_sorted.h5ad") if output_path is None else Path(output_path)
+    source = local_or_url(path)
+    if output_path is None and "://" in source:
+        raise no_folder(source)
+    output = Path(source).with_name(f"{stem_of(source)}_sorted.h5ad") if output_path is None else Path(output_path)
     with annotated(source) as given:
         codes, names = column_codes(given.obs, perturbation_column)
+        version = given.version
     control = resolve_control_label(names, control_label, verbose=False)
-    origin = origin_of(source, perturbation_column=perturbation_column, control_label=control)
+    origin = origin_of(source, version, perturbation_column=perturbation_column, control_label=control)
     may_replace = force and output_path is not None
+    order = _order_of(codes, names, control)
     if origin.is_there(output, SORTING, replace=may_replace) and not force:
+        _check_sorted(output, perturbation_column, order)
         _log.info("%s: sorted before, taken as it is", output)
         return output
-    order = _order_of(codes, names, control)
-    layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
     notes = _notes(order, perturbation_column, control) | origin.notes()
-    with open_data(source) as file:
+    with open_data(source, version=version) as file:
+        layout: Literal["csr"] | None = None if get_matrix_storage_format(source) == "dense" else "csr"
         selection = Selection(order.rows, uns={SORTING: notes})
         write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size, reached=reached))
     return output
+
+
+def _check_sorted(output: Path, column: str, order: SortOrder) -> None:
+    """Raise AlreadyExistsError unless a file has the labels where it says: obs may have been changed since."""
+    with annotated(output) as given:
+        found = bounds_of(*column_codes(given.obs, column)) if column in given.obs.names else None
+    if found != order.bounds:
+        raise AlreadyExistsError(
+            f"{output} was sorted by {column!r}, and its labels were changed since",
+            hint="remove it, write elsewhere, or sort again with force (--force)",
+        )
 
 
 def _notes(order: SortOrder, column: str, control: str) -> dict[str, Any]:
@@ -165,7 +186,7 @@ def needs_sorting_for_nbglm(
     path
         Path, URL, handle, or AnnData in memory or backed.
     perturbation_column
-        Of obs; without it there is nothing to sort.
+        Of obs; without it there is nothing to sort, nor in a file sorted by it whose labels are as they were.
     min_cells, min_perturbations
         With fewer cells or labels, it does not pay.
     contiguity_threshold
@@ -179,11 +200,12 @@ def needs_sorting_for_nbglm(
     """
     with annotated(path) as given:
         obs = given.obs
-        if perturbation_column not in obs.names or given.note(SORTING).get("sorted_by") == perturbation_column:
-            return False
-        if obs.n_rows < min_cells:
+        if perturbation_column not in obs.names or obs.n_rows < min_cells:
             return False
         codes, names = label_codes(obs.column(perturbation_column))
+        is_noted = given.note(SORTING).get("sorted_by") == perturbation_column
+    if is_noted and bounds_of(codes, names) is not None:  # labels may have been changed since it was noted
+        return False
     if not names or len(names) < min_perturbations:
         return False
     return bool(

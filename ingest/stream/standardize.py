@@ -18,7 +18,7 @@ from ingest.stream.labels.normalise import map_labels
 from ingest.stream.labels.symbols import check_symbols, symbols_of
 from ingest.stream.perturbation import SORTING, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
-from ingest.stream.storage import resolve_data_path
+from ingest.stream.storage import local_or_url, stem_of
 
 if TYPE_CHECKING:
     import os
@@ -60,7 +60,7 @@ def standardize_dataset(
     Parameters
     ----------
     dataset_path
-        Of the file, or its handle.
+        Path or URL of the file, or its handle; a remote file is fetched.
     perturbation_column
         Of obs.
     control_label
@@ -87,24 +87,30 @@ def standardize_dataset(
         control label (kind ``two-controls``).
     AlreadyExistsError
         The output was made of another file of the same name; `force` does not change that.
+    SourceChangedError
+        Something else changed the file meanwhile.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `dataset_path` is nothing to read from, or the output cannot be written.
     """
-    source = resolve_data_path(dataset_path)
-    output = Path(output_dir) / ".cache" / f"standardized_{source.stem}.h5ad"
+    source = local_or_url(dataset_path)
+    output = Path(output_dir) / ".cache" / f"standardized_{stem_of(source)}.h5ad"
     with annotated(source) as given:
         control = _control(given, perturbation_column, control_label)
         origin = origin_of(
-            source, perturbation_column=perturbation_column, control_label=control, gene_name_column=gene_name_column
+            source,
+            given.version,
+            perturbation_column=perturbation_column,
+            control_label=control,
+            gene_name_column=gene_name_column,
         )
         if origin.is_there(output, STANDARD) and not force:
             _log.info("%s: made before, taken as it is", output)
             return output
-        changes = _plan(given, perturbation_column, control, gene_name_column)
+        changes, version = _plan(given, perturbation_column, control, gene_name_column), given.version
     notes = _notes(perturbation_column, control, gene_name_column) | origin.notes()
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with editing(source, output) as edit:
+    with editing(source, output, version=version) as edit:
         _write(edit, changes, notes)
     return output
 

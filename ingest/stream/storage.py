@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from ingest.errors import ConfigError, NoFileError, SourceError
+from ingest.errors import ConfigError, NoFileError, SourceChangedError, SourceError
 
 if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
 
 __all__ = [
     "address_of_data",
+    "changed_meanwhile",
     "drop_file_cache",
     "get_matrix_storage_format",
     "is_dense_storage",
+    "local_or_url",
     "open_data",
     "resolve_data_path",
+    "stem_of",
 ]
 
 StorageFormat = Literal["dense", "csr", "csc"]
@@ -36,10 +39,12 @@ _ENCODINGS: dict[object, StorageFormat] = {
 def resolve_data_path(data: Any, *, require_exists: bool = True) -> Path:
     """Return the local path of `data`: a path, a backed anndata, or this package's handle.
 
+    Of a backed anndata it is the file that counts: what was changed in its obs, var or uns in memory is not in it.
+
     Raises
     ------
     TypeError
-        An AnnData in memory, or nothing that names a file.
+        An AnnData in memory, a view of a backed one, or nothing that names a file.
     NoFileError
         A FileNotFoundError: there is no such file.
     ConfigError
@@ -70,7 +75,7 @@ def address_of_data(data: Any) -> str:
     Raises
     ------
     TypeError
-        An AnnData in memory, or nothing that names a file.
+        An AnnData in memory, a view of a backed one, or nothing that names a file.
     """
     if isinstance(data, str | os.PathLike):
         text = os.fspath(data)
@@ -80,14 +85,37 @@ def address_of_data(data: Any) -> str:
     for name in ("filename", "path"):
         found = getattr(data, name, None)
         if isinstance(found, str | os.PathLike):
+            _refuse_view(data, found)
             return address_of_data(found)
     if hasattr(data, "obs") and hasattr(data, "var"):
         raise TypeError("this AnnData is in memory and names no file; write it with write_h5ad and give its path")
     raise TypeError(f"a {type(data).__name__} names no file; give a path, a backed AnnData or a handle of this package")
 
 
-def open_data(data: Any) -> OpenH5ad:
+def local_or_url(data: Any) -> str:
+    """Return the path of a local file that is there, or a URL, as text: of what is read and not written.
+
+    Raises
+    ------
+    TypeError, NoFileError
+        As of `resolve_data_path`.
+    """
+    address = address_of_data(data)
+    return address if "://" in address else os.fspath(resolve_data_path(address))
+
+
+def stem_of(address: str) -> str:
+    """Return the name of a local or remote file without folder and ending."""
+    return Path(unquote(urlsplit(address).path) if "://" in address else address).stem
+
+
+def open_data(data: Any, *, version: str | None = None) -> OpenH5ad:
     """Open the file that `data` names, local or remote, for reading; every link and header in it is examined first.
+
+    Parameters
+    ----------
+    version
+        That it has to have, as an earlier opening found it (``OpenH5ad.source.version``); None: any.
 
     Raises
     ------
@@ -97,6 +125,8 @@ def open_data(data: Any) -> OpenH5ad:
         A FileNotFoundError: there is no such file.
     HostileFileError
         It breaks a rule of `ingest.fetch.h5ad_open`.
+    SourceChangedError
+        It has another version.
     ConfigError, CredentialsError, TransientError
         It cannot be reached.
     """
@@ -104,11 +134,15 @@ def open_data(data: Any) -> OpenH5ad:
 
     address = address_of_data(data)
     try:
-        return open_h5ad(address)
+        opened = open_h5ad(address)
     except SourceError as error:
         if error.kind == "no-such-file":
             raise _no_file(address) from error
         raise
+    if version not in (None, opened.source.version):
+        opened.close()
+        raise changed_meanwhile(address)
+    return opened
 
 
 def is_dense_storage(path: Any) -> bool:
@@ -175,6 +209,25 @@ def _local(text: str) -> str:
     if text.startswith("file://"):
         return unquote(urlsplit(text).path)
     return os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111 # Path fails for unknown users
+
+
+def changed_meanwhile(address: str | os.PathLike[str]) -> SourceChangedError:
+    """Return the error for a file that is no longer the one that was read."""
+    return SourceChangedError(
+        f"{address}: the file was changed by something else meanwhile",
+        hint="nothing was written; run it again",
+        source=str(address),
+    )
+
+
+def _refuse_view(data: Any, filename: str | os.PathLike[str]) -> None:
+    # anndata has a view say the name of the file that it is a part of.
+    if getattr(data, "is_view", False):
+        n_obs, n_vars = data.shape
+        raise TypeError(
+            f"a view, {n_obs:,} cells x {n_vars:,} genes, of {os.fspath(filename)}; make a file of it with"
+            " write_filtered_subset, or an AnnData in memory with .to_memory()"
+        )
 
 
 def _no_file(address: str) -> NoFileError:

@@ -14,6 +14,8 @@ from ingest.stream.matrix.rewrite import write_file
 from ingest.stream.matrix.source import describe_x, shape_of
 from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.output import refuse_same
+from ingest.stream.perturbation import SORTING
+from ingest.stream.sorted_rows import note_of_rows
 from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from ingest.stream.matrix.put import Target
     from ingest.stream.matrix.work import Reached
 
-__all__ = ["write_filtered_subset"]
+__all__ = ["write_filtered_subset", "write_subset_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -49,6 +51,8 @@ def write_filtered_subset(
     """Write the cells and genes whose masks say so; X, layers, obsm, varm, obsp and varp are cut, raw by cells.
 
     Matrices keep layout and type. Categories of obs and var that nothing has any more go, and their colours in uns.
+    Where cells go, what `sort_by_perturbation` noted of their order is noted anew, ``sort_order`` and the original's
+    path excepted.
     The source is read once, whatever is known of it.
 
     Parameters
@@ -79,20 +83,59 @@ def write_filtered_subset(
     check_chunk_size(chunk_size)
     dtype = None if data_dtype is None else _number_type(data_dtype)
     with open_data(source_path) as file:
-        refuse_same(file, output_path)
-        n_obs, n_vars = shape_of(file)
-        rows, genes = _kept(cell_mask, n_obs, "cell_mask"), _kept(gene_mask, n_vars, "gene_mask")
-        known = _known(row_nnz, total_nnz, len(rows))
-        var = _assigned(file, genes, var_assignments) if var_assignments else None
-        selection = Selection(_or_all(rows, n_obs), _or_all(genes, n_vars), var=var, drop_unused=True)
+        write_subset_of(
+            file,
+            output_path,
+            cell_mask=cell_mask,
+            gene_mask=gene_mask,
+            work=Work(most_lines=chunk_size, reached=reached),
+            var_assignments=var_assignments,
+            known=(row_nnz, total_nnz),
+            data_dtype=dtype,
+        )
 
-        def put_x(target: Target) -> None:
-            if file.get("X") is not None:
-                x = describe_x(file)
-                put_matrix(file, x, target, rows=selection.rows, columns=selection.genes, dtype=dtype)
-                _check_known(target, known)
 
-        write_file(file, output_path, selection, put_x=put_x, work=Work(most_lines=chunk_size, reached=reached))
+def write_subset_of(
+    file: OpenH5ad,
+    output_path: str | os.PathLike[str],
+    *,
+    cell_mask: Any,
+    gene_mask: Any,
+    work: Work,
+    var_assignments: Mapping[str, Any] | None = None,
+    known: tuple[Any, int | None] = (None, None),
+    data_dtype: Any = None,
+) -> None:
+    """Do what `write_filtered_subset` does with a file that is open: with masks made of what was read in it.
+
+    Parameters
+    ----------
+    known
+        ``row_nnz`` and ``total_nnz``.
+    """
+    refuse_same(file, output_path)
+    n_obs, n_vars = shape_of(file)
+    rows, genes = _kept(cell_mask, n_obs, "cell_mask"), _kept(gene_mask, n_vars, "gene_mask")
+    stated = _known(*known, len(rows))
+    var = _assigned(file, genes, var_assignments) if var_assignments else None
+    uns, without = ({}, ()) if len(rows) == n_obs else _sorting_of(file, rows)
+    selection = Selection(
+        _or_all(rows, n_obs), _or_all(genes, n_vars), var=var, uns=uns, without=without, drop_unused=True
+    )
+
+    def put_x(target: Target) -> None:
+        if file.get("X") is not None:
+            x = describe_x(file)
+            put_matrix(file, x, target, rows=selection.rows, columns=selection.genes, dtype=data_dtype)
+            _check_known(target, stated)
+
+    write_file(file, output_path, selection, put_x=put_x, work=work)
+
+
+def _sorting_of(file: OpenH5ad, rows: Array) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what uns says of the order of these rows, and what it must say no longer."""
+    note = note_of_rows(file, rows)
+    return ({}, (SORTING,)) if note is None else ({SORTING: note}, ())
 
 
 def _kept(mask: Any, n: int, name: str) -> Array:

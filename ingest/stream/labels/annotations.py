@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import pandas as pd
 
-from ingest.errors import NoColumnError
 from ingest.fetch.h5ad_table import open_table
+from ingest.stream.columns import is_ordered, no_column
 from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["Annotations", "Columns", "annotated", "is_text"]
+__all__ = ["Annotations", "Columns", "annotated", "columns_of", "is_text"]
 
 _PIECE_ROWS = 1 << 14
-_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +59,7 @@ class Columns:
     def check(self, name: str) -> None:
         """Raise NoColumnError unless there is a column `name`."""
         if name not in self.names:
-            near = get_close_matches(name, self.names, 3) or list(self.names)
-            raise NoColumnError(
-                f"{self.label}: no column {name!r} in {self.path}",
-                hint=f"there are {', '.join(near[:_SHOWN])}" if near else f"its {self.path} has no columns",
-            )
+            raise no_column(self.label, self.path, name, self.names)
 
     def pieces(self, name: str) -> Iterator[pd.Series[Any]]:
         """Yield a column in pieces that memory has room for."""
@@ -92,6 +86,11 @@ class Annotations:
     file: OpenH5ad | None
     """The file they are read from; None when they are in memory."""
 
+    @property
+    def version(self) -> str:
+        """Of the file, for whoever opens it again; empty when they are in memory."""
+        return "" if self.file is None else self.file.source.version
+
 
 @contextmanager
 def annotated(data: Any) -> Iterator[Annotations]:
@@ -112,7 +111,7 @@ def annotated(data: Any) -> Iterator[Annotations]:
         return
     with open_data(data) as file:
         yield Annotations(
-            file.name, _of_file(file, "obs"), _of_file(file, "var"), lambda name: _texts_of_file(file, name), file
+            file.name, columns_of(file, "obs"), columns_of(file, "var"), lambda name: _texts_of_file(file, name), file
         )
 
 
@@ -138,24 +137,18 @@ def _of_frame(frame: pd.DataFrame, path: str, label: str) -> Columns:
     return Columns(path, label, len(frame), tuple(map(str, frame.columns)), read)
 
 
-def _of_file(file: OpenH5ad, path: str) -> Columns:
+def columns_of(file: OpenH5ad, path: str) -> Columns:
+    """Return obs or var of a file that is open."""
     table = open_table(file, path)
 
     def read(name: str | None, start: int, stop: int) -> pd.Series[Any]:
         column = table.index if name is None else table.columns[name]
         found: pd.Series[Any] = column.read(start, stop).to_pandas()
-        if name is not None and isinstance(found.dtype, pd.CategoricalDtype) and _is_ordered(file, path, name):
+        if name is not None and isinstance(found.dtype, pd.CategoricalDtype) and is_ordered(file, path, name):
             found = found.cat.as_ordered()
         return found
 
     return Columns(path, file.name, table.n_rows, tuple(table.columns), read)
-
-
-def _is_ordered(file: OpenH5ad, path: str, name: str) -> bool:
-    for place in (f"{path}/{name}", f"{path}/__categories/{name}"):  # the second in anndata 0.7
-        if (node := file.get(place)) is not None and file.attribute(node, "ordered"):
-            return True
-    return False
 
 
 def _texts_of_file(file: OpenH5ad, name: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ingest.stream.storage import resolve_data_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 __all__ = ["standardise_gene_names"]
 
@@ -78,6 +79,8 @@ def standardise_gene_names(
         mygene is not installed.
     TransientError
         MyGene.info does not answer.
+    SourceChangedError
+        In place: something else changed the file meanwhile.
     TypeError, NoFileError, SourceError, ConfigError
         `path` is nothing to read from, or, in place, to write to.
     """
@@ -87,7 +90,7 @@ def standardise_gene_names(
     with annotated(target) as given:
         var, where = given.var, f"{given.label}: {'var_names' if column is None else f'column {column!r} of var'}"
         found = pd.Series(var.index()) if column is None else var.column(column)
-        names = None if inplace else var.index()
+        names, version = None if inplace else var.index(), given.version
     change = _spelling(strip_version=strip_version, normalise_mt_prefix=normalise_mt_prefix)
     made = map_labels(found, change, where)
     if lookup_symbols:
@@ -95,7 +98,7 @@ def standardise_gene_names(
     if names is not None:
         return made.set_axis(names).rename(column)
     if not made.equals(found):
-        _write(target, column, made, where)
+        _write(target, version, column, made, where)
     return None
 
 
@@ -132,12 +135,12 @@ def _say_unmapped(unmapped: list[str], n_asked: int, action: str, where: str) ->
         warnings.warn(f"{message}; they stay as they are", stacklevel=4)
 
 
-def _write(path: Any, column: str | None, names: pd.Series[Any], where: str) -> None:
+def _write(path: Path, version: str, column: str | None, names: pd.Series[Any], where: str) -> None:
     if column is None:
         twice = names[names.duplicated()]
         if len(twice):
             warnings.warn(f"{where}: {len(twice):,} are not unique now ({_some(twice)})", stacklevel=3)
-    with editing(path) as edit:
+    with editing(path, version=version) as edit:
         if column is None:
             edit.put_index("var", pd.Index(names))
         else:

@@ -129,6 +129,8 @@ def normalise_perturbation_labels(
         A ValueError: the column is neither categorical nor text, or its categories are no text (kind ``not-text``).
     ConfigError
         As of `label_rules`; in place, as of `ingest.stream.files.edited_copy`.
+    SourceChangedError
+        In place: something else changed the file meanwhile.
     TypeError, NoFileError, SourceError
         `path` is nothing to read from.
     """
@@ -138,11 +140,11 @@ def normalise_perturbation_labels(
         found = given.obs.column(column)
         names = None if inplace else given.obs.index()
         made = map_labels(found, rules.apply, f"{given.label}: column {column!r} of obs")
-        was_sorted = given.note("sorting_metadata").get("sorted_by") == column
+        version, was_sorted = given.version, given.note("sorting_metadata").get("sorted_by") == column
     if names is not None:
         return made.set_axis(names).rename(column)
     if not made.equals(found):
-        with editing(target) as edit:
+        with editing(target, version=version) as edit:
             edit.put_column("obs", column, made)
             if was_sorted:
                 edit.drop_uns("sorting_metadata")

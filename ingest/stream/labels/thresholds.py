@@ -48,7 +48,8 @@ def calculate_adaptive_qc_thresholds(
     Parameters
     ----------
     adata
-        Path, URL, handle, or AnnData in memory or backed; X of any layout.
+        Path, URL, handle, or AnnData in memory or backed; X of any layout. That of a view of a backed one is read into
+        memory, as anndata does it.
     perturbation_column
         Of obs: the groups. Cells without a label are in none.
     mode
@@ -105,7 +106,7 @@ def _clamped(value: int, least: int, most: int) -> int:
 def _count(given: Annotations, adata: Any, rows: Array) -> tuple[Array, Array]:
     if given.file is not None:
         return count_in_file(given.file, rows)
-    if getattr(adata, "isbacked", False):
+    if getattr(adata, "isbacked", False) and not adata.is_view:  # a view's rows are not the file's
         with open_data(adata) as file:
             return count_in_file(file, rows)
     return count_in_memory(adata.X, rows, given.label)

@@ -46,6 +46,8 @@ class Selection:
     obs: pd.DataFrame | None = None
     var: pd.DataFrame | None = None
     uns: Mapping[str, Any] | None = None
+    without: tuple[str, ...] = ()
+    """Entries of uns that hold no longer."""
     drop_unused: bool = False
     """Whether categories that no row has any more go, and their colours in uns, as anndata has it."""
 
@@ -77,6 +79,8 @@ def carry(source: OpenH5ad, target: Target, about: Mapping[str, Any], selection:
         if name not in file:
             file.create_group(name).attrs.update(DICT)
     _recolour(file, kept)
+    for key in chosen.without:
+        file.pop(f"uns/{key}", None)
     for key, value in (chosen.uns or {}).items():
         write_element(file, f"uns/{key}", value)
 

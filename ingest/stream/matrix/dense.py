@@ -1,10 +1,10 @@
-"""Rows of a stored dense matrix: as they are, or as CSR what is not zero, as scipy's ``csr_matrix`` takes it."""
+"""A stored dense matrix: its rows or columns as they are, or as CSR what is not zero, as scipy's ``csr_matrix``."""
 
 from __future__ import annotations
 
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.stream.matrix.work import Work
 
-__all__ = ["DenseRows"]
+__all__ = ["DenseRows", "dense_columns"]
 
 Array = np.ndarray[Any, Any]
+Item = TypeVar("Item")
 
 _MOST_GAP = 64
 """Rows that are read over rather than read apart, where rows are not chunked."""
@@ -58,11 +59,7 @@ class DenseRows:
 
     def rows(self, wanted: Array | None = None) -> Iterator[tuple[Array, Array]]:
         """Yield ascending row numbers, int64 ``(n,)``, and the rows ``(n, n_columns)``."""
-        ahead = Ahead(self._bands(wanted))
-        try:
-            yield from ahead
-        finally:
-            ahead.close()
+        return _ahead(self._bands(wanted))
 
     def _bands(self, wanted: Array | None) -> Generator[tuple[Array, Array], None, None]:
         most = self._work.lines(self.shape)
@@ -147,6 +144,38 @@ class DenseRows:
         for first, piece in self._pieces(wanted, by_rows=False):
             lines = np.repeat(np.arange(first, first + len(piece)), np.diff(piece.indptr))
             yield Entries(lines, piece.indices, piece.data)
+
+
+def dense_columns(file: OpenH5ad, ref: MatrixRef, work: Work, n_columns: int) -> Iterator[Array] | None:
+    """Return an iterator over all columns, ``(n_rows, n)``, from the left, some together: no tile is read twice.
+
+    None where a tile is wider than `n_columns`: then more than those would have to be held, or tiles read again.
+    """
+    dtype = np.dtype(ref.dtype)
+    tiles = StoredTiles(file, ref.path, work.lock, dtype, most_columns=n_columns)
+    (tall, wide), (n_rows, n_all) = tiles.tile, ref.shape
+    if wide > n_columns and n_all > n_columns:
+        return None
+
+    def column_of_tiles(left: int) -> Array:
+        out = np.empty((n_rows, min(wide, n_all - left)), dtype)
+
+        def put(top: int) -> None:
+            out[top : top + tall] = tiles.read(top, left)
+
+        for _ in map_ordered(work.pool, put, range(0, n_rows, tall), ahead=2 * work.threads):
+            pass
+        return out
+
+    return _ahead(column_of_tiles(left) for left in range(0, n_all, wide))
+
+
+def _ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
+    ahead = Ahead(items)
+    try:
+        yield from ahead
+    finally:
+        ahead.close()
 
 
 def _side_by_side(pieces: list[Lines]) -> Lines:

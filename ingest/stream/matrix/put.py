@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_matrix import MatrixRef
     from ingest.fetch.h5ad_open import OpenH5ad
+    from ingest.stream.hdf5 import WritableFile
     from ingest.stream.matrix.work import Work
 
 __all__ = ["Target", "copy_object", "dense_rows_of", "put_matrix", "rebatched", "sparse_type", "to_scipy"]
@@ -37,7 +38,7 @@ Layout = Literal["csr", "csc", "dense"]
 class Target:
     """A file in the making."""
 
-    file: h5py.File
+    file: WritableFile
     scratch: Path
     """Folder for what does not fit in memory."""
     work: Work

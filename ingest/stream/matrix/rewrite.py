@@ -15,6 +15,7 @@ from ingest.stream.matrix.put import Target, put_matrix
 from ingest.stream.matrix.source import describe_x
 from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.output import MADE_FROM
+from ingest.stream.perturbation import SORTING
 from ingest.stream.storage import open_data
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def rewrite(
     obs, var
         Tables of the output, instead of the source's: rows as in the output.
     uns
-        Entries of uns that replace or join those of the source.
+        Entries of uns that replace or join those of the source. What was noted of the order of all of its rows goes
+        where some are asked for, or another order.
     chunk_size
         Rows handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size` says.
 
@@ -69,7 +71,8 @@ def rewrite(
         The output cannot be written.
     """
     check_chunk_size(chunk_size)
-    selection = Selection(_whole_numbers(rows), _whole_numbers(genes), obs, var, uns)
+    without = () if rows is None else (SORTING,)
+    selection = Selection(_whole_numbers(rows), _whole_numbers(genes), obs, var, uns, without)
     with open_data(source) as file:
         write_file(file, output, selection, layout=layout, work=Work(most_lines=chunk_size))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import h5py
 
+    from ingest.stream.hdf5 import WritableFile
     from ingest.stream.matrix.lines import Lines
     from ingest.stream.matrix.work import Work
 
@@ -29,7 +30,7 @@ _DENSE_BLOCK_BYTES = 1 << 20
 
 
 def write_lines(
-    file: h5py.File,
+    file: WritableFile,
     path: str,
     layout: str,
     shape: tuple[int, int],
@@ -60,6 +61,7 @@ def write_lines(
         lengths.append(np.diff(block.indptr))
         data.add(block.data)
         indices.add(block.indices)
+        file.check()
     for array in (data, indices):
         array.finish()
     indptr = np.cumsum(np.concatenate(lengths))
@@ -74,7 +76,7 @@ def write_lines(
 
 
 def write_dense(
-    file: h5py.File, path: str, shape: tuple[int, int], dtype: np.dtype[Any], blocks: Iterable[Array], work: Work
+    file: WritableFile, path: str, shape: tuple[int, int], dtype: np.dtype[Any], blocks: Iterable[Array], work: Work
 ) -> None:
     """Write a dense matrix of `blocks` of rows, each ``(n, n_columns)``."""
     if 0 in shape:
@@ -93,6 +95,7 @@ def write_dense(
         for start in range(0, whole, rows):
             _put_band(pending, held[start : start + rows], at + start, rows, columns)
         at, rest = at + whole, held[whole:].copy()
+        file.check()
     if len(rest):
         _put_band(pending, rest, at, rows, columns)
     pending.finish()

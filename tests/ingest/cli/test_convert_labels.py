@@ -26,7 +26,7 @@ def run(capsys, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("command", ["sort", "standardize", "labels"])
+@pytest.mark.parametrize("command", ["sort", "standardize", "labels", "genes"])
 def test_help_says_what_it_is_for_and_ends_with_examples(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -82,11 +82,39 @@ def test_labels_finds_the_column_and_says_what_spoke_for_it(run):
     assert "column 'guide' (a known name, categorical or text, 6 values, control cells: 'NTC')" in err
 
 
+def test_names_of_genes_are_shown_and_written_when_asked(run, tmp_path):
+    before, names = (tmp_path / "screen.h5ad").read_bytes(), anndata.read_h5ad("screen.h5ad").var_names
+    code, out, err = run("genes", "screen.h5ad")
+    assert code == 0
+    assert "column var_names   12 genes   12 names to change" in out
+    assert ["ENSG00000000003.1", "ENSG00000000003"] in [line.split() for line in out.splitlines()]
+    assert "nothing was written" in err
+    assert (tmp_path / "screen.h5ad").read_bytes() == before
+    code, out, err = run("genes", "screen.h5ad", "--keep-version", "--json", "--in-place")
+    assert (json.loads(out)["changed"], json.loads(out)["written"], err) == (0, False, "")
+    assert (tmp_path / "screen.h5ad").read_bytes() == before
+    facts = json.loads(run("genes", "screen.h5ad", "--in-place", "--json")[1])
+    assert (facts["changed"], facts["written"], facts["not_unique"]) == (12, True, 0)
+    assert list(anndata.read_h5ad("screen.h5ad").var_names) == [name.split(".")[0] for name in names]
+    assert "12 genes   0 names to change" in run("genes", "screen.h5ad")[1]
+
+
+def test_names_of_genes_that_become_equal_are_noted(run, tmp_path):
+    write_screen(
+        tmp_path / "screen.h5ad",
+        change=lambda cells: setattr(cells, "var_names", [f"ENSG00000000001.{number}" for number in range(12)]),
+    )
+    code, out, err = run("genes", "screen.h5ad", "--in-place")
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert err.startswith("Note")
+    assert "11 not unique then" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["sort", "screen.h5ad"], 2, "error: screen.h5ad: no column 'perturbation' in obs"),
-        (["sort", "screen.h5ad", "--column", "gude"], 2, "there are guide"),
+        (["sort", "screen.h5ad", "--column", "gude"], 2, "did you mean 'guide'?"),
         (["sort", "screen.h5ad", "--column", "dose"], 1, "error: none of 3 labels says control: 'high', 'low', 'mid'"),
         (["sort", "screen.h5ad", "--column", "guide", "--control", "KRA"], 1, "did you mean 'KRAS'"),
         (["sort", "none.h5ad"], 1, "there is no such file"),
@@ -94,6 +122,8 @@ def test_labels_finds_the_column_and_says_what_spoke_for_it(run):
         (["standardize", "screen.h5ad", "--column", "guide", "--output-dir", "out"], 1, "ids of genes such as ENSG"),
         (["labels", "screen.h5ad", "--strip-regex", "["], 2, "'[' is no regular expression (unterminated"),
         (["labels", "screen.h5ad", "--column", "plate"], 1, "no labels"),
+        (["genes", "screen.h5ad", "--column", "feature_nam"], 2, "did you mean 'feature_name'"),
+        (["genes", "none.h5ad"], 1, "there is no such file"),
         (["srt", "screen.h5ad"], 2, "did you mean 'sort'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -66,6 +67,33 @@ def test_an_error_leaves_what_was_there(tmp_path):
         fail()
     assert path.read_text() == "before"
     assert names(tmp_path) == ["out.txt"]
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    path, other = tmp_path / "out.txt", tmp_path / "out.txt.h5"
+    with new_file(path) as left:
+        name = left.name
+    for dead in (name, files._temporary_name(other.name), f".out.txt.{'0' * 12}.partial", f"{name}.partial"):
+        (tmp_path / dead).write_text("of a process that was killed")
+    with new_file(path) as first, new_file(path) as second:
+        assert not (tmp_path / name).exists()
+        assert first.exists()
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # whose block ended last
+    assert len(names(tmp_path)) == 4  # another name's, another machine's, and what only looks like one of ours
+
+
+def test_a_disk_without_locks_is_written_and_not_swept(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    left = tmp_path / files._temporary_name("out.txt")
+    left.write_text("of whom nobody knows whether it lives")
+    with new_file(tmp_path / "out.txt") as temporary:
+        temporary.write_text("")
+    assert names(tmp_path) == [left.name, "out.txt"]
 
 
 def test_what_is_in_the_way_is_said(tmp_path):

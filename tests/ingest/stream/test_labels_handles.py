@@ -51,14 +51,11 @@ def test_a_file_in_a_bucket_says_the_same(path, call, s3_server, monkeypatch):
     url = "s3://labels/screen.h5ad"
     remote_filesystem(url).pipe_file(url, path.read_bytes())
     assert str(call(url)) == str(call(path))
-    for change in (
-        lambda data: normalise_perturbation_labels(data, "guide"),
-        standardise_gene_names,
-        lambda data: sort_by_perturbation(data, "guide"),
-        lambda data: standardize_dataset(data, "guide", None, "feature_name", path.parent),
-    ):
+    for change in (lambda data: normalise_perturbation_labels(data, "guide"), standardise_gene_names):
         with pytest.raises(ConfigError, match="a remote file"):
             change(url)
+    with pytest.raises(ConfigError, match="say where to write"):
+        sort_by_perturbation(url, "guide")
 
 
 def test_a_handle_is_changed_sorted_and_copied_as_its_file(path, tmp_path):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import warnings
 
-import anndata
 import pytest
 
 from ingest.errors import ConfigError, IngestError
@@ -126,63 +122,6 @@ def test_sorting_refuses_a_matrix_that_points_outside(corpus, tmp_path):
         copy = tmp_path / "a.h5ad"
         copy.write_bytes(corpus[rule].path.read_bytes())
         assert outcome(WRITE["sort"], copy) is not None, rule
-
-
-PROGRAM = """
-import resource, sys
-from pathlib import Path
-from ingest.stream import normalise_perturbation_labels, sort_by_perturbation
-from ingest.stream import standardise_gene_names, standardize_dataset
-{prepare}
-path = Path(sys.argv[2])
-{{
-    "labels": lambda: normalise_perturbation_labels(path, "guide", canonical_control="control"),
-    "names": lambda: standardise_gene_names(path),
-    "sort": lambda: sort_by_perturbation(path, "guide"),
-    "standardize": lambda: standardize_dataset(path, "guide", None, "feature_name", path.parent),
-}}[sys.argv[1]]()
-"""
-DYING = """
-import os, signal
-from ingest.stream import files
-def die(*_args):
-    os.kill(os.getpid(), signal.SIGKILL)
-files._sync = die
-"""
-FULL = """
-import signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-"""
-OPERATIONS = ["labels", "names", "sort", "standardize"]
-
-
-def run(operation, path, prepare):
-    program = PROGRAM.format(prepare=prepare)
-    return subprocess.run([sys.executable, "-c", program, operation, str(path)], capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_before_the_end_the_input_is_as_it_was_and_nothing_has_the_final_name(tmp_path, operation):
-    path = write_screen(tmp_path / "a.h5ad")
-    before = path.read_bytes()
-    assert run(operation, path, DYING).returncode == -signal.SIGKILL
-    assert path.read_bytes() == before
-    assert [one.name for one in tmp_path.rglob("*.h5ad")] == ["a.h5ad"]
-    assert run(operation, path, "").returncode == 0  # what was left does not disturb
-    for one in tmp_path.rglob("*.h5ad"):
-        anndata.read_h5ad(one)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_on_a_full_disk_it_is_one_error_and_nothing_is_left(tmp_path, operation):
-    path = write_screen(tmp_path / "a.h5ad")
-    before = path.read_bytes()
-    done = run(operation, path, FULL)
-    assert done.returncode == 1
-    assert "no space left" in done.stderr.splitlines()[-1]
-    assert path.read_bytes() == before
-    assert [one.name for one in tmp_path.rglob("*") if one.is_file()] == ["a.h5ad"]
 
 
 def test_a_folder_that_cannot_be_is_one_error(tmp_path):

@@ -20,6 +20,7 @@ from ingest.fetch.h5ad_open import _open_files
 from ingest.fetch.h5ad_remote import RemoteBytes, remote_filesystem
 from ingest.stream import (
     AnnData,
+    convert_to_csr,
     get_matrix_storage_format,
     is_dense_storage,
     load_obs,
@@ -125,6 +126,8 @@ def test_whatever_only_reads(tmp_path, upload, layout, where, capsys, monkeypatc
     del matrix
     gc.collect()
     assert len(closed) == 1
+    made = [convert_to_csr(data, output_path=tmp_path / "out.h5ad", verbose=False).to_memory() for data in (url, path)]
+    assert_same(*made)
     read_h5ad_ondisk(url).close()
     assert f"X: 60 x 40, {layout} float32" in capsys.readouterr().out
 

@@ -18,11 +18,14 @@ from ingest.errors import AlreadyExistsError, ConfigError, LabelsError, NoColumn
 from ingest.stream import (
     get_matrix_storage_format,
     get_perturbation_slice,
+    load_obs,
     needs_sorting_for_nbglm,
     normalise_perturbation_labels,
     perturbation,
     sort_by_perturbation,
     sorting,
+    write_filtered_subset,
+    write_obs,
 )
 from ingest.stream.reuse import uns_key
 from ingest.stream.sorting import plan_sort
@@ -290,3 +293,30 @@ def test_real_files(tmp_path, name, column, control):
     assert_same_cells(after, before, rows=order_of(labels, control), but=[f"uns.{key}" for key in before.uns])
     where, _ = get_perturbation_slice(output, control, column)
     assert where == slice(0, labels.count(control))
+
+
+def test_what_was_noted_of_the_order_goes_when_it_holds_no_longer(tmp_path):
+    path = sort_by_perturbation(write_screen(tmp_path / "a.h5ad"), "guide")
+    obs = load_obs(path)
+    write_obs(path, obs.assign(plate=7).set_axis([f"c{number}" for number in range(len(obs))], axis=0))
+    write_obs(path, obs.assign(guide=obs["guide"].astype(object).where(obs["guide"].notna(), None)))  # labels as text
+    assert "sorting_metadata" in anndata.read_h5ad(path).uns
+    for changed in (obs.iloc[::-1].set_axis(obs.index, axis=0), obs.drop(columns="guide")):
+        copy = tmp_path / "copy.h5ad"
+        copy.write_bytes(path.read_bytes())
+        write_obs(copy, changed)
+        assert "sorting_metadata" not in anndata.read_h5ad(copy).uns
+        assert get_perturbation_slice(copy, "KRAS", "guide") == (None, False)
+
+
+def test_cells_cut_out_of_a_sorted_file_are_not_where_it_says(tmp_path):
+    path, out = sort_by_perturbation(write_screen(tmp_path / "a.h5ad"), "guide"), tmp_path / "out.h5ad"
+    cells, genes = np.arange(60) % 2 == 0, np.ones(12, bool)
+    write_filtered_subset(path, cell_mask=cells, gene_mask=genes, output_path=out)
+    labels = anndata.read_h5ad(path).obs["guide"][cells] == "KRAS"
+    assert anndata.read_h5ad(out).uns["sorting_metadata"]["perturbation_boundaries"]["KRAS"].tolist() == [
+        int(np.argmax(labels)),
+        int(np.argmax(labels)) + int(labels.sum()),
+    ]
+    write_filtered_subset(path, cell_mask=cells | True, gene_mask=np.arange(12) < 5, output_path=out)
+    assert get_perturbation_slice(out, "KRAS", "guide") == get_perturbation_slice(path, "KRAS", "guide")

@@ -20,11 +20,15 @@ import ingest.stream
 from ingest.errors import ConfigError, HostileFileError, NoFileError
 from ingest.stream import (
     AnnData,
+    convert_to_csc,
     drop_file_cache,
     get_matrix_storage_format,
     is_dense_storage,
+    iter_matrix_chunks,
+    normalize_total_log1p,
     read_backed,
     resolve_data_path,
+    sort_by_perturbation,
 )
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 
@@ -50,6 +54,27 @@ def test_what_names_none(path):
     for data in (None, 7, b"/x", "", object(), ["a.h5ad"], io.BytesIO()):
         with pytest.raises(TypeError):
             resolve_data_path(data)
+
+
+def test_a_view_of_a_backed_anndata_is_not_taken_for_its_file(path, tmp_path):
+    backed = anndata.read_h5ad(path, backed="r")
+    output = tmp_path / "out.h5ad"
+    for view in (backed[:5], backed[:, :4]):
+        for call in (
+            resolve_data_path,
+            AnnData,
+            iter_matrix_chunks,
+            get_matrix_storage_format,
+            lambda data: convert_to_csc(data, output_path=output),
+            lambda data: normalize_total_log1p(data, output),
+            lambda data: sort_by_perturbation(data, "condition", output_path=output),
+        ):
+            with pytest.raises(TypeError, match=r"a view, \d+ cells x \d+ genes, of .*write_filtered_subset"):
+                call(view)
+    (_, block), *_ = iter_matrix_chunks(backed[:5].to_memory(), chunk_size=9)
+    assert block.shape == (5, 9)
+    assert not output.exists()
+    backed.file.close()
 
 
 def test_files_that_are_not_there(tmp_path):

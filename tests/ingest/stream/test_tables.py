@@ -63,6 +63,22 @@ def stored(path, table):
     return found
 
 
+@pytest.mark.parametrize(("load", "write"), [(load_obs, write_obs), (load_var, write_var)])
+def test_rows_in_another_order_are_refused(path, load, write):
+    content, table = path.read_bytes(), load(path)
+    for order in (table.index[::-1], table.sort_values(table.columns[0], kind="stable").index, np.roll(table.index, 1)):
+        if not table.index.equals(order):
+            with pytest.raises(UnfitError, match="in another order"):
+                write(path, table.loc[order])
+    assert path.read_bytes() == content
+    write(path, table.loc[table.index[::-1]].loc[load(path).index])  # what the hint says
+    write(path, table.set_axis([f"new{number}" for number in range(len(table))]))
+    twice = load(path).set_axis(["same"] * len(table))
+    write(path, twice)
+    write(path, twice)  # names that are all one are in every order
+    pd.testing.assert_frame_equal(load(path).reset_index(drop=True), table.reset_index(drop=True))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_real_tables(name):
     cells = anndata.read_h5ad(REAL / name)

@@ -45,7 +45,7 @@ def test_another_missing_column_is_a_key_error_that_names_those_there():
     with pytest.raises(NoColumnError, match="no column 'symbl' in var") as caught:
         ensure_gene_symbol_column(table(["TP53"], symbol=["A"]), "symbl")
     assert isinstance(caught.value, KeyError)
-    assert caught.value.hint == "there are symbol"
+    assert caught.value.hint == "did you mean 'symbol'? there are symbol"
     assert str(caught.value) == "this AnnData: no column 'symbl' in var"
 
 

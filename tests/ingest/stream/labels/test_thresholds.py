@@ -53,6 +53,25 @@ def test_every_layout_in_a_file_and_in_memory_equals_scanpy(tmp_path, layout, dt
 
 
 @pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("genes", [slice(None), slice(0, 60, 2)])
+def test_a_view_of_a_file_has_the_numbers_of_its_own_rows(tmp_path, layout, genes):
+    cells = wide()
+    cells.X[100:] = cells.X[100:].multiply(cells.X[100:] > 2)  # other rows have other numbers
+    path = write_h5ad_variant(tmp_path / "a.h5ad", cells.X, layout=layout, obs=cells.obs)
+    backed = anndata.read_h5ad(path, backed="r")
+    for rows in (slice(100, None), np.arange(40, 300, 2)):
+        part = cells[rows].copy()[:, genes].copy()
+        found = calculate_adaptive_qc_thresholds(backed[rows, genes], "guide", chunk_size=77)
+        assert found == wanted(part, "guide", 10)
+        few = [
+            calculate_adaptive_qc_thresholds(data, "guide", sample_size=30, chunk_size=1)
+            for data in (backed[rows, genes], part)
+        ]
+        assert few[0] == few[1]
+    backed.file.close()
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
 def test_a_sample_is_the_same_however_the_matrix_lies(tmp_path, layout):
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix((rng.random((500, 40)) < rng.random(40)).astype(np.float32))
