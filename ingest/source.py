@@ -12,6 +12,7 @@ to the address is written ``%23``, as file URLs have it anyway.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ def address_of(location: str) -> str:
         return location.replace("#", "%23")
     if "://" in location:
         return location.rstrip("/")
-    return Path(location).expanduser().resolve().as_uri()
+    # Not Path's, which fails where it knows no such user.
+    return Path(os.path.expanduser(location)).resolve().as_uri()  # noqa: PTH111
 
 
 def _escape(address: str) -> str:

@@ -29,7 +29,7 @@ _ROWS = 1 << 16
 _SAID = 5
 """Genes spelled out."""
 
-__all__ = ["LinesDisplay", "convert", "output_options", "say_made"]
+__all__ = ["LinesDisplay", "convert", "output_options", "refuse_taken", "say_made"]
 
 
 @click.group(
@@ -47,6 +47,9 @@ def convert() -> None:
     """
 
 
+force_option = click.option("--force", is_flag=True, help="Write over what is at -o, though it was not made of H5AD.")
+
+
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every command has that writes a file named by what was done."""
     options = (
@@ -55,6 +58,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--output-dir", metavar="FOLDER", help="Where ingest_<what>.h5ad goes; beside the input unless said."
         ),
         click.option("--data-name", metavar="NAME", help="In that name: ingest_NAME_<what>.h5ad."),
+        force_option,
         click.option("--chunk-size", type=click.IntRange(1), metavar="N", help="Rows handled together, at most."),
         click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
     )
@@ -136,6 +140,7 @@ def normalize(source: str, **options: Any) -> int:
 @click.option("-o", "--output", required=True, metavar="PATH", help="What to write.")
 @click.option("--where", metavar="FILTER", help="Cells that stay, by columns of obs.")
 @click.option("--genes", metavar="ID,ID|@FILE", help="Genes that stay, by names of var; in the order of the file.")
+@force_option
 @click.option("--chunk-size", type=click.IntRange(1), metavar="N", help="Rows handled together, at most.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def subset(source: str, **options: Any) -> int:
@@ -146,6 +151,7 @@ def subset(source: str, **options: Any) -> int:
 
     if options["where"] is None and options["genes"] is None:
         raise click.UsageError("--where or --genes says what stays")
+    refuse_taken(source, options)
     with open_data(source) as file:
         cells, genes = _masks(file, options["where"], options["genes"])
         notice("Subset", f"{cells.sum():,} of {len(cells):,} cells, {genes.sum():,} of {len(genes):,} genes")
@@ -157,7 +163,10 @@ def subset(source: str, **options: Any) -> int:
 
 
 def _converted(call: Callable[..., Any], suffix: str, source: str, options: dict[str, Any], **how: Any) -> int:
+    from ingest.stream.files import resolve_output_path
+
     began = time.monotonic()
+    refuse_taken(source, options)
     with LinesDisplay(suffix) as display:
         made = call(
             source,
@@ -169,7 +178,30 @@ def _converted(call: Callable[..., Any], suffix: str, source: str, options: dict
             reached=display.reached,
             **how,
         )
-    return say_made(made.path, began, as_json=options["as_json"], written=str(made.path) != source)
+    written = made.filename != _absolute(source)
+    named = resolve_output_path(source, suffix=suffix, output_dir=options["output_dir"], data_name=options["data_name"])
+    path = (options["output"] or named) if written else source
+    return say_made(path, began, as_json=options["as_json"], written=written)
+
+
+def _absolute(source: str) -> str:
+    from ingest.stream.storage import address_of_data
+
+    address = address_of_data(source)
+    return address if "://" in address else str(Path(address).absolute())
+
+
+def refuse_taken(source: str, options: dict[str, Any]) -> None:
+    """Raise AlreadyExistsError where -o names what was not made of `source`, unless that is meant."""
+    from ingest.stream.output import refuse_others, refuse_same
+    from ingest.stream.storage import open_data
+
+    output = None if options["output"] is None else Path(options["output"])
+    if output is None or options["force"] or not output.is_file():
+        return
+    with open_data(source) as file:
+        refuse_same(file, output)
+        refuse_others(output, file, "remove it, write elsewhere, or over it with --force")
 
 
 def _masks(file: OpenH5ad, where: str | None, genes: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.convert import LinesDisplay, say_made
+from ingest.cli.convert import LinesDisplay, refuse_taken, say_made
 from ingest.cli.progress import notice
 from ingest.cli.style import Command
 from ingest.cli.words import count_text
@@ -24,6 +24,7 @@ __all__ = ["labels", "sort", "standardize"]
 
 _SAID = 20
 """Labels spelled out."""
+_MISSING = "(none)"
 
 
 @click.command(
@@ -50,8 +51,9 @@ def sort(source: str, **options: Any) -> int:
     from ingest.stream.sorting import sort_by_perturbation
 
     began = time.monotonic()
+    refuse_taken(source, options)
     with LinesDisplay("sort") as display:
-        made = _made(
+        made, written = _made(
             sort_by_perturbation,
             source,
             options["column"],
@@ -61,7 +63,7 @@ def sort(source: str, **options: Any) -> int:
             force=options["force"],
             reached=display.reached,
         )
-    return say_made(made, began, as_json=options["as_json"])
+    return say_made(made, began, as_json=options["as_json"], written=written)
 
 
 @click.command(
@@ -88,7 +90,7 @@ def standardize(source: str, **options: Any) -> int:
     from ingest.stream.standardize import standardize_dataset
 
     began = time.monotonic()
-    made = _made(
+    made, written = _made(
         standardize_dataset,
         source,
         options["column"],
@@ -97,7 +99,7 @@ def standardize(source: str, **options: Any) -> int:
         options["output_dir"],
         force=options["force"],
     )
-    return say_made(made, began, as_json=options["as_json"])
+    return say_made(made, began, as_json=options["as_json"], written=written)
 
 
 @click.command(
@@ -139,13 +141,14 @@ def labels(source: str, **options: Any) -> int:
     return _say_labels(column, before, after, options)
 
 
-def _made(call: Callable[..., Path], source: str, *arguments: Any, **options: Any) -> Path:
-    """Make a file, saying so if it has been there already."""
+def _made(call: Callable[..., Path], source: str, *arguments: Any, **options: Any) -> tuple[Path, bool]:
+    """Make a file, saying so if it has been there already; return where, and whether it was written now."""
     began_ns = time.time_ns()
     made = call(source, *arguments, **options)
-    if made.stat().st_ctime_ns < began_ns:
+    written = made.stat().st_ctime_ns >= began_ns
+    if not written:
         notice("Kept", "made before of the same file and settings; --force makes it again")
-    return made
+    return made, written
 
 
 def _detected(source: str) -> str:
@@ -170,7 +173,9 @@ def _say_labels(column: str, before: pd.Series[Any], after: pd.Series[Any] | Non
     if after is None:
         raise TypeError("labels are returned unless in place")
     table = pd.DataFrame({"label": before.astype(object).to_numpy(), "becomes": after.astype(object).to_numpy()})
-    counts = table.value_counts(sort=False).rename("cells").reset_index()
+    n_labels, n_then = (table[name].nunique() for name in table)
+    counts = table.value_counts(sort=False, dropna=False).rename("cells").reset_index()
+    counts = counts.astype(object).where(counts.notna(), None)  # cells without a label
     counts["other"] = counts["becomes"] != options["control"]
     counts = counts.sort_values(["other", "cells", "label"], ascending=[True, False, True]).drop(columns="other")
     n_control = int((after == options["control"]).sum())
@@ -179,16 +184,17 @@ def _say_labels(column: str, before: pd.Series[Any], after: pd.Series[Any] | Non
         click.echo(json.dumps(facts | {"written": options["in_place"], "labels": counts.to_dict("records")}, indent=1))
         return 0
     click.echo(
-        f"  column {column}   {count_text(len(table), 'cell')}   {count_text(len(counts), 'label')}, "
-        f"{counts['becomes'].nunique():,} then   {options['control']} {count_text(n_control, 'cell')}"
+        f"  column {column}   {count_text(len(table), 'cell')}   {count_text(n_labels, 'label')}, "
+        f"{n_then:,} then   {options['control']} {count_text(n_control, 'cell')}"
     )
     _echo_table(counts if options["say_all"] else counts.head(_SAID), len(counts))
-    if not options["in_place"] and (counts["label"] != counts["becomes"]).any():
+    if not options["in_place"] and not counts["label"].equals(counts["becomes"]):
         notice("Shown", "nothing was written; --in-place does")
     return 0
 
 
 def _echo_table(counts: pd.DataFrame, n_labels: int) -> None:
+    counts = counts.fillna({"label": _MISSING, "becomes": _MISSING})
     width = max([5, *(len(label) for label in counts["label"])])
     click.echo(f"\n  {'label':<{width}}  {'cells':>9}  becomes")
     for label, becomes, cells in counts.itertuples(index=False):

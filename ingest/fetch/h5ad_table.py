@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["Column", "Table", "open_table"]
+__all__ = ["Column", "Table", "open_table", "table_members"]
 
 _MOST_LABELS = 1 << 24
 _LABEL_ROWS = 1 << 16
@@ -62,6 +62,19 @@ def open_table(opened: OpenH5ad, path: str) -> Table:
     return table
 
 
+def table_members(opened: OpenH5ad, path: str) -> list[str]:
+    """Return what the table in the group at `path` consists of: its index, then its columns, of whatever type.
+
+    Raises
+    ------
+    HostileFileError
+        It has no index.
+    """
+    group = opened.get(path)
+    index_name = _index_name(opened, group, path)
+    return list(dict.fromkeys([index_name, *_column_order(opened, path, group, index_name)]))
+
+
 def _from_group(opened: OpenH5ad, path: str, group: h5py.Group) -> Table:
     index_name = _index_name(opened, group, path)
     n_rows = _length(opened, f"{path}/{index_name}")
@@ -69,8 +82,8 @@ def _from_group(opened: OpenH5ad, path: str, group: h5py.Group) -> Table:
     if index is None:
         raise opened.error(f"{path}/{index_name}", "is no index of names", "not-h5ad")
     columns = {}
-    for name in _column_order(opened, group, index_name):
-        column = _column(opened, f"{path}/{name}", n_rows)
+    for name in _column_order(opened, path, group, index_name):
+        column = _column(opened, f"{path}/{name}", n_rows, labels=f"{path}/__categories/{name}")
         if column is not None:
             columns[name] = column
     return Table(path, n_rows, index, columns)
@@ -84,17 +97,17 @@ def _index_name(opened: OpenH5ad, group: h5py.Group, path: str) -> str:
     raise opened.error(path, "has no index", "not-h5ad")
 
 
-def _column_order(opened: OpenH5ad, group: h5py.Group, index_name: str) -> list[str]:
-    with opened.reading(group.name):
-        children = [name for name in group if name not in (index_name, "__categories")]
+def _column_order(opened: OpenH5ad, path: str, group: h5py.Group, index_name: str) -> list[str]:
+    """Return the columns; what is listed may be the index as well, or lie deeper: its name had a ``/`` once."""
     order = opened.attribute(group, "column-order")
     if order is None:
-        return children
-    known = set(children)
+        with opened.reading(group.name):
+            return [name for name in group if name not in (index_name, "__categories")]
     # Without columns anndata writes an empty array of floats.
     with opened.reading(f"{group.name.lstrip('/')}@column-order"):
         names = [name.decode() if isinstance(name, bytes) else name for name in np.ravel(order).tolist()]
-    return [name for name in dict.fromkeys(names) if isinstance(name, str) and name in known]
+    listed = [name for name in dict.fromkeys(names) if isinstance(name, str) and name.strip("./")]
+    return [name for name in listed if name != "__categories" and opened.get(f"{path}/{name}") is not None]
 
 
 def _length(opened: OpenH5ad, path: str) -> int:
@@ -107,7 +120,7 @@ def _length(opened: OpenH5ad, path: str) -> int:
     return int(node.shape[0])
 
 
-def _column(opened: OpenH5ad, path: str, n_rows: int) -> Column | None:
+def _column(opened: OpenH5ad, path: str, n_rows: int, *, labels: str = "") -> Column | None:
     node = opened.get(path)
     if isinstance(node, h5py.Group):
         if "codes" in node and "categories" in node:
@@ -117,7 +130,8 @@ def _column(opened: OpenH5ad, path: str, n_rows: int) -> Column | None:
         return None
     if isinstance(node, h5py.Dataset) and "categories" in node.attrs:  # anndata 0.7
         parent, _, name = path.rpartition("/")
-        return _categorical(opened, path, _plain(opened, path, n_rows), f"{parent}/__categories/{name}")
+        place = labels or f"{parent}/__categories/{name}"
+        return _categorical(opened, path, _plain(opened, path, n_rows), place)
     return _plain(opened, path, n_rows)
 
 

@@ -63,7 +63,8 @@ def resolve_output_path(
         What the data are called.
     """
     stem = (data_name or "").removesuffix(".h5ad")
-    name = "" if stem in (module, suffix) else stem.removeprefix(f"{module}_").removesuffix(f"_{suffix}")
+    bare = stem.removeprefix(f"{module}_").removesuffix(f"_{suffix}")
+    name = "" if bare in (module, suffix) else bare
     folder = Path(input_path).parent if output_dir is None else Path(output_dir)
     return folder / ("_".join(part for part in (module, name, suffix) if part) + ".h5ad")
 

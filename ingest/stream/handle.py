@@ -61,7 +61,8 @@ class AnnData:
         self._restore(address, mode)
 
     def _restore(self, address: str, mode: Mode) -> None:
-        self._address, self._mode = address, mode
+        # The file is the one that was meant here, wherever this process, or who unpickles it, goes.
+        self._address, self._mode = address if "://" in address else str(Path(address).absolute()), mode
         self._opened: OpenH5ad | None = None
         self._backed: anndata.AnnData | None = None
         self._backed_file: tuple[int, int] | None = None
@@ -69,7 +70,7 @@ class AnnData:
 
     @property
     def path(self) -> Path | str:
-        """The path; the URL, as text, of a remote file."""
+        """The path, absolute; the URL, as text, of a remote file."""
         return self._address if self.is_remote else Path(self._address)
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 
 from ingest.stream.handle import AnnData
 from ingest.stream.matrix.dense import DenseRows, dense_columns
-from ingest.stream.matrix.put import rebatched, to_scipy
+from ingest.stream.matrix.put import rebatched, sparse_type, to_scipy
 from ingest.stream.matrix.source import describe_x, lines_of
 from ingest.stream.matrix.work import Work
 from ingest.stream.storage import address_of_data, open_data
@@ -110,7 +110,8 @@ def _of_file(
         if dense or ref.layout == "dense":
             yield from _placed((block.toarray().astype(ref.dtype, copy=False) for block in blocks), axis)
         else:
-            yield from _placed(blocks, axis)
+            stored = sparse_type(np.dtype(ref.dtype))  # flags are carried as bytes
+            yield from _placed((block.astype(stored, copy=False) for block in blocks), axis)
 
 
 def _scratch(file: OpenH5ad, scratch_dir: str | os.PathLike[str] | None) -> Path:

@@ -19,6 +19,8 @@ from ingest.stream.storage import open_data, resolve_data_path
 if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
 
+_KINDS = {**dict.fromkeys("iufc", "numbers"), "b": "flags", "U": "texts", "S": "bytes"}
+
 __all__ = ["write_obsm_to_h5ad", "write_obsp_to_h5ad", "write_uns_dict_to_h5ad", "write_varm_to_h5ad"]
 
 
@@ -76,7 +78,7 @@ def write_obsp_to_h5ad(path: Any, key: str, data: Any) -> None:
 def write_uns_dict_to_h5ad(path: Any, key: str, data: Any) -> None:
     """Write ``uns[key]``: a dict of numbers, texts, arrays, tables and dicts of such, or one of these.
 
-    Lists and tuples become arrays, paths texts.
+    Lists and tuples become arrays, whose values are of one kind: numbers, flags, or texts. Paths become texts.
 
     Raises
     ------
@@ -139,10 +141,23 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _array(values: list[Any] | tuple[Any, ...], where: str) -> np.ndarray[Any, Any]:
+    kinds = sorted(_kinds(values))
+    if len(kinds) > 1:  # numpy would make texts of all, or numbers of flags
+        raise UnfitError(
+            f"{where}: a list of {' and '.join(kinds)}", hint="an array has one kind; a dict can hold several"
+        )
     try:
         return np.array(values)
     except ValueError as error:  # lists of several lengths
         raise UnfitError(f"{where}: a list that is no array ({error})") from error
+
+
+def _kinds(values: Any) -> set[str]:
+    """Return what a list holds, lists within it too, in the plural."""
+    if isinstance(values, list | tuple):
+        return set().union(*map(_kinds, values))
+    kind = np.asarray(values).dtype.kind
+    return {_KINDS.get(kind, f"{type(values).__name__} objects")}
 
 
 def _edit(target: Any, version: str, group: str, key: str, value: Any) -> None:

@@ -82,6 +82,10 @@ class LazyTable:
             return read_rows(self.handle.opened, self.name, 0, len(self), columns=[item])[item]
         if isinstance(item, list) and item and all(isinstance(name, str) for name in item):
             return read_rows(self.handle.opened, self.name, 0, len(self), columns=item)
+        if isinstance(item, slice) and all(bound is None or isinstance(bound, int) for bound in _bounds(item)):
+            start, stop, step = item.indices(len(self))
+            if step > 0:  # by places, as names are text
+                return read_rows(self.handle.opened, self.name, start, stop)[::step]
         return self.load()[item]
 
     def __getattr__(self, name: str) -> Any:
@@ -93,3 +97,7 @@ class LazyTable:
         n_rows, n_columns = self.shape
         what = f"{self.name}: {n_rows:,} rows x {n_columns:,} columns; .load() reads them"
         return f"{what}\n{self.head()}" if n_rows and n_columns else what
+
+
+def _bounds(item: slice) -> tuple[Any, Any, Any]:
+    return item.start, item.stop, item.step

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.encode.elements import DICT
 from ingest.load.transform.kernels import add_rows, log1p_rows, scale_rows
 from ingest.ordered_map import map_ordered
 from ingest.stream.handle import AnnData
@@ -135,7 +134,8 @@ def normalize_total_log1p(
         def put_x(target: Target) -> None:
             _put(file, matrix, target, target_sum if normalize else None, log1p=log1p)
 
-        write_file(file, output, Selection(), put_x=put_x, marks={"uns/log1p": DICT} if log1p else {}, work=work)
+        marks: dict[str, Any] = {"log1p": {}} if log1p else {}  # natural, whatever base was noted before
+        write_file(file, output, Selection(uns=marks), put_x=put_x, work=work)
         say(f"{file.name}: X {suffix.replace('_', ' and ')}, CSR float32, in {output}", verbose=verbose)
     return AnnData(output)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, IngestError
 from ingest.fetch.h5ad_open import open_h5ad
-from ingest.stream.files import resolve_output_path
+from ingest.stream.files import resolve_output_path, writing
 from ingest.stream.storage import address_of_data
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["MADE_FROM", "made_from", "no_folder", "output_for", "refuse_same"]
+__all__ = ["MADE_FROM", "made_from", "no_folder", "output_for", "refuse_others", "refuse_same"]
 
 MADE_FROM = "cell-ingest-made-from"
 """Attribute of the root: the address of the file that an operation read."""
@@ -30,7 +30,7 @@ def output_for(
     output_dir: str | os.PathLike[str] | None = None,
     data_name: str | None = None,
 ) -> Path:
-    """Return the path of an output, given or named by what was done.
+    """Return the path of an output, given or named by what was done; a folder that is only named is made.
 
     Raises
     ------
@@ -46,8 +46,11 @@ def output_for(
         raise no_folder(file.name)
     else:
         output = resolve_output_path(source or "", suffix=suffix, output_dir=output_dir, data_name=data_name)
-        _refuse_others(output, file)
+        refuse_others(output, file)
     refuse_same(file, output)
+    if output_path is None and output_dir is not None:
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
     return output
 
 
@@ -64,13 +67,14 @@ def refuse_same(file: OpenH5ad, output: str | os.PathLike[str]) -> None:
         raise ConfigError(f"{output} is the input itself", kind="same-file", hint="write to another path")
 
 
-def _refuse_others(output: Path, file: OpenH5ad) -> None:
+def refuse_others(
+    output: Path, file: OpenH5ad, hint: str = "give output_path or data_name (-o, --data-name), or remove it"
+) -> None:
+    """Raise AlreadyExistsError where there is something at `output` that was not made from `file`."""
     if output.exists() and made_from(output) != file.source.address:
-        other = made_from(output) or "something else"
-        raise AlreadyExistsError(
-            f"{output} was made from {other}, not from {file.name}",
-            hint="give output_path or data_name (-o, --data-name), or remove it",
-        )
+        other = made_from(output)
+        made = f"was made from {other}, not" if other else "is there already, and not made"
+        raise AlreadyExistsError(f"{output} {made} from {file.name}", hint=hint)
 
 
 def made_from(path: Path) -> str | None:

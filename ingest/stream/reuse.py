@@ -15,6 +15,7 @@ from typing import Any
 
 from ingest.errors import AlreadyExistsError, ConfigError, SourceError
 from ingest.stream.labels.annotations import annotated
+from ingest.stream.output import made_from
 
 __all__ = ["Origin", "now_text", "origin_of", "uns_key"]
 
@@ -32,6 +33,11 @@ class Origin:
     """Size and time of modification."""
     settings: str
     """JSON of what shaped it."""
+
+    @property
+    def address(self) -> str:
+        """Of the original, as files say what they were made from."""
+        return self.original_path if "://" in self.original_path else Path(self.original_path).as_uri()
 
     def notes(self) -> dict[str, str]:
         """Return what is noted in uns."""
@@ -61,7 +67,8 @@ class Origin:
         if not output.exists():
             return False
         noted = _noted(output, entry)
-        if noted.get("original_path") != self.original_path and not replace:
+        is_ours = noted.get("original_path") == self.original_path or made_from(output) == self.address
+        if not (is_ours or replace):
             raise AlreadyExistsError(
                 f"{output} is there already, and not made of {self.original_path}",
                 hint="remove it, or write elsewhere",

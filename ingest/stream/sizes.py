@@ -195,9 +195,9 @@ def calculate_pca_chunk_size(
 ) -> tuple[int, PcaMethod]:
     """Return how many cells to hold at once for principal components, and by which method.
 
-    Usable is memory x fraction. What is held throughout is taken from it first: the covariance, or 2 n_comps rows of
-    the incremental method, and in either case one row of sums or means; at least 0.1 GB are taken as left. A block
-    gets half of the rest, at 8 n_vars bytes a cell.
+    Usable is memory x fraction. What is held throughout is taken from it first: the covariance, or the mean and
+    2 n_comps rows of the incremental method; at least 0.1 GB are taken as left. A block gets half of the rest, at
+    8 n_vars bytes a cell.
 
     Parameters
     ----------
@@ -224,12 +224,12 @@ def calculate_pca_chunk_size(
     budget = budget_of(available_memory_gb)
     covariance_gb = n_vars * n_vars * _FLOAT_BYTES / GB
     chosen = _pca_method(method, covariance_gb, budget.memory_gb * memory_fraction)
-    held_gb = covariance_gb if chosen == "sparse_cov" else 2 * n_comps * n_vars * _FLOAT_BYTES / GB
     cell_bytes = n_vars * _FLOAT_BYTES
+    held_gb = covariance_gb if chosen == "sparse_cov" else (1 + 2 * n_comps) * cell_bytes / GB
     n_cells = budget.lines(
         cell_bytes,
         share=memory_fraction,
-        held_gb=held_gb + cell_bytes / GB,
+        held_gb=held_gb,
         least_left_gb=_LEAST_PCA_GB,
         part=_PCA_PART,
         least=min_chunk,

@@ -14,7 +14,7 @@ from ingest.stream.labels.annotations import annotated
 from ingest.stream.labels.control import resolve_control_label
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.rewrite import write_file
-from ingest.stream.matrix.work import Work
+from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.output import no_folder
 from ingest.stream.perturbation import SORTING, column_codes, label_codes
 from ingest.stream.reuse import now_text, origin_of, uns_key
@@ -117,11 +117,14 @@ def sort_by_perturbation(
         A ValueError: no control label is found, or the one given is no label.
     AlreadyExistsError
         What is there was not made of this file, or its labels were changed since.
+    ValueError
+        A `chunk_size` below 1.
     SourceChangedError
         Something else changed the file meanwhile.
     TypeError, NoFileError, SourceError, ConfigError, CredentialsError
         `path` is nothing to read from, or the output cannot be written.
     """
+    check_chunk_size(chunk_size)
     source = local_or_url(path)
     if output_path is None and "://" in source:
         raise no_folder(source)

@@ -206,7 +206,9 @@ def _format(opened: OpenH5ad) -> StorageFormat:
 def _local(text: str) -> str:
     if not text:
         raise TypeError("an empty path names no file")
-    return unquote(urlsplit(text).path) if text.startswith("file://") else text
+    if text.startswith("file://"):
+        return unquote(urlsplit(text).path)
+    return os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111 # Path fails for unknown users
 
 
 def changed_meanwhile(address: str | os.PathLike[str]) -> SourceChangedError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.fetch.h5ad_frame import read_frame
+from ingest.stream.frames import fitting_frame
 from ingest.stream.matrix.carry import Selection
 from ingest.stream.matrix.put import put_matrix
 from ingest.stream.matrix.rewrite import write_file
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["write_filtered_subset", "write_subset_of"]
 
 Array = np.ndarray[Any, Any]
+
+_WIDEST = 8
 
 
 def write_filtered_subset(
@@ -61,23 +64,24 @@ def write_filtered_subset(
     chunk_size
         Rows handled together, at most; None: as `ingest.stream.calculate_optimal_chunk_size` says.
     var_assignments
-        Columns to add to var, or replace there: a value for each gene that stays.
+        Columns to add to var, or replace there: a value for each gene that stays, of types that `write_var` takes.
     row_nnz, total_nnz
         Entries of each cell that stays, int ``(n_kept,)``, and of all: checked against what is found, where given.
     data_dtype
-        Of X in the output; None: as it is.
+        Of X in the output, of numbers or flags; None: as it is.
     reached
         As of `ingest.stream.convert_to_csc`.
 
     Raises
     ------
     ValueError
-        A mask or `row_nnz` has another length or type, a column of `var_assignments` another length; X has other
-        numbers of entries than stated.
+        A mask or `row_nnz` has another length or type, a column of `var_assignments` another length or values that no
+        h5ad can hold; `data_dtype` is no type of numbers; X has other numbers of entries than stated.
     IngestError, TypeError
         As of `ingest.stream.convert_to_csc`.
     """
     check_chunk_size(chunk_size)
+    dtype = None if data_dtype is None else _number_type(data_dtype)
     with open_data(source_path) as file:
         write_subset_of(
             file,
@@ -87,7 +91,7 @@ def write_filtered_subset(
             work=Work(most_lines=chunk_size, reached=reached),
             var_assignments=var_assignments,
             known=(row_nnz, total_nnz),
-            data_dtype=data_dtype,
+            data_dtype=dtype,
         )
 
 
@@ -138,9 +142,20 @@ def _kept(mask: Any, n: int, name: str) -> Array:
     values = np.asarray(mask)
     if values.shape != (n,):
         raise ValueError(f"{name} of shape {values.shape} where there are {n:,}")
-    if values.dtype != np.bool_:
+    if values.dtype != np.bool_ and n:  # an empty list is of floats
         raise ValueError(f"{name} holds {values.dtype}; true and false are wanted")
     return np.flatnonzero(values)
+
+
+def _number_type(asked: Any) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(asked)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf" or dtype.itemsize > _WIDEST:
+        raise ValueError(f"data_dtype {asked!r}: a type of numbers is wanted, such as float32")
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native
 
 
 def _or_all(lines: Array, n: int) -> Array | None:
@@ -173,13 +188,16 @@ def _check_known(target: Target, known: tuple[Array | None, int | None]) -> None
 def _assigned(file: OpenH5ad, genes: Array, assignments: Mapping[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    var = read_frame(file, "var").iloc[genes].copy()
+    given: dict[str, Any] = {}
     for column, values in assignments.items():
         if np.ndim(values) != 1 or len(values) != len(genes):
             found = f"var_assignments[{column!r}] of shape {np.shape(values)}"
             raise ValueError(f"{found} for {len(genes):,} genes that stay")
-        var[column] = np.asarray(values) if not isinstance(values, pd.Categorical) else values
-    for name in var.columns:
-        if isinstance(var[name].dtype, pd.CategoricalDtype):
-            var[name] = var[name].cat.remove_unused_categories()
+        given[column] = pd.Series(values).array  # by place, whatever its names
+    var = read_frame(file, "var").iloc[genes].copy()
+    fitted = fitting_frame(pd.DataFrame(given), "var_assignments")
+    for column in given:
+        var[column] = fitted[column].array
+    if var.index.name in given:  # an h5ad has one place for both
+        var.index.name = None
     return var

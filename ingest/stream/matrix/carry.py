@@ -19,7 +19,7 @@ from ingest.fetch.h5ad_matrix import describe_at
 from ingest.fetch.h5ad_table import open_table
 from ingest.stream.matrix.put import copy_object, put_matrix
 from ingest.stream.matrix.source import describe_x
-from ingest.stream.matrix.tables import check_table, put_table, write_element
+from ingest.stream.matrix.tables import check_table, put_frame, put_table, write_element
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,14 +92,16 @@ def _root_attributes(source: OpenH5ad) -> dict[str, Any]:
 
 def _put_tables(source: OpenH5ad, target: Target, chosen: Selection) -> dict[str, Array]:
     """Write obs and var; return which categories are left, by column, where some are not."""
-    kept: dict[str, Array] = {}
+    kept: dict[str, dict[str, Array]] = {}
     tables = ("obs", chosen.obs, chosen.rows), ("var", chosen.var, chosen.genes)
     for name, given, lines in tables:
         if given is not None:
-            write_element(target.file, name, given)
+            kept[name] = put_frame(target.file, name, given, drop_unused=chosen.drop_unused)
         else:
-            kept |= put_table(source, target.file, name, lines, drop_unused=chosen.drop_unused)
-    return kept
+            kept[name] = put_table(source, target.file, name, lines, drop_unused=chosen.drop_unused)
+    # Of two columns of one name, colours are those of the cells.
+    of_cells = open_table(source, "obs").columns
+    return kept["obs"] | {column: places for column, places in kept["var"].items() if column not in of_cells}
 
 
 def _put_member(source: OpenH5ad, target: Target, name: str, chosen: Selection) -> None:

@@ -1,30 +1,24 @@
 """Entries dealt out to other lines in bounded memory: transposed matrices, rows in another order.
 
-What fits into a block is dealt out there. Otherwise entries go, block by block, to an unnamed file beside the output,
-sorted by bundles of neighbouring lines; then as many bundles as fit are read back from all blocks and their entries put
-into their lines. So the source is read once, whatever its size, and memory is that of a block. Lines keep the order in
-which their entries come.
+What fits into a block is dealt out there; otherwise entries go through an unnamed file beside the output
+(`ingest.stream.matrix.dealt`). So the source is read once, whatever its size, and memory is that of a block. Lines keep
+the order in which their entries come.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from concurrent.futures import wait
-from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest.fetch.h5ad_planes import bits_of
 from ingest.stream.files import writing
-from ingest.stream.matrix.kernels import deal, place_dealt, spread, transpose
+from ingest.stream.matrix.dealt import Entries, dealt_lines
+from ingest.stream.matrix.kernels import spread, transpose
 from ingest.stream.matrix.lines import Lines, index_type, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ingest.stream.matrix.work import Work
@@ -32,23 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Entries", "regrouped", "reordered", "transposed"]
 
 Array = np.ndarray[Any, Any]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_BUNDLES = 4096
-"""At most, and lines in each are numbered in 16 bits where that is enough."""
-_NEAR = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entries:
-    """Entries with the lines that they go to: ``(n,)`` each."""
-
-    lines: Array
-    """int64."""
-    places: Array
-    """Within the line."""
-    values: Array
 
 
 def transposed(
@@ -66,7 +43,7 @@ def transposed(
         Folder for what does not fit into a block.
     """
     kind = index_type(n_lines)
-    if nnz <= _most(work):
+    if nnz <= work.block_entries:
         for block in _whole(blocks):
             yield from _parted(_turned(block, n_new, kind), work)
         return
@@ -108,34 +85,9 @@ def regrouped(entries: Iterable[Entries], n_lines: int, n_places: int, scratch: 
     ConfigError
         ``disk-full``: the scratch folder is.
     """
-    with writing(scratch / "scratch"), tempfile.TemporaryFile(dir=scratch, prefix=".cell-ingest-") as file:
-        dealt = _Dealt(file.fileno(), n_lines, index_type(n_places), work)
-        with closing(_one_ahead(work, dealt.add, entries)) as added:
-            for _ in added:
-                pass
-        with closing(_one_ahead(work, dealt.gathered, dealt.parts())) as gathered:
-            for block in gathered:
-                yield from _parted(block, work)
-
-
-def _one_ahead(work: Work, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
-    """Yield ``function(item)`` in order; one call runs in a thread meanwhile, none any more when this is closed."""
-    under_way: Future[Result] | None = None
-    try:
-        for item in items:
-            before, under_way = under_way, None
-            found = [] if before is None else [before.result()]
-            under_way = work.pool.submit(function, item)
-            yield from found
-        if under_way is not None:
-            yield under_way.result()
-    finally:
-        if under_way is not None:
-            wait([under_way])  # a file that is closed under it may be another one's by then
-
-
-def _most(work: Work) -> int:
-    return max(work.block_bytes // 8, 1)
+    with writing(scratch / "scratch"):
+        for lines in dealt_lines(entries, n_lines, index_type(n_places), scratch, work):
+            yield from _parted(lines, work)
 
 
 def _whole(blocks: Iterable[Lines]) -> Iterator[Lines]:
@@ -163,84 +115,5 @@ def _turned(block: Lines, n_new: int, kind: np.dtype[Any]) -> Lines:
 
 
 def _parted(lines: Lines, work: Work) -> Iterator[Lines]:
-    most = _most(work)
-    for begin, end in pieces(np.diff(lines.indptr), most):
+    for begin, end in pieces(np.diff(lines.indptr), work.block_entries):
         yield lines.part(begin, end)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """Where the entries of one block lie in the file, by bundles."""
-
-    at: int
-    ends: Array
-    """int64 ``(n_bundles + 1,)``: entries."""
-
-
-class _Dealt:
-    """Entries in a file, by bundles of lines."""
-
-    def __init__(self, descriptor: int, n_lines: int, kind: np.dtype[Any], work: Work) -> None:
-        self._descriptor, self._n_lines, self._kind, self._work = descriptor, n_lines, kind, work
-        self._shift = max((max(n_lines, 1) - 1).bit_length() - _BUNDLES.bit_length() + 1, 0)
-        self._near = np.dtype(np.uint16 if self._shift <= _NEAR else np.uint32)
-        self._n_bundles = (n_lines + (1 << self._shift) - 1) >> self._shift
-        self._totals = np.zeros(self._n_bundles, np.int64)
-        self._runs: list[_Run] = []
-        self._size = 0
-        self._dtype: np.dtype[Any] = np.dtype(np.float32)
-
-    def add(self, entries: Entries) -> None:
-        """Take entries."""
-        n, self._dtype = len(entries.values), entries.values.dtype
-        if not n:
-            return
-        bits = bits_of(self._dtype)
-        ends = np.zeros(self._n_bundles + 1, np.int64)
-        nears, to, into = np.empty(n, self._near), np.empty(n, self._kind), np.empty(n, bits)
-        deal(entries.lines, entries.places, entries.values.view(bits), self._shift, ends, nears, to, into)
-        self._totals += np.diff(ends)
-        self._runs.append(_Run(self._size, ends))
-        for part in (nears, to, into):
-            self._write(part)
-
-    def _write(self, part: Array) -> None:
-        view = part.view(np.uint8).data
-        while view:
-            done = os.pwrite(self._descriptor, view, self._size)
-            self._size, view = self._size + done, view[done:]
-
-    def parts(self) -> Iterator[tuple[int, int]]:
-        """Yield ranges of bundles that fit in memory together."""
-        yield from pieces(self._totals, _most(self._work))
-
-    def gathered(self, bundles: tuple[int, int]) -> Lines:
-        """Return the lines of a range of bundles."""
-        first, last = bundles
-        line = first << self._shift
-        n_lines = min(last << self._shift, self._n_lines) - line
-        n = int(self._totals[first:last].sum())
-        bits = bits_of(self._dtype)
-        nears, places, values = np.empty(n, self._near), np.empty(n, self._kind), np.empty(n, bits)
-        at, lengths = 0, []
-        for run in self._runs:
-            start, stop = int(run.ends[first]), int(run.ends[last])
-            self._read(run, start, nears[at : at + stop - start], places[at : at + stop - start], values[at:])
-            at += stop - start
-            lengths.append(np.diff(run.ends[first : last + 1]))
-        starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1, np.int64)
-        bases = np.tile(np.arange(last - first, dtype=np.int64) << self._shift, len(lengths))
-        ends, to, into = np.zeros(n_lines + 1, np.int64), np.empty(n, self._kind), np.empty(n, bits)
-        place_dealt(nears, bases, starts, places, values, ends, to, into)
-        return Lines(line, ends, to, into.view(self._dtype))
-
-    def _read(self, run: _Run, start: int, nears: Array, places: Array, values: Array) -> None:
-        n, total, at = len(nears), int(run.ends[-1]), run.at
-        for part in (nears, places, values[:n]):
-            view, offset = part.view(np.uint8).data, at + start * part.itemsize
-            while view:
-                done = os.preadv(self._descriptor, [view], offset)
-                if not done:
-                    raise OSError("the scratch file is shorter than what was written to it")
-                view, offset = view[done:], offset + done
-            at += total * part.itemsize

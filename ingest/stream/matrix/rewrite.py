@@ -13,7 +13,7 @@ from ingest.stream.hdf5 import bound_metadata, writable
 from ingest.stream.matrix.carry import Selection, carry
 from ingest.stream.matrix.put import Target, put_matrix
 from ingest.stream.matrix.source import describe_x
-from ingest.stream.matrix.work import Work
+from ingest.stream.matrix.work import Work, check_chunk_size
 from ingest.stream.output import MADE_FROM
 from ingest.stream.perturbation import SORTING
 from ingest.stream.storage import open_data
@@ -64,12 +64,13 @@ def rewrite(
     Raises
     ------
     ValueError
-        A row or gene is wanted twice, or is not there.
+        A row or gene is wanted twice, or is not there; a `chunk_size` below 1.
     NoFileError, HostileFileError, SourceError
         The source cannot be read.
     ConfigError, CredentialsError
         The output cannot be written.
     """
+    check_chunk_size(chunk_size)
     without = () if rows is None else (SORTING,)
     selection = Selection(_whole_numbers(rows), _whole_numbers(genes), obs, var, uns, without)
     with open_data(source) as file:
@@ -83,7 +84,6 @@ def write_file(
     *,
     layout: Literal["csr", "csc", "dense"] | None = None,
     put_x: Callable[[Target], None] | None = None,
-    marks: Mapping[str, Mapping[str, Any]] | None = None,
     work: Work | None = None,
 ) -> None:
     """Write a new file, whole or not at all.
@@ -92,8 +92,6 @@ def write_file(
     ----------
     put_x
         Writes X; None: that of the source, if it has one, the rows and genes selected.
-    marks
-        Groups that the output has in any case, with their attributes.
     work
         Used and ended.
     """
@@ -108,8 +106,6 @@ def write_file(
             put_matrix(source, describe_x(source), target, layout=layout, rows=selection.rows, columns=selection.genes)
         give_freed_memory_back()
         carry(source, target, {MADE_FROM: source.source.address}, selection)
-        for group, attributes in (marks or {}).items():
-            file.require_group(group).attrs.update(attributes)
         source.check_unchanged()
 
 

@@ -10,14 +10,16 @@ import pyarrow as pa
 
 from ingest.encode.elements import DICT
 from ingest.fetch.h5ad_frame import read_frame
-from ingest.fetch.h5ad_table import open_table
+from ingest.fetch.h5ad_table import open_table, table_members
 from ingest.fetch.heap import give_freed_memory_back
 from ingest.stream.matrix.put import copy_object
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ingest.fetch.h5ad_open import OpenH5ad
 
-__all__ = ["check_table", "put_table", "write_element"]
+__all__ = ["check_table", "put_frame", "put_table", "write_element"]
 
 Array = np.ndarray[Any, Any]
 
@@ -53,16 +55,21 @@ def put_table(
     to = to or path
     wanted: Any = slice(None) if rows is None else rows
     if not _is_todays(source.get(path)):
-        frame = read_frame(source, path).iloc[wanted].copy()
-        kept: dict[str, Array] = {}
-        for name in frame.columns:
-            kept |= _without_unused(frame, name) if drop_unused else {}
-        write_element(file, to, frame)
-        return kept
+        return put_frame(file, to, read_frame(source, path).iloc[wanted], drop_unused=drop_unused)
     if rows is None and not drop_unused:
         copy_object(source, path, file, to)
         return {}
     return _cut(source, file, path, wanted, drop_unused=drop_unused)
+
+
+def put_frame(file: h5py.File, path: str, frame: pd.DataFrame, *, drop_unused: bool) -> dict[str, Array]:
+    """Write a table that is in memory; result as of `put_table`."""
+    kept: dict[str, Array] = {}
+    written = frame.copy()
+    for name in frame.columns if drop_unused else ():
+        kept |= _without_unused(written, name)
+    write_element(file, path, written)
+    return kept
 
 
 def _without_unused(columns: Any, name: str) -> dict[str, Array]:
@@ -93,8 +100,9 @@ def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Any, *, drop_unused
     kept: dict[str, Array] = {}
     with source.reading(path):
         group.attrs.update(source.file[path].attrs)
-        names = list(source.file[path])
-    for name in names:
+    for name in table_members(source, path):
+        if "/" in name:  # in names of columns once allowed; HDF5 makes groups of it, which say nothing of themselves
+            group.require_group(name.rpartition("/")[0])
         if _is_text(source, f"{path}/{name}"):
             _put_text(source, file, f"{path}/{name}", rows)
             continue

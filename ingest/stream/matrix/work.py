@@ -31,6 +31,8 @@ _LEAST_BLOCK_BYTES = 1 << 20
 _COPIES = 64
 """Of a block, at most: the larger part of the memory is somebody else's."""
 _LEVEL = 1
+_ENTRY_BYTES = 8
+"""A value of four bytes and its place."""
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
@@ -84,6 +86,11 @@ class Work:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.pool.shutdown(cancel_futures=True)
+
+    @property
+    def block_entries(self) -> int:
+        """Entries handled together where they are dealt out to other lines."""
+        return max(self.block_bytes // _ENTRY_BYTES, 1)
 
     def lines(self, shape: tuple[int, int], *, by_columns: bool = False) -> int:
         """Return how many rows, or columns, of a matrix are handled together at most."""

@@ -133,7 +133,7 @@ REFUSED = {
     "objects": (write_obsm_to_h5ad, np.array([[{}]] * 30, dtype=object), r"obsm/k: an h5ad cannot hold this ndarray"),
     "object": (write_uns_dict_to_h5ad, {"a": {"b": object()}}, r"uns/k: an h5ad cannot hold this dict"),
     "set": (write_uns_dict_to_h5ad, {"a": {1, 2}}, r"uns/k: an h5ad cannot hold"),
-    "mixed": (write_uns_dict_to_h5ad, {"a": [1, {}]}, r"uns/k: an h5ad cannot hold"),
+    "mixed": (write_uns_dict_to_h5ad, {"a": [1, {}]}, r"uns/k/a: a list of dict objects and numbers"),
     "ragged": (write_uns_dict_to_h5ad, {"a": [[1], [1, 2]]}, r"uns/k/a: "),
     "number-as-key": (write_uns_dict_to_h5ad, {"a": {7: 1}}, r"uns/k/a: 7 cannot be a key"),
     "slash-below": (write_uns_dict_to_h5ad, {"a/b": 1}, r"uns/k: 'a/b' cannot be a key"),

@@ -274,7 +274,7 @@ def test_names_and_what_another_input_made(rich, tmp_path):
     assert convert_to_csc(other, data_name="other", verbose=False).path == tmp_path / "ingest_other_csc.h5ad"
     convert_to_csc(other, output_path=tmp_path / "ingest_csc.h5ad", verbose=False)  # said, so meant
     (tmp_path / "ingest_normalized.h5ad").write_text("notes")
-    with pytest.raises(AlreadyExistsError, match="something else"):
+    with pytest.raises(AlreadyExistsError, match="not made from"):
         normalize_total_log1p(rich, log1p=False, verbose=False)
     for name, options in (("log1p", {"normalize": False}), ("normalized_log1p", {})):
         assert normalize_total_log1p(rich, verbose=False, **options).path == tmp_path / f"ingest_{name}.h5ad"

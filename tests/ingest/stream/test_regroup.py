@@ -14,10 +14,11 @@ from scipy import sparse
 
 from ingest.errors import ConfigError
 from ingest.stream.matrix import filled as filled_module
+from ingest.stream.matrix.dealt import one_ahead
 from ingest.stream.matrix.filled import Filled
 from ingest.stream.matrix.lines import Lines, pieces
 from ingest.stream.matrix.put import rebatched
-from ingest.stream.matrix.regroup import _one_ahead, reordered, transposed
+from ingest.stream.matrix.regroup import reordered, transposed
 from ingest.stream.matrix.work import Work
 
 DTYPES = ("float32", "float64", "int8", "int16", "uint16", "int32", "int64")
@@ -143,16 +144,16 @@ def test_no_call_runs_any_more_where_dealing_out_is_broken_off():
         return item
 
     with Work(2) as work:
-        some = _one_ahead(work, call, range(5))
+        some = one_ahead(work, call, range(5))
         assert next(some) == 0
         some.close()
         assert begun == ended == [0, 1]
-        assert list(_one_ahead(work, call, range(5))) == [0, 1, 2, 3, 4]
+        assert list(one_ahead(work, call, range(5))) == [0, 1, 2, 3, 4]
 
     def failing():
         yield 7
         raise ConfigError("no more", kind="test")
 
     with Work(2) as work, pytest.raises(ConfigError):
-        list(_one_ahead(work, call, failing()))
+        list(one_ahead(work, call, failing()))
     assert begun == ended

@@ -70,14 +70,15 @@ NB_GLM = [
 ]
 PCA = [
     # usable = memory x fraction; covariance = n_vars x n_vars x 8; half of what is left / (8 n_vars)
-    ((100_000, 8_000), 32, {}, (4096, "sparse_cov")),               # 0.512 < 4.8 GB; 15.487936e9 / 2 / 64e3 = 120,999
+    ((100_000, 1_000), 8.416, {"max_chunk": 10**9}, (262_500, "sparse_cov")),  # 4.208 - 0.008 = 4.2; / 2 / 8e3
+    ((100_000, 8_000), 32, {}, (4096, "sparse_cov")),               # 0.512 < 4.8 GB; 15.488e9 / 2 / 64e3 = 120,999
     ((100_000, 50_000), 32, {}, (4096, "incremental")),             # 20 > 4.8; 15.9596e9 / 2 / 4e5 = 19,949
     ((100_000, 50_000), 2, {}, (1199, "incremental")),              # 1 - 0.0004 - 0.04 = 0.9596; / 2 / 4e5 = 1,199.5
     ((100_000, 50_000), 2, {"n_comps": 500}, (749, "incremental")),   # 1 - 0.0004 - 0.4 = 0.5996; 749.5
     ((100_000, 50_000), 2, {"n_comps": 5_000}, (256, "incremental")),  # 0.1 GB at least: 125
     ((100_000, 50_000), 2, {"n_comps": 5_000, "min_chunk": 1}, (125, "incremental")),
-    ((100_000, 50_000), 64, {"method": "sparse_cov"}, (4096, "sparse_cov")),  # 32 - 20.0004; 14,999
-    ((100_000, 50_000), 41, {"method": "sparse_cov"}, (624, "sparse_cov")),   # 20.5 - 20.0004 = 0.4996; 624.5
+    ((100_000, 50_000), 64, {"method": "sparse_cov"}, (4096, "sparse_cov")),  # 32 - 20; 15,000
+    ((100_000, 50_000), 41, {"method": "sparse_cov"}, (625, "sparse_cov")),   # 20.5 - 20 = 0.5; 625
     ((100_000, 8_000), 32, {"method": "incremental"}, (4096, "incremental")),
     ((100_000, 10_000), 4, {}, (4096, "incremental")),              # 0.8 > 0.6
     ((100_000, 10_000), 6, {}, (4096, "sparse_cov")),               # 0.8 < 0.9
@@ -139,7 +140,7 @@ def test_the_covariance_is_held_only_where_it_fits(n_vars, memory_gb, fraction, 
     )
     assert (method == "sparse_cov") == (n_vars**2 * 8 / 1e9 < memory_gb * fraction * 0.3)
     if found > 1 and n_vars:
-        held = n_vars * 8 + (n_vars**2 * 8 if method == "sparse_cov" else 2 * n_comps * n_vars * 8)
+        held = n_vars**2 * 8 if method == "sparse_cov" else n_vars * 8 + 2 * n_comps * n_vars * 8
         left = max(0.1e9, memory_gb * fraction * 1e9 - held)
         assert found * 8 * n_vars <= left / 2 * (1 + 1e-9)
 
