@@ -8,6 +8,8 @@ import numpy as np
 
 from ingest.errors import CorruptError
 from ingest.layout import PRESENCE_KEY
+from ingest.naming import source_labels
+from ingest.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +37,9 @@ def measured_genes(
     for file, manifest in zip(files, manifests, strict=True):
         onto = manifest.genes.map_onto(genes)
         columns = np.arange(len(genes)) if onto is None else onto
-        for name, row in _read(file, manifest):
+        sources = _sources_by_label(manifest)
+        for label, row in _read(file, manifest):
+            name = label if label in places else sources.get(label)
             if name in places:
                 seen.add(name)
                 found[places[name], columns[row & (columns >= 0)]] = True
@@ -44,6 +48,12 @@ def measured_genes(
         said = f"{manifests[0].url}/{PRESENCE_KEY} does not say what was measured in {absent}"
         raise CorruptError(said, kind="bad-summary", key=PRESENCE_KEY)
     return found
+
+
+def _sources_by_label(manifest: Manifest) -> dict[str, str]:
+    """Return the source behind each short name: files whose cells are of no named experiment stand under theirs."""
+    labels = source_labels([Source.parse(text) for text in manifest.sources])
+    return dict(zip(labels, manifest.sources, strict=True))
 
 
 def _read(file: Path, manifest: Manifest) -> list[tuple[str, np.ndarray[Any, np.dtype[np.bool_]]]]:
