@@ -62,7 +62,10 @@ def _read(file: Path, manifest: Manifest) -> list[tuple[str, np.ndarray[Any, np.
             presence = document["presence"]
             if presence.dtype != np.bool_ or presence.shape[1:] != (len(manifest.genes),):
                 raise ValueError(f"{presence.dtype} {presence.shape} of {len(manifest.genes):,} genes")  # noqa: TRY301
-            return list(zip(document["datasets"].tolist(), presence, strict=True))
+            names = document["datasets"]
+            if names.dtype.kind != "U" or names.ndim != 1:
+                raise ValueError(f"datasets of {names.dtype} {names.shape}")  # noqa: TRY301
+            return list(zip(names.tolist(), presence, strict=True))
     except Exception as error:  # damage makes zipfile, zlib and numpy raise anything
         said = f"{manifest.url}/{PRESENCE_KEY} is damaged ({error})"
         raise CorruptError(said, kind="bad-summary", key=PRESENCE_KEY) from error

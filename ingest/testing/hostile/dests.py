@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["changed", "dest_changes", "json_keys", "write_good_dest"]
+__all__ = ["changed", "dest_changes", "json_keys", "resealed", "write_good_dest"]
 
 Change = tuple[str, str, bytes]
 """Name, key, and what is put there."""
@@ -115,14 +115,24 @@ READ_BY_LOADERS = (CHUNK_INDEX_KEY, GENE_LIST_KEY, PROCESSING_KEY, HVG_KEY, PRES
 
 
 def _leaves(key: str, good: bytes) -> Iterator[Change]:
-    document = json.loads(good)
-    is_sealed = "digest" in document and canonical(document) == good
-    for name, other in leaf_changes(document):
+    for name, other in leaf_changes(json.loads(good)):
         try:
-            data = _sealed(other) if is_sealed else json.dumps(other).encode()
+            yield f"{key}:{name}", key, resealed(good, other)
         except ValueError:  # no canonical form has it
             continue
-        yield f"{key}:{name}", key, data
+
+
+def resealed(good: bytes, other: Any) -> bytes:
+    """Return the bytes of `other`, with a digest of its own where `good`, which it was made of, has one.
+
+    Raises
+    ------
+    ValueError
+        No canonical form has it.
+    """
+    document = json.loads(good)
+    is_sealed = isinstance(document, dict) and "digest" in document and canonical(document) == good
+    return _sealed(other) if is_sealed else json.dumps(other).encode()
 
 
 def _sealed(document: dict[str, Any]) -> bytes:
