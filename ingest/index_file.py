@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -183,7 +183,7 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("handling", "kind", "message", "hint", "source"), maybe(is_text)),
     **dict.fromkeys(("command", "user", "host", "version", "started", "outcome", "ended"), maybe(is_text)),
     **dict.fromkeys(("seconds", "cells", "retries"), maybe(is_number)),
-    "chunks": maybe(each(is_count)),
+    "chunks": lambda value: value is None or is_count(value) or each(is_count)(value),  # how many, or which
 }
 """Of all kinds of records, where they have them."""
 
@@ -200,7 +200,7 @@ class _Records:
         found: dict[int, Quarantined] = {}
         # Keys begin with the run's start and the unit's number, so the last in order is the latest cause.
         for _, record in self._read(stat.key for stat in self._store.list(FAILURES)):
-            for chunk in wanted.intersection(record.get("chunks") or ()):
+            for chunk in wanted.intersection(_chunks(record)):
                 found[chunk] = _quarantined(chunk, record, found[chunk].attempts + 1 if chunk in found else 1)
         return found
 
@@ -218,7 +218,7 @@ class _Records:
         records = dict(self._read(heads))
         runs = [_run(run_id, records) for run_id in sorted(claims)]
         open_claims = [key for run in runs if run.outcome is None for key in claims[run.run]]
-        return runs, {chunk for _, record in self._read(open_claims) for chunk in record.get("chunks") or ()}
+        return runs, {chunk for _, record in self._read(open_claims) for chunk in _chunks(record)}
 
     def _read(self, keys: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         with ThreadPoolExecutor(_READERS) as readers:
@@ -235,6 +235,11 @@ class _Records:
         except (CorruptError, NotFoundError, ValueError):
             return key, None
         return key, record
+
+
+def _chunks(record: Mapping[str, Any]) -> Sequence[int]:
+    found = record.get("chunks")
+    return found if isinstance(found, list) else ()
 
 
 def _quarantined(chunk: int, record: Mapping[str, Any], attempts: int) -> Quarantined:

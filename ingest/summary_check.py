@@ -154,7 +154,7 @@ def _same(opened: OpenPlan, key: str, wanted: bytes) -> bool:
     same = {".json": _same_json, ".feather": _same_table, ".npz": _same_arrays}
     try:
         return same[key[key.rindex(".") :]](wanted, found)
-    except (ValueError, KeyError, OSError, EOFError, NotImplementedError, *_UNREADABLE):
+    except (ValueError, KeyError, OSError, EOFError, NotImplementedError, RecursionError, MemoryError, *_UNREADABLE):
         return False  # what cannot be read does not say the same
 
 

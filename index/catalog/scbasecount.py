@@ -316,9 +316,7 @@ class ScBaseCountCatalog:
                 else:
                     right = not pa.types.is_nested(field.type) and not _is_odd(field.type)
                 if not right or (field.name == CELLS_OF_SAMPLE and not pa.types.is_integer(field.type)):
-                    raise ConfigError(
-                        f"{table.url}: column {field.name!r} is of type {field.type}", kind="no-metadata"
-                    )
+                    raise ConfigError(f"{table.url}: column {field.name!r} is of type {field.type}", kind="no-metadata")
 
     def over(self, cells: _Draft, chosen: Chosen) -> ScBaseCountCells:
         """Return the cells of `chosen` samples."""

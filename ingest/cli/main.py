@@ -83,7 +83,7 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         again = "run the same command again" if isinstance(error, TransientError) else None
         _complain(str(error), error.hint or again)
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 # whatever it is, it is said in a line, and where with --debug
         if debug:
             _show_traceback()
         message = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split()))

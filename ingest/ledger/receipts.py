@@ -111,6 +111,10 @@ def _chunk(entry: dict[str, Any]) -> ChunkReceipt:
     check_fields(entry, _FIELDS)
     for offsets in entry["offsets"]:
         check_fields(offsets, _OFFSET_FIELDS)
+        if len(offsets["offsets"]) != len(offsets["sizes"]):
+            raise ValueError(
+                f"{offsets['dataset']} has {len(offsets['offsets'])} offsets, {len(offsets['sizes'])} sizes"
+            )
     entry["sources"] = tuple((int(number), int(cells)) for number, cells in entry["sources"])
     entry["notes"] = tuple(entry["notes"])
     entry["offsets"] = tuple(

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ingest.encode.decode import decode_chunk
 from ingest.digest import content_digest
+from ingest.encode.decode import decode_chunk
 from ingest.errors import IngestError
 from ingest.layout import AMENDMENTS, CHUNKS, PLAN_KEY, RECEIPTS
 from ingest.opened import open_plan
@@ -52,6 +52,8 @@ KINDS = ("float32-deflate", "float32-lz4", "float32-zstd", "float32-none", "h5-d
 
 _CLASSES = ("chunk", "receipt", "plan", "index", "survey", "genes", "summary")
 _WEIGHTS = (40, 15, 8, 8, 8, 5, 16)
+_LOADED = ("chunk", "summary")
+"""What loaders read; they know nothing of plan and receipts."""
 _LOAD = next(entry for entry in DEST if entry.name == "load")
 
 
@@ -152,12 +154,16 @@ class Campaign:
         tally = self.tally
         tally.damages += 1
         found = _found(self._dests[kind], damage)
+        tally.by_class[damage.what, "verify" if found else "harmless"] += 1
+        if damage.what not in _LOADED:
+            if found is None:
+                tally.faults.append(f"{name}: not found")
+            return
         loaded = attempt(_LOAD, self._dests[kind])
         same = loaded.answer == self._loaded[kind]
-        tally.by_class[damage.what, "verify" if found else "harmless"] += 1
         if loaded.fault:
             tally.faults.append(f"{name}: a loader says {loaded.fault}")
-        elif found is None and damage.what != "summary":
+        elif found is None and damage.what == "chunk":
             tally.faults.append(f"{name}: not found")
         elif found is None and not same:
             tally.faults.append(f"{name}: not found, and a loader reads something else: {loaded.message}")

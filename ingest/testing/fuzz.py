@@ -115,7 +115,17 @@ class _Child:
     def __init__(self, seed: int, first: int, last: int, keep: Path) -> None:
         self.first, self.last = first, last
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the child
-        words = ["--child", "--seed", str(seed), "--first", str(first), "--cases", str(last - first), "--keep", str(keep)]
+        words = [
+            "--child",
+            "--seed",
+            str(seed),
+            "--first",
+            str(first),
+            "--cases",
+            str(last - first),
+            "--keep",
+            str(keep),
+        ]
         self._process = subprocess.Popen(  # noqa: S603 # this very module
             [sys.executable, "-m", "ingest.testing.fuzz", *words], stdout=subprocess.PIPE, stderr=self._errors
         )
@@ -191,7 +201,11 @@ def _run_cases(seed: int, first: int, cases: int, keep: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         targets = make_targets(folder)
-        good = {(target.name, entry.name): attempt(entry, target.good).answer for target in targets for entry in target.entries}
+        good = {
+            (target.name, entry.name): attempt(entry, target.good).answer
+            for target in targets
+            for entry in target.entries
+        }
         _limit_memory()
         for number in range(first, first + cases):
             draw = random.Random(f"{seed}-{number}")  # noqa: S311 # repeatable, not secret
@@ -256,7 +270,9 @@ def _say(out: Any, line: dict[str, Any]) -> None:
 @click.option("--cases", type=int, help="How many.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same cases.")
 @click.option("--first", default=0, show_default=True, help="Number of the first: to look at one again.")
-@click.option("--keep", type=click.Path(path_type=Path), default=Path("fuzz-findings"), show_default=True, metavar="DIR")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), default=Path("fuzz-findings"), show_default=True, metavar="DIR"
+)
 @click.option("--child", is_flag=True, hidden=True)
 def main(seconds: float | None, cases: int | None, seed: int, first: int, keep: Path, *, child: bool) -> None:
     """Change files at random and read them; exit code 1 where anything but an answer or a typed error came."""

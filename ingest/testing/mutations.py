@@ -11,7 +11,22 @@ if TYPE_CHECKING:
 __all__ = ["mutate"]
 
 _MOST_CHANGES = 8
-_NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, 2**63 - 1, 2**64 - 1)
+_NUMBERS = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 40,
+    2**63 - 1,
+    2**64 - 1,
+)
 """Where counts, offsets and sizes go wrong."""
 
 

@@ -26,6 +26,7 @@ from ingest.worker import ChunkWorkerFactory
 # Sessions of fsspec's clients are collected at odd moments.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
+# ruff: noqa: S105 # canaries, of no account anywhere
 SECRET = "canarySecretKey/7fK3qLzPw9vXn2bTgYhJmR5sDcEe"
 TOKEN = "canarySessionToken//9yQwErTyUiOpAsDfGhJkLzXcVbNm0123456789=="
 PASSWORD = "canary-password-in-a-url"
@@ -33,8 +34,8 @@ SIGNATURE = "canarySignature0a1b2c3d4e5f"
 CANARIES = (SECRET, TOKEN, PASSWORD, SIGNATURE)
 
 
-@pytest.fixture
-def canaries(monkeypatch, tmp_path):
+@pytest.fixture(autouse=True)
+def _canaries(monkeypatch, tmp_path):
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACANARYCANARY0000")
@@ -81,7 +82,7 @@ def chain(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def test_a_run_from_and_to_a_bucket_says_and_writes_none(s3_server, canaries, logs, run, tmp_path, monkeypatch):
+def test_a_run_from_and_to_a_bucket_says_and_writes_none(s3_server, logs, run, tmp_path, monkeypatch):
     """index, run, status, verify, hvg, repair, gc, loading: what is printed, logged, written, and sent to workers."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
     bucket = s3_server.create_bucket("canaries")
@@ -131,7 +132,7 @@ class Echo(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815 # http.server's names
 
     def log_message(self, *_):
         pass
@@ -150,9 +151,10 @@ def echo():
 
 
 @pytest.mark.parametrize(
-    ("code", "word"), [(403, "AccessDenied"), (400, "ExpiredToken"), (404, "NoSuchBucket"), (409, "Other"), (301, "Moved")]
+    ("code", "word"),
+    [(403, "AccessDenied"), (400, "ExpiredToken"), (404, "NoSuchBucket"), (409, "Other"), (301, "Moved")],
 )
-def test_a_store_that_sends_requests_back_is_not_repeated(echo, canaries, logs, run, monkeypatch, code, word):
+def test_a_store_that_sends_requests_back_is_not_repeated(echo, logs, run, monkeypatch, code, word):
     echo.code, echo.word = code, word
     monkeypatch.setattr("ingest.store.s3.Retrier", lambda _: Retrier(Budget(attempts=1)))
     monkeypatch.setattr("ingest.fetch.h5ad_remote._BUDGET", Budget(attempts=1))
@@ -171,7 +173,7 @@ def test_a_store_that_sends_requests_back_is_not_repeated(echo, canaries, logs, 
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
-def test_a_store_that_is_not_there(canaries, logs, run, monkeypatch, address):
+def test_a_store_that_is_not_there(logs, run, monkeypatch, address):
     """Refused, and no such name: signed requests stand in what the clients complain of."""
     monkeypatch.setattr("ingest.store.s3.Retrier", lambda _: Retrier(Budget(attempts=1)))
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -180,7 +182,7 @@ def test_a_store_that_is_not_there(canaries, logs, run, monkeypatch, address):
     check(logs.getvalue(), "the logs")
 
 
-def test_addresses_with_secrets_are_refused_unread(canaries, logs, run, tmp_path):
+def test_addresses_with_secrets_are_refused_unread(logs, run, tmp_path):
     index = tmp_path / "i.feather"
     for url in (
         f"https://user:{PASSWORD}@127.0.0.1:1/a.h5ad",
@@ -195,7 +197,7 @@ def test_addresses_with_secrets_are_refused_unread(canaries, logs, run, tmp_path
     check(logs.getvalue(), "the logs")
 
 
-def test_a_key_of_a_service_account_that_cannot_be_used(canaries, logs, run, tmp_path, monkeypatch):
+def test_a_key_of_a_service_account_that_cannot_be_used(logs, run, tmp_path, monkeypatch):
     account = {
         "type": "service_account",
         "project_id": "p",
@@ -217,9 +219,9 @@ def test_a_key_of_a_service_account_that_cannot_be_used(canaries, logs, run, tmp
 @pytest.mark.parametrize(
     "text",
     [
-        f"headers={{'X-Amz-Security-Token': b'{TOKEN}', 'Authorization': b'AWS4-HMAC-SHA256 Credential=A/b, Signature=ab'}}",
+        f"{{'X-Amz-Security-Token': b'{TOKEN}', 'Authorization': b'AWS4-HMAC-SHA256 Credential=A/b, Signature=ab'}}",
         f"X-Amz-Security-Token: {TOKEN}\nHost: x",
-        'Authorization: Bearer ya29.canary-token_value~+/=\n',
+        "Authorization: Bearer ya29.canary-token_value~+/=\n",
         '{"access_token": "ya29.canary-token", "private_key": "canary-key"}',
         "<SecretAccessKey>canary-key</SecretAccessKey>",
     ],
@@ -231,5 +233,5 @@ def test_what_headers_and_bodies_hold_is_masked(text):
     assert mask_secrets("the token: a word; private keys, and Authorization of nobody").startswith("the token: a word")
 
 
-def test_what_the_environment_holds_is_masked_wherever_it_stands(canaries):
+def test_what_the_environment_holds_is_masked_wherever_it_stands():
     assert mask_secrets(f"<x>{SECRET}</x> and {TOKEN}") == "<x>***</x> and ***"

@@ -56,9 +56,9 @@ def _hvgs(path: Path, scratch: Path) -> Any:
 
 
 def _hvg(path: Path, scratch: Path) -> Any:
-    return command("hvg", str(path), "--n-hvgs", "5", "--pool", "serial", "--output-dir", str(scratch / "out"), "--json")[
-        -400:
-    ]
+    return command(
+        "hvg", str(path), "--n-hvgs", "5", "--pool", "serial", "--output-dir", str(scratch / "out"), "--json"
+    )[-400:]
 
 
 def _qc(path: Path, scratch: Path) -> Any:

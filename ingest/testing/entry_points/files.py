@@ -56,7 +56,9 @@ def _chunk(path: Path, _: Path) -> Any:
 
 def _chunk_pieces(path: Path, _: Path) -> Any:
     data = path.read_bytes()
-    pieces = [(piece.indptr, piece.indices, piece.data) for piece in decode_counts(data, key=path.name, most_entries=64)]
+    pieces = [
+        (piece.indptr, piece.indices, piece.data) for piece in decode_counts(data, key=path.name, most_entries=64)
+    ]
     return pieces, decode_names(data, key=path.name)
 
 

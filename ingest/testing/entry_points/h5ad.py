@@ -163,7 +163,9 @@ H5AD: tuple[EntryPoint, ...] = (
     EntryPoint("convert csc", _written(lambda path, out: stream.convert_to_csc(path, output_path=out, verbose=False))),
     EntryPoint("convert normalize", _written(lambda path, out: stream.normalize_total_log1p(path, out, verbose=False))),
     EntryPoint("convert subset", _written(_subset)),
-    EntryPoint("convert rows", _written(lambda path, out: rewrite(path, out, rows=np.arange(N_CELLS)[::-1], layout="csr"))),
+    EntryPoint(
+        "convert rows", _written(lambda path, out: rewrite(path, out, rows=np.arange(N_CELLS)[::-1], layout="csr"))
+    ),
     EntryPoint("write obs", _changed(lambda path: stream.write_obs(path, _table(N_CELLS)))),
     EntryPoint("write obsm", _changed(lambda path: stream.write_obsm_to_h5ad(path, "k", np.ones((N_CELLS, 2))))),
     EntryPoint("write uns", _changed(lambda path: stream.write_uns_dict_to_h5ad(path, "k", {"a": 1}))),

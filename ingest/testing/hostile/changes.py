@@ -10,7 +10,18 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Change", "attribute", "cast", "chunk_bytes", "made", "put", "remade", "remove", "several", "without_attribute"]
+__all__ = [
+    "Change",
+    "attribute",
+    "cast",
+    "chunk_bytes",
+    "made",
+    "put",
+    "remade",
+    "remove",
+    "several",
+    "without_attribute",
+]
 
 Array = np.ndarray[Any, Any]
 Change = "Callable[[h5py.File], None]"

@@ -146,7 +146,11 @@ def _tables(key: str, good: bytes, prefix: str) -> Iterator[Change]:
     names = ("no-columns", "no-rows", "codes-beyond", "codes-top", "text-descending", "text-negative", "text-not-utf8")
     for name in names if len(table) > 4 else names[:2]:
         column = "cell_type" if "cell_type" in table.column_names else table.column_names[0]
-        yield f"{prefix}{key}:{name}", key, table_bytes(_renamed_after(COLUMNS[name](table), column), compression="uncompressed")
+        yield (
+            f"{prefix}{key}:{name}",
+            key,
+            table_bytes(_renamed_after(COLUMNS[name](table), column), compression="uncompressed"),
+        )
     for column in table.column_names:
         for name, change in _COLUMN.items():
             try:
@@ -195,7 +199,9 @@ _COLUMN: dict[str, Callable[[pa.ChunkedArray], Any]] = {
     "codes-null": lambda column: pa.DictionaryArray.from_arrays(
         pa.array(np.zeros(len(column), np.int32)), pa.array([None], pa.string())
     ),
-    "codes-numbers": lambda column: pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(column), np.int32)), pa.array([7])),
+    "codes-numbers": lambda column: pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(len(column), np.int32)), pa.array([7])
+    ),
     "reversed": lambda column: column.combine_chunks().take(pa.array(range(len(column) - 1, -1, -1))),
 }
 

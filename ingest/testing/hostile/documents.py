@@ -60,7 +60,7 @@ SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
     "comma": lambda good: good.rstrip()[:-1] + b",}",
     "quotes": lambda good: good.replace(b'"', b"'"),
     "keys-twice": _twice,
-    "long-text": lambda good: b'{"format_version":1,"a":"' + b"x" * (1 << 20) + b'"}',
+    "long-text": lambda _: b'{"format_version":1,"a":"' + b"x" * (1 << 20) + b'"}',
     "version-text": _with_version("1"),
     "version-true": _with_version(True),
     "version-fraction": _with_version(1.5),

@@ -20,7 +20,9 @@ def _at(place: int, new: bytes) -> Callable[[bytes], bytes]:
     return lambda good: good[:place] + new + good[place + len(new) :]
 
 
-def _node(signature: bytes, offset: int, new: bytes, *, which: int = 0, every: bool = False) -> Callable[[bytes], bytes]:
+def _node(
+    signature: bytes, offset: int, new: bytes, *, which: int = 0, every: bool = False
+) -> Callable[[bytes], bytes]:
     """Write `new` at `offset` of the node number `which` with that signature, or of all."""
 
     def change(good: bytes) -> bytes:

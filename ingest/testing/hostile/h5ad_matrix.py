@@ -78,9 +78,13 @@ MATRIX: dict[str, Callable[[h5py.File], None]] = {
     "indptr-2d": remade("X/indptr", lambda old: old.reshape(1, -1)),
     "indptr-scalar": remade("X/indptr", lambda old: old[-1]),
     "indptr-empty": remade("X/indptr", lambda old: old[:0]),
-    "indptr-uint64-top": remade("X/indptr", lambda old: np.where(np.arange(len(old)) == 4, 2**64 - 1, old.astype("u8"))),
+    "indptr-uint64-top": remade(
+        "X/indptr", lambda old: np.where(np.arange(len(old)) == 4, 2**64 - 1, old.astype("u8"))
+    ),
     "indptr-int64-top": remade("X/indptr", lambda old: np.where(np.arange(len(old)) == 4, 2**63 - 1, old.astype("i8"))),
-    "indptr-int64-bottom": remade("X/indptr", lambda old: np.where(np.arange(len(old)) == 4, -(2**63), old.astype("i8"))),
+    "indptr-int64-bottom": remade(
+        "X/indptr", lambda old: np.where(np.arange(len(old)) == 4, -(2**63), old.astype("i8"))
+    ),
     "indptr-int8-wraps": cast("X/indptr", np.int8),
     "indptr-bool": cast("X/indptr", np.bool_),
     "indptr-text": remade("X/indptr", _as_text),
@@ -98,7 +102,9 @@ MATRIX: dict[str, Callable[[h5py.File], None]] = {
     "indices-uint64-top": remade(
         "X/indices", lambda old: np.where(np.arange(len(old)) == 5, 2**64 - 1, old.astype("u8"))
     ),
-    "indices-uint32-top": remade("X/indices", lambda old: np.where(np.arange(len(old)) == 5, 2**32 - 1, old.astype("u4"))),
+    "indices-uint32-top": remade(
+        "X/indices", lambda old: np.where(np.arange(len(old)) == 5, 2**32 - 1, old.astype("u4"))
+    ),
     "indices-text": remade("X/indices", _as_text),
     "indices-compound": remade("X/indices", _pairs),
     "indices-missing": remove("X/indices"),
@@ -119,7 +125,9 @@ MATRIX: dict[str, Callable[[h5py.File], None]] = {
     "data-missing": remove("X/data"),
     "data-group": made("X/data", lambda group, name: group.create_group(name)),
     "data-long-text": remade("X/data", lambda old: [str(value) for value in old], dtype=h5py.string_dtype()),
-    "data-beyond-float32": remade("X/data", lambda old: np.where(np.arange(len(old)) == 3, 2**24 + 1, old.astype("i8"))),
+    "data-beyond-float32": remade(
+        "X/data", lambda old: np.where(np.arange(len(old)) == 3, 2**24 + 1, old.astype("i8"))
+    ),
     "data-int64-top": remade("X/data", lambda old: np.where(np.arange(len(old)) == 3, 2**63 - 1, old.astype("i8"))),
     "data-denormal": put("X/data", 3, 1e-45),
     "data-largest-float": put("X/data", 3, 3.4e38),

@@ -60,7 +60,8 @@ def _virtual(name: str, *, of_itself: bool = False) -> Callable[[h5py.File], Non
 
 def _declared(name: str, shape: tuple[int, ...], dtype: Any = "f4", **options: Any) -> Callable[[h5py.File], None]:
     return made(
-        name, lambda group, own: group.create_dataset(own, shape, dtype, **{"chunks": (1 << 12,) * len(shape), **options})
+        name,
+        lambda group, own: group.create_dataset(own, shape, dtype, **{"chunks": (1 << 12,) * len(shape), **options}),
     )
 
 
@@ -73,7 +74,7 @@ def _two_softs(file: h5py.File) -> None:
     file["uns/one"], file["uns/two"] = h5py.SoftLink("/uns/two"), h5py.SoftLink("/uns/one")
 
 
-def _filtered(name: str, number: int, *, flag: int = 1) -> Callable[[h5py.File], None]:
+def _filtered(name: str, number: int) -> Callable[[h5py.File], None]:
     """Store a dataset under a filter that this HDF5 lacks."""
 
     def change(file: h5py.File) -> None:
@@ -84,7 +85,7 @@ def _filtered(name: str, number: int, *, flag: int = 1) -> Callable[[h5py.File],
         del file[name]
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_chunk(values.shape)
-        creation.set_filter(number, flag, (1, 2, 3))
+        creation.set_filter(number, h5py.h5z.FLAG_OPTIONAL, (1, 2, 3))
         dataset = h5py.Dataset(h5py.h5d.create(group.id, own.encode(), kind, space, dcpl=creation))
         dataset.id.write_direct_chunk((0,) * values.ndim, values.tobytes())
         dataset.attrs.update(attributes)
@@ -197,7 +198,7 @@ STORAGE: dict[str, Callable[[h5py.File], None]] = {
     "bomb-obsm": _bomb("obsm/X_pca", (24, 3), (24, 1 << 20), "f4"),
     "bomb-twice": _bomb_of_bombs,
     # -- pipelines
-    "filter-unknown-x": _filtered("X/data", _UNKNOWN, flag=0),
+    "filter-unknown-x": _filtered("X/data", _UNKNOWN),
     "filter-unknown-optional": _filtered("X/indices", _UNKNOWN),
     "filter-unknown-column": _filtered("obs/score", _BLOSC),
     "filter-unknown-obsm": _filtered("obsm/X_pca", _BLOSC),
@@ -210,11 +211,13 @@ STORAGE: dict[str, Callable[[h5py.File], None]] = {
     "filter-empty": chunk_bytes("X/data", lambda _: zlib.compress(b""), compression="gzip"),
     "filter-mask-lies": chunk_bytes("X/data", zlib.compress, filter_mask=1, compression="gzip"),
     "filter-mask-high": chunk_bytes("X/data", zlib.compress, filter_mask=1 << 31, compression="gzip"),
-    "filter-lzf-garbage": chunk_bytes("X/data", lambda raw: b"\xff\xff\xff" * 40, compression="lzf"),
-    "filter-lzf-back-reference": chunk_bytes("X/data", lambda raw: b"\xe0\xff\xff" * 40, compression="lzf"),
+    "filter-lzf-garbage": chunk_bytes("X/data", lambda _: b"\xff\xff\xff" * 40, compression="lzf"),
+    "filter-lzf-back-reference": chunk_bytes("X/data", lambda _: b"\xe0\xff\xff" * 40, compression="lzf"),
     "filter-short-block": chunk_bytes("X/data", lambda raw: raw[: len(raw) // 2]),
     "filter-short-names": chunk_bytes("obs/score", lambda raw: raw[:8]),
-    "filter-shuffled-cut": chunk_bytes("X/indices", lambda raw: zlib.compress(raw[:-1]), compression="gzip", shuffle=True),
+    "filter-shuffled-cut": chunk_bytes(
+        "X/indices", lambda raw: zlib.compress(raw[:-1]), compression="gzip", shuffle=True
+    ),
     # -- never written
     "unwritten-x-nan": _never_written("X/data", np.nan),
     "unwritten-indices": _never_written("X/indices", -7),

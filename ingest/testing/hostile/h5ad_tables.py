@@ -98,7 +98,9 @@ TABLES: dict[str, Callable[[h5py.File], None]] = {
     "index-group": made("obs/_index", lambda group, name: group.create_group(name)),
     "index-2d": remade("obs/_index", lambda old: old.reshape(2, -1), dtype=_TEXT),
     "index-number": made("obs/_index", lambda group, name: group.create_dataset(name, data=np.arange(24.0))),
-    "index-compound": made("obs/_index", lambda group, name: group.create_dataset(name, (24,), np.dtype([("a", "S4")]))),
+    "index-compound": made(
+        "obs/_index", lambda group, name: group.create_dataset(name, (24,), np.dtype([("a", "S4")]))
+    ),
     "index-repeats": remade("obs/_index", _texts(lambda old: [old[0]] * len(old)), dtype=_TEXT),
     "index-empty-names": remade("obs/_index", _texts(lambda old: [b""] * len(old)), dtype=_TEXT),
     "index-huge-name": remade("obs/_index", _last(b"A" * (1 << 20)), dtype=_TEXT),
@@ -124,7 +126,9 @@ TABLES: dict[str, Callable[[h5py.File], None]] = {
     "column-short": remade("obs/score", lambda old: old[:-1]),
     "column-long": remade("obs/score", lambda old: np.concatenate([old, old])),
     "column-complex": cast("obs/score", np.complex128),
-    "column-compound": made("obs/score", lambda group, name: group.create_dataset(name, (24,), np.dtype([("a", "f4")]))),
+    "column-compound": made(
+        "obs/score", lambda group, name: group.create_dataset(name, (24,), np.dtype([("a", "f4")]))
+    ),
     "column-ragged": made("obs/score", lambda group, name: group.create_dataset(name, (24,), h5py.vlen_dtype("f4"))),
     "column-references": made(
         "obs/score",
@@ -137,7 +141,9 @@ TABLES: dict[str, Callable[[h5py.File], None]] = {
     "column-encoding-unknown": attribute("obs/cell_type", "encoding-type", "pickle"),
     "column-not-utf8": remade("obs/note", _last(b"\xff\xfe"), dtype=_TEXT),
     "column-fixed-not-utf8": remade("obs/note", lambda old: np.array([b"\xe9\xff"] * len(old), "S2")),
-    "column-ascii-lies": remade("obs/note", lambda old: np.array(["é".encode()] * len(old), object), dtype=h5py.string_dtype("ascii")),
+    "column-ascii-lies": remade(
+        "obs/note", lambda old: np.array(["é".encode()] * len(old), object), dtype=h5py.string_dtype("ascii")
+    ),
     "column-enum-lies": made(
         "obs/flag",
         lambda group, name: group.create_dataset(
@@ -150,7 +156,9 @@ TABLES: dict[str, Callable[[h5py.File], None]] = {
     "codes-2d": remade("obs/cell_type/codes", lambda old: old.reshape(2, -1)),
     "codes-short": remade("obs/cell_type/codes", lambda old: old[:-1]),
     "codes-minus-two": put("obs/cell_type/codes", 3, -2),
-    "codes-int64-top": remade("obs/cell_type/codes", lambda old: np.where(np.arange(len(old)) == 2, 2**63 - 1, old.astype("i8"))),
+    "codes-int64-top": remade(
+        "obs/cell_type/codes", lambda old: np.where(np.arange(len(old)) == 2, 2**63 - 1, old.astype("i8"))
+    ),
     "codes-uint8-top": remade("obs/cell_type/codes", lambda old: np.full(len(old), 255, np.uint8)),
     "codes-group": made("obs/cell_type/codes", lambda group, name: group.create_group(name)),
     "categories-missing": remove("obs/cell_type/categories"),
@@ -163,7 +171,9 @@ TABLES: dict[str, Callable[[h5py.File], None]] = {
     "categories-compound": made(
         "obs/cell_type/categories", lambda group, name: group.create_dataset(name, (2,), np.dtype([("a", "S4")]))
     ),
-    "categories-nan": made("obs/cell_type/categories", lambda group, name: group.create_dataset(name, data=[np.nan, 1.0])),
+    "categories-nan": made(
+        "obs/cell_type/categories", lambda group, name: group.create_dataset(name, data=[np.nan, 1.0])
+    ),
     "ordered-text": attribute("obs/cell_type", "ordered", "perhaps"),
     "legacy-labels": _legacy_labels(lambda file: file["obs/__categories/cell_type"].ref),
     "legacy-labels-dangling": _legacy_labels(_dangling),

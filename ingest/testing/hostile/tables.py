@@ -167,7 +167,10 @@ COLUMNS: dict[str, Callable[[pa.Table], pa.Table]] = {
     "name-long": _renamed("score", "x" * 100_000),
     "name-control": _renamed("score", "a\nb\x1b[2J"),
     "columns-many": lambda table: pa.table(
-        {**{name: table[name] for name in table.column_names}, **{f"c{k}": np.zeros(len(table), np.int8) for k in range(200)}}
+        {
+            **{name: table[name] for name in table.column_names},
+            **{f"c{k}": np.zeros(len(table), np.int8) for k in range(200)},
+        }
     ),
     "bomb-rows": _zeros,
     "bomb-text": _wide_text,
@@ -223,7 +226,10 @@ def _first_message(value: bytes, offset: int) -> Callable[[bytes], bytes]:
 
 
 BYTES: dict[str, Callable[[bytes], bytes]] = {
-    **{f"cut-{percent:02d}": (lambda good, share=percent: good[: len(good) * share // 100]) for percent in (1, 20, 50, 80, 99)},
+    **{
+        f"cut-{percent:02d}": (lambda good, share=percent: good[: len(good) * share // 100])
+        for percent in (1, 20, 50, 80, 99)
+    },
     "cut-last": lambda good: good[:-1],
     "empty": lambda _: b"",
     "text": lambda _: b"source,row\na.h5ad,0\n",
@@ -237,7 +243,9 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "footer-negative": _footer_size(-1),
     "footer-huge": _footer_size(2**31 - 1),
     "footer-small": _footer_size(16),
-    "footer-zeroed": _body(lambda data, start: data.__setitem__(slice(start, len(data) - 10), bytes(len(data) - 10 - start))),
+    "footer-zeroed": _body(
+        lambda data, start: data.__setitem__(slice(start, len(data) - 10), bytes(len(data) - 10 - start))
+    ),
     "footer-ones": _body(_words(b"\xff" * 4)),
     "footer-large-words": _body(_words(b"\xff\xff\xff\x7f")),
     "footer-blocks": _body(_blocks),

@@ -1,4 +1,4 @@
-"""A DEST in which somebody has changed a file, sealed again where it was sealed: a typed error, a finding, an answer."""
+"""A DEST in which somebody has changed a file, and sealed it again: a typed error, a finding or an answer."""
 
 from __future__ import annotations
 
@@ -96,7 +96,13 @@ def test_a_plan_of_endlessly_many_chunks_is_refused(dest, tmp_path):
     document = json.loads((dest / "_ingest/plan.json").read_bytes())
     from ingest.testing.hostile.dests import resealed
 
-    for name, value in (("n_cells", 2**62), ("n_cells", 10**30), ("cells_per_chunk", 0), ("format", -1), ("sources", [])):
+    for name, value in (
+        ("n_cells", 2**62),
+        ("n_cells", 10**30),
+        ("cells_per_chunk", 0),
+        ("format", -1),
+        ("sources", []),
+    ):
         other = {**document, "identity": {**document["identity"], name: value}}
         folder = tmp_path / f"{name}-{value}"[:40]
         folder.mkdir()
@@ -138,7 +144,7 @@ def spoilt(good: bytes, name: str):
 
 
 def test_archives(dest, tmp_path):
-    """Of an archive whatever has a form is looked at: its arrays have none, and nobody promises more than their length."""
+    """Of an archive whatever has a form is looked at; its arrays have none, so that their length is all."""
     from ingest.load.memmap.convert.api import create_archive
 
     archive = create_archive(str(dest), tmp_path / "archive", data_dtype="auto", pool="serial")
