@@ -91,8 +91,12 @@ def _long_lists(footer: bytearray) -> None:
             footer[at + 1 : at + 6] = b"\xff\xff\xff\xff\x07"
 
 
+def _cut(percent: int) -> Callable[[bytes], bytes]:
+    return lambda good: good[: len(good) * percent // 100]
+
+
 BYTES: dict[str, Callable[[bytes], bytes]] = {
-    **{f"cut-{share}": (lambda good, share=share: good[: len(good) * share // 100]) for share in (1, 30, 60, 90, 99)},
+    **{f"cut-{percent}": _cut(percent) for percent in (1, 30, 60, 90, 99)},
     "empty": lambda _: b"",
     "magic-alone": lambda _: b"PAR1",
     "magic-both": lambda _: b"PAR1\0\0\0\0PAR1",

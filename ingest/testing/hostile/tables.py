@@ -77,7 +77,8 @@ def _spoil(at: int, value: int) -> Callable[[Array], None]:
 
 def _nested(depth: int) -> Callable[[int], pa.Array]:
     def build(n: int) -> pa.Array:
-        kind, value = pa.int8(), 1
+        value: Any = 1
+        kind: pa.DataType = pa.int8()
         for _ in range(depth):
             kind, value = pa.list_(kind), [value]
         return pa.array([value] * n, kind)
@@ -225,11 +226,12 @@ def _first_message(value: bytes, offset: int) -> Callable[[bytes], bytes]:
     return lambda good: good[: 8 + offset] + value + good[8 + offset + len(value) :]
 
 
+def _cut(percent: int) -> Callable[[bytes], bytes]:
+    return lambda good: good[: len(good) * percent // 100]
+
+
 BYTES: dict[str, Callable[[bytes], bytes]] = {
-    **{
-        f"cut-{percent:02d}": (lambda good, share=percent: good[: len(good) * share // 100])
-        for percent in (1, 20, 50, 80, 99)
-    },
+    **{f"cut-{percent:02d}": _cut(percent) for percent in (1, 20, 50, 80, 99)},
     "cut-last": lambda good: good[:-1],
     "empty": lambda _: b"",
     "text": lambda _: b"source,row\na.h5ad,0\n",
