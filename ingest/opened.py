@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ingest.amendments import Amendments
 from ingest.errors import ConfigError, CorruptError
-from ingest.genes import Genes
+from ingest.genes import GENE_FIELDS, Genes
 from ingest.layout import PLAN_KEY
 from ingest.ledger.ledger import Ledger
 from ingest.naming import source_labels
 from ingest.plan_index import PlanIndex
-from ingest.record_fields import check_fields, each, is_count, is_text
+from ingest.record_fields import check_fields
 from ingest.survey.table import surveys_from_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from ingest.plan import Plan
     from ingest.store.base import Store
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["GENE_FIELDS", "OpenPlan", "genes_from_bytes", "genes_to_bytes", "open_plan"]
+__all__ = ["OpenPlan", "genes_from_bytes", "genes_to_bytes", "open_plan"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,13 +86,6 @@ def genes_to_bytes(genes: Genes) -> bytes:
     """Encode the ordered genes."""
     document = {"ids": genes.ids, "names": genes.names, "lengths": genes.lengths}
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-GENE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "ids": each(is_text),
-    "names": each(is_text),
-    "lengths": each(is_count),
-}
 
 
 def genes_from_bytes(data: bytes, *, key: str) -> Genes:

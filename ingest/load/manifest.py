@@ -12,9 +12,8 @@ import numpy as np
 
 from ingest.encode.open import CODECS, FORMATS
 from ingest.errors import ConfigError, CorruptError, IncompleteError, NotFoundError
-from ingest.genes import Genes
+from ingest.genes import GENE_FIELDS, Genes
 from ingest.layout import CHUNK_INDEX_KEY, FORMAT_VERSION, GENE_LIST_KEY, PROCESSING_KEY, chunk_key
-from ingest.opened import GENE_FIELDS
 from ingest.record_fields import check_fields, each, is_count, is_flag, is_number, is_text
 
 if TYPE_CHECKING:
