@@ -137,7 +137,7 @@ MATRIX: dict[str, Callable[[h5py.File], None]] = {
     "data-bool": cast("X/data", np.bool_),
     # -- the matrix
     "x-empty-group": several(remove("X/data", "X/indices", "X/indptr")),
-    "x-scalar": _dense(np.float32(3)),
+    "x-scalar": _dense(np.array(3, np.float32)),
     "x-one-dimension": _dense(np.ones(N_CELLS, np.float32)),
     "x-three-dimensions": _dense(np.ones((N_CELLS, N_GENES, 2), np.float32)),
     "x-transposed": _dense(np.ones((N_GENES, N_CELLS), np.float32)),
