@@ -96,7 +96,7 @@ def digest_of(value: Any) -> str:
     """Return 16 hex digits of whatever was read: arrays, tables and matrices by their content."""
     digest = _Digest()
     digest.add(value)
-    return digest.state.hexdigest()[:16]
+    return str(digest.state.hexdigest()[:16])
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class _Digest:
         elif isinstance(value, pd.DataFrame | pd.Series | pd.Index):
             self._text(repr(value.tolist()) if isinstance(value, pd.Index) else repr(value.to_dict()))
         elif sparse.issparse(value):
-            whole = value.tocsr()
+            whole = sparse.csr_matrix(value)
             self.add((whole.shape, whole.indptr, whole.indices, whole.data))
         elif isinstance(value, pa.Table | pa.RecordBatch | pa.Array | pa.ChunkedArray):
             self._text(repr(value.to_pylist()))

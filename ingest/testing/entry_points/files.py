@@ -67,7 +67,7 @@ def _archive(path: Path, _: Path) -> Any:
 
     archive = SingleCellMemMapDataset(str(path), mode="r")
     rows = archive.get_rows(np.arange(archive.number_of_rows()))
-    _, features, _ = archive.get_row(0, return_var_features=True)
+    features = archive.get_row(0, return_var_features=True)[1]
     obs = [archive.get_row(row, return_obs_features=True)[2] for row in (0, archive.number_of_rows() - 1)]
     return rows.indptr, rows.columns, rows.values, features, obs, archive.shape()
 
