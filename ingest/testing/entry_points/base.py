@@ -109,7 +109,8 @@ class _Digest:
         elif isinstance(value, pd.DataFrame | pd.Series | pd.Index):
             self._text(repr(value.tolist()) if isinstance(value, pd.Index) else repr(value.to_dict()))
         elif sparse.issparse(value):
-            whole = sparse.csr_matrix(value)
+            matrix: Any = value
+            whole = matrix.tocsr()
             self.add((whole.shape, whole.indptr, whole.indices, whole.data))
         elif isinstance(value, pa.Table | pa.RecordBatch | pa.Array | pa.ChunkedArray):
             self._text(repr(value.to_pylist()))
