@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pickle
+import socket
 import threading
 import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -172,11 +173,16 @@ def test_a_store_that_sends_requests_back_is_not_repeated(echo, logs, run, monke
     check(logs.getvalue(), "the logs")
 
 
+def _unknown(*_, **__):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
 def test_a_store_that_is_not_there(logs, run, monkeypatch, address):
     """Refused, and no such name: signed requests stand in what the clients complain of."""
     monkeypatch.setattr("ingest.store.s3.Retrier", lambda _: Retrier(Budget(attempts=1)))
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setattr("socket.getaddrinfo", _unknown if "invalid" in address else socket.getaddrinfo)
     status, _, err = run("--debug", "status", "s3://bucket/x")
     assert status in (1, 2), err
     check(logs.getvalue(), "the logs")
