@@ -12,6 +12,7 @@ from index.dictionaries import is_text
 from index.write import ORIGIN_KEY
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.grammar import unknown_column
+from ingest.index_file import DictionaryCheck
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,10 +91,12 @@ class IndexFile:
         for name in names:
             if name not in self._names:
                 raise unknown_column(name, self._names, str(self.path))
-        schema = pa.schema([self._schema.field(name) for name in names])
+        schema, checked = pa.schema([self._schema.field(name) for name in names]), DictionaryCheck()
         for number in range(self._file.num_record_batches):
             with _readable(self.path):
-                batch = self._file.get_batch(number)
+                batch = self._file.get_batch(number).select(names)
+                # Arrow believes lengths, offsets and codes: looked at unchecked, they end the process.
+                checked.validate(batch)
             yield pa.record_batch([self._column(batch, field) for field in schema], schema=schema)
 
     def _type(self, field: pa.Field) -> pa.DataType:
@@ -103,6 +106,8 @@ class IndexFile:
         if pa.types.is_dictionary(kind) and not is_text(kind):
             kind = kind.value_type
         if pa.types.is_temporal(kind) or pa.types.is_null(kind):
+            return pa.string()
+        if pa.types.is_string_view(kind):  # Arrow takes no rows of these
             return pa.string()
         plain = is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
         if not plain:
@@ -144,7 +149,7 @@ class _readable:  # noqa: N801  # reads as a phrase: with _readable(path)
                 kind="no-index",
                 hint="make one with `index census`, `index scbasecount` or `index h5ad`",
             ) from error
-        if isinstance(error, pa.ArrowException | OSError):
+        if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError):
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"{self._path}: no readable Feather v2 file ({reason})",

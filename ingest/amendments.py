@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.documents import seal, unseal
 from ingest.errors import CorruptError
+from ingest.record_fields import check_fields, each, is_count, is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Amendment", "Amendments", "LeftOut", "parse_amendment"]
 
@@ -64,12 +65,22 @@ def parse_amendment(data: bytes, *, key: str) -> Amendment:
     """
     document = unseal(data, key=key)
     try:
+        check_fields(document, {"plan": is_text, "run": is_text, "left_out": each(lambda _: True)})
         return Amendment(document["plan"], document["run"], tuple(_left_out(entry) for entry in document["left_out"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{key} is no amendment ({error!r})", key=key) from error
 
 
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "source": is_count,
+    "kind": is_text,
+    "message": is_text,
+    "chunks": each(each(is_count, 2)),
+}
+
+
 def _left_out(entry: dict[str, Any]) -> LeftOut:
+    check_fields(entry, _FIELDS)
     chunks = tuple((int(chunk), int(cells)) for chunk, cells in entry["chunks"])
     return LeftOut(int(entry["source"]), str(entry["kind"]), str(entry["message"]), chunks)
 

@@ -220,7 +220,8 @@ def _marking_records(opened: OpenPlan) -> Iterator[tuple[str, Mapping[str, objec
     for stat in opened.store.list(GARBAGE):
         try:
             document = parse(opened.store.get(stat.key), key=stat.key)
-            datetime.fromisoformat(str(document["marked"]))
+            if datetime.fromisoformat(str(document["marked"])).tzinfo is None:
+                continue  # of no known instant
         except (CorruptError, NotFoundError, KeyError, ValueError):
             continue  # what cannot be read marks nothing: its candidates are marked afresh
         yield stat.key, document
@@ -228,7 +229,8 @@ def _marking_records(opened: OpenPlan) -> Iterator[tuple[str, Mapping[str, objec
 
 def _entries(document: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
     entries = document.get("candidates")
-    return [entry for entry in entries if {"key", "version"} <= entry.keys()] if isinstance(entries, list) else []
+    found = entries if isinstance(entries, list) else []
+    return [entry for entry in found if isinstance(entry, dict) and {"key", "version"} <= entry.keys()]
 
 
 # -- removing ------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ Every error has a stable, append-only ``kind``, pickles (it crosses Ray) and car
 
 from __future__ import annotations
 
+import os
 import re
 from typing import ClassVar
 
@@ -66,11 +67,28 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _SIGNED = re.compile(
     r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|token|access_token)=[^&\s'\"]+"
 )
+_HEADER = re.compile(
+    r"(?i)\b((?:proxy-)?authorization|x-amz-security-token|access_token|refresh_token|private_key|SecretAccessKey"
+    r"|SessionToken)(['\"]?\s*[:>]\s*b?)(\"[^\"]*\"|'[^']*'|[^\r\n<]+)"
+)
+_BEARER = re.compile(r"(?i)\b(Bearer|AWS4-HMAC-SHA256)\s+[A-Za-z0-9._~+/=-]+[^'\"\r\n<]*")
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN")
+_LEAST_SECRET = 16
+"""Characters: shorter ones are words, of look-alikes that take anything."""
 
 
 def mask_secrets(text: str) -> str:
-    """Replace user info and signatures inside the URLs of `text` by ``***``."""
-    return _SIGNED.sub(r"\1=***", _USERINFO.sub("***@", text))
+    """Replace by ``***`` what `text` must not say: user info and signatures in URLs, credentials in headers and bodies.
+
+    What this process's environment holds as a secret is replaced wherever it stands: stores send requests back in
+    what they answer.
+    """
+    for name in _SECRET_VARIABLES:
+        secret = os.environ.get(name, "")
+        if len(secret) >= _LEAST_SECRET and secret in text:
+            text = text.replace(secret, "***")
+    text = _SIGNED.sub(r"\1=***", _USERINFO.sub("***@", text))
+    return _BEARER.sub(r"\1 ***", _HEADER.sub(r"\1\2***", text))
 
 
 class IngestError(Exception):

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from ingest.record_fields import each, is_count, is_text
 
-__all__ = ["ABSENT", "Genes"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["ABSENT", "GENE_FIELDS", "Genes"]
+
+GENE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "ids": each(is_text),
+    "names": each(is_text),
+    "lengths": each(is_count),
+}
+"""What a document of genes must hold."""
 
 ABSENT = -1
 """In a gene map: this source column is not wanted."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import feather
 
 from ingest.errors import ConfigError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DictionaryCheck", "IndexFile", "same_array"]
 
 _ROWS_AT_ONCE = 1 << 17
+_FIRST_VERSION = b"FEA1"
 _NO_NAMES = ("", ".", "..", "_index")  # HDF5 and anndata keep them for themselves
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, UnicodeDecodeError)
 
@@ -32,7 +32,7 @@ class IndexFile:
     Parameters
     ----------
     path
-        Feather, of either version.
+        Feather, version 2: what Arrow reads of the first, of before 2020, it does not check.
     limit
         Give the first so many rows; None gives all.
 
@@ -55,13 +55,14 @@ class IndexFile:
             ) from error
         except (OSError, ValueError) as error:  # mmap says that a file is empty by a ValueError
             raise self._not_feather(error) from error
-        self._first_version: pa.Table | None = None
+        if self._map[:4] == _FIRST_VERSION:
+            raise ConfigError(
+                f"{path}: a feather file of version 1, which Arrow reads without a check",
+                kind="bad-index",
+                hint="write it again: pandas.read_feather(FILE).to_feather(FILE)",
+            )
         try:
-            if self._map[:4] == b"FEA1":
-                self._first_version = feather.read_table(path, memory_map=True)
-                schema = self._first_version.schema
-            else:
-                schema = self._open().schema
+            schema = self._open().schema
             names = schema.names
         except _UNREADABLE as error:
             raise self._not_feather(error) from error
@@ -96,9 +97,6 @@ class IndexFile:
     def _stored(self) -> Iterator[pa.RecordBatch]:
         """Yield the record batches as they are stored."""
         if not self._wanted:
-            return
-        if self._first_version is not None:
-            yield from self._first_version.select(self.schema.names).to_batches()
             return
         try:
             reader = self._open(self._wanted)

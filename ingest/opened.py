@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from ingest.amendments import Amendments
 from ingest.errors import ConfigError, CorruptError
-from ingest.genes import Genes
+from ingest.genes import GENE_FIELDS, Genes
+from ingest.layout import PLAN_KEY
 from ingest.ledger.ledger import Ledger
 from ingest.naming import source_labels
 from ingest.plan_index import PlanIndex
+from ingest.record_fields import check_fields
 from ingest.survey.table import surveys_from_bytes
 
 if TYPE_CHECKING:
@@ -60,15 +62,24 @@ def open_plan(store: Store) -> OpenPlan:
             f"{store.url} holds no dataset", kind="no-plan", hint="start one with `run DEST --index FILE`"
         )
     surveys = surveys_from_bytes(ledger.file(plan, "survey"), key=plan.files["survey"])
-    return OpenPlan(
-        plan,
-        ledger,
-        genes_from_bytes(ledger.file(plan, "genes"), key=plan.files["genes"]),
-        surveys,
-        source_labels([survey.source for survey in surveys]),
-        PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk),
-        Amendments(ledger.amendments(plan)),
-    )
+    genes = genes_from_bytes(ledger.file(plan, "genes"), key=plan.files["genes"])
+    _check_together(plan, surveys, genes)
+    index = PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk)
+    index.check_length(plan.n_cells)
+    labels = source_labels([survey.source for survey in surveys])
+    return OpenPlan(plan, ledger, genes, surveys, labels, index, Amendments(ledger.amendments(plan)))
+
+
+def _check_together(plan: Plan, surveys: tuple[SourceSurvey, ...], genes: Genes) -> None:
+    """Refuse a plan whose files are of other sources or genes: they would be counted on by number."""
+    identity = plan.identity
+    if identity.sources != tuple(str(survey.source) for survey in surveys) or identity.n_genes != len(genes):
+        raise CorruptError(
+            f"{PLAN_KEY}: its survey and genes are of {len(surveys):,} sources and {len(genes):,} genes, it is of"
+            f" {len(identity.sources):,} and {identity.n_genes:,}",
+            kind="plan-damaged",
+            key=PLAN_KEY,
+        )
 
 
 def genes_to_bytes(genes: Genes) -> bytes:
@@ -87,6 +98,7 @@ def genes_from_bytes(data: bytes, *, key: str) -> Genes:
     """
     try:
         document = json.loads(data)
+        check_fields(document, GENE_FIELDS)
         return Genes(tuple(document["ids"]), tuple(document["names"]), tuple(document["lengths"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CorruptError(f"{key} is no gene list ({error})", key=key) from error

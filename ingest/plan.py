@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ingest.documents import canonical, sha256_hex, unseal
-from ingest.errors import CorruptError
+from ingest.encode.open import check_codec
+from ingest.errors import ConfigError, CorruptError
 from ingest.layout import PLAN_KEY, chunk_key
+from ingest.record_fields import check_fields, each, is_count, is_flag, is_number, is_text, keyed, maybe
 from ingest.window_order import parse_order
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ingest.window_order import WindowOrder
 
@@ -138,6 +140,28 @@ class Plan:
         }
 
 
+_IDENTITY_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("cells", "genes", "order", "format", "dtype", "codec"), is_text),
+    **dict.fromkeys(("sources", "matrices"), each(is_text)),
+    **dict.fromkeys(("n_cells", "cells_per_chunk"), lambda value: is_count(value) and value > 0),
+    **dict.fromkeys(("n_genes", "level"), is_count),
+    "allow_noninteger": is_flag,
+    "normalize": maybe(lambda value: is_number(value) and value > 0),
+}
+_PROVENANCE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "created": is_text,
+    "versions": keyed(is_text),
+    "settings": keyed(lambda _: True),
+    "mixing": maybe(keyed(lambda _: True)),
+}
+_PLAN_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("identity", "provenance"), lambda value: isinstance(value, dict)),
+    **dict.fromkeys(
+        ("files", "sha256"), lambda value: keyed(is_text)(value) and {"index", "survey", "genes"} <= value.keys()
+    ),
+}
+
+
 def parse_plan(data: bytes) -> Plan:
     """Read plan.json.
 
@@ -148,12 +172,16 @@ def parse_plan(data: bytes) -> Plan:
     """
     document = unseal(data, key=PLAN_KEY)
     try:
-        identity = dict(document["identity"])
+        check_fields(document, _PLAN_FIELDS)
+        identity = {**_LATER, **document["identity"]}
+        check_fields(identity, _IDENTITY_FIELDS)
+        check_fields({"mixing": None, **document["provenance"]}, _PROVENANCE_FIELDS)
         for name in ("sources", "matrices"):
             identity[name] = tuple(identity[name])
         parse_order(identity["order"])
+        check_codec(identity["format"], identity["codec"], identity["level"], identity["dtype"])
         return Plan(Identity(**identity), Provenance(**document["provenance"]), document["files"], document["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CorruptError(f"{PLAN_KEY} is no plan ({error!r})", key=PLAN_KEY) from error
 
 

@@ -185,6 +185,22 @@ class PlanIndex:
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"{key} is no Arrow file ({error})", key=key) from error
 
+    def check_length(self, n_cells: int) -> None:
+        """Refuse an index with more or fewer batches than so many cells have; none is read.
+
+        Raises
+        ------
+        CorruptError
+            It is not the plan's.
+        """
+        found, wanted = self._reader.num_record_batches, -(-n_cells // self._batch_rows)
+        if found != wanted:
+            raise CorruptError(
+                f"{self._key}: {found:,} batches of cells where {wanted:,} were planned",
+                kind="plan-damaged",
+                key=self._key,
+            )
+
     def rows(self, start: int, stop: int) -> pa.Table:
         """Return plan rows ``[start, stop)`` with all their columns.
 

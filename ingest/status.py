@@ -10,9 +10,10 @@ from ingest.documents import parse
 from ingest.errors import CorruptError, NotFoundError
 from ingest.layout import CHUNKS, FAILURES, RUNS, SUCCESS_KEY
 from ingest.ordered_map import map_ordered
+from ingest.record_fields import check_fields, each, is_count, is_number, is_text, maybe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from ingest.opened import OpenPlan
     from ingest.store.base import Store
@@ -178,6 +179,15 @@ def spans(chunks: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("handling", "kind", "message", "hint", "source"), maybe(is_text)),
+    **dict.fromkeys(("command", "user", "host", "version", "started", "outcome", "ended"), maybe(is_text)),
+    **dict.fromkeys(("seconds", "cells", "retries"), maybe(is_number)),
+    "chunks": lambda value: value is None or is_count(value) or each(is_count)(value),  # how many, or which
+}
+"""Of all kinds of records, where they have them."""
+
+
 class _Records:
     """The small records under ``_ingest/``; a damaged one is named and passed over."""
 
@@ -190,7 +200,7 @@ class _Records:
         found: dict[int, Quarantined] = {}
         # Keys begin with the run's start and the unit's number, so the last in order is the latest cause.
         for _, record in self._read(stat.key for stat in self._store.list(FAILURES)):
-            for chunk in wanted.intersection(record.get("chunks", ())):
+            for chunk in wanted.intersection(_chunks(record)):
                 found[chunk] = _quarantined(chunk, record, found[chunk].attempts + 1 if chunk in found else 1)
         return found
 
@@ -208,7 +218,7 @@ class _Records:
         records = dict(self._read(heads))
         runs = [_run(run_id, records) for run_id in sorted(claims)]
         open_claims = [key for run in runs if run.outcome is None for key in claims[run.run]]
-        return runs, {chunk for _, record in self._read(open_claims) for chunk in record.get("chunks", ())}
+        return runs, {chunk for _, record in self._read(open_claims) for chunk in _chunks(record)}
 
     def _read(self, keys: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         with ThreadPoolExecutor(_READERS) as readers:
@@ -220,9 +230,16 @@ class _Records:
 
     def _parse(self, key: str) -> tuple[str, dict[str, Any] | None]:
         try:
-            return key, parse(self._store.get(key), key=key)
-        except (CorruptError, NotFoundError):
+            record = parse(self._store.get(key), key=key)
+            check_fields({**dict.fromkeys(_FIELDS), **record}, _FIELDS)
+        except (CorruptError, NotFoundError, ValueError):
             return key, None
+        return key, record
+
+
+def _chunks(record: Mapping[str, Any]) -> Sequence[int]:
+    found = record.get("chunks")
+    return found if isinstance(found, list) else ()
 
 
 def _quarantined(chunk: int, record: Mapping[str, Any], attempts: int) -> Quarantined:
@@ -242,7 +259,7 @@ def _run(run_id: str, records: Mapping[str, Mapping[str, Any]]) -> RunStatus:
     end = records.get(f"{RUNS}{run_id}/end.json", {})
     return RunStatus(
         run=run_id,
-        command=start.get("command", "run"),
+        command=start.get("command") or "run",
         user=start.get("user"),
         host=start.get("host"),
         version=start.get("version"),

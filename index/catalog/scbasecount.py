@@ -242,8 +242,10 @@ class ScBaseCountCatalog:
     def _url(self, path: str | None, accession: str) -> str:
         """Return where a sample's file is below this root, wherever the metadata have it."""
         _, found, below = (path or "").partition(f"/{self.release}/")
-        if found and below.startswith("h5ad/"):
-            return self._bucket.url(self.release, *below.split("/"))
+        parts = below.split("/")
+        # Whoever wrote the table says where files are, but below the root alone.
+        if found and parts[0] == "h5ad" and not {"", ".", ".."}.intersection(parts):
+            return self._bucket.url(self.release, *parts)
         return self._bucket.url(self.release, "h5ad", self.feature, self.organism, f"{accession}.h5ad")
 
     def _sample_table(self, names: Sequence[str]) -> pa.Table:
@@ -307,6 +309,14 @@ class ScBaseCountCatalog:
                     kind="no-metadata",
                     hint=f"it has {', '.join(table.schema.names)}",
                 )
+        for table, texts in ((self.samples, (_KEY, _PATH, _COLLECTION)), (self.obs, (ACCESSION, BARCODE))):
+            for field in table.schema:
+                if field.name in texts:
+                    right = is_text(field.type) or pa.types.is_null(field.type)
+                else:
+                    right = not pa.types.is_nested(field.type) and not _is_odd(field.type)
+                if not right or (field.name == CELLS_OF_SAMPLE and not pa.types.is_integer(field.type)):
+                    raise ConfigError(f"{table.url}: column {field.name!r} is of type {field.type}", kind="no-metadata")
 
     def over(self, cells: _Draft, chosen: Chosen) -> ScBaseCountCells:
         """Return the cells of `chosen` samples."""
@@ -359,6 +369,12 @@ def _pick(bucket: Bucket, what: str, wanted: str, parts: tuple[str, ...]) -> str
     if found is None:
         raise no_such(what, wanted, there, bucket.url(*parts), did_you_mean(wanted, there))
     return found
+
+
+def _is_odd(kind: pa.DataType) -> bool:
+    """Return whether no index holds values of this type."""
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return bool(is_binary or pa.types.is_decimal(kind) or pa.types.is_duration(kind) or pa.types.is_interval(kind))
 
 
 def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:

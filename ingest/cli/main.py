@@ -80,13 +80,13 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         return 0
     except IngestError as error:
         if debug:
-            traceback.print_exc()
+            _show_traceback()
         again = "run the same command again" if isinstance(error, TransientError) else None
         _complain(str(error), error.hint or again)
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 # whatever it is, it is said in a line, and where with --debug
         if debug:
-            raise
+            _show_traceback()
         message = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split()))
         _complain(f"unforeseen: {message}", "with --debug it shows where; please report it")
         return 1
@@ -97,6 +97,11 @@ def _after_a_stop(arguments: list[str]) -> str:
     if arguments[:1] == ["convert"]:
         return "its output is whole or not there; run the same command again"
     return "run the same command to go on; what was committed is kept"
+
+
+def _show_traceback() -> None:
+    """Say where an error came from, with its causes: clients put requests into theirs, signatures and all."""
+    click.echo(mask_secrets(traceback.format_exc()), err=True, nl=False)
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -104,9 +104,22 @@ def _decode_h5ad(file: h5py.File, most: int) -> Block:
     return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
 
 
-def _counts(group: h5py.Group) -> Counts:
+def _check_csr(group: h5py.Group) -> None:
+    """Refuse arrays of types that no chunk has: cast, numbers would wrap; compiled code takes no others."""
     if group.attrs["encoding-type"] != "csr_matrix":
         raise ValueError(f"X is {group.attrs['encoding-type']!r}, not csr_matrix")
+    for name, types in _TYPES.items():
+        dtype = group[name].dtype
+        if dtype.name not in types or not dtype.isnative:
+            raise ValueError(f"X/{name} is of type {dtype}")
+
+
+_INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+_TYPES = {"data": ("float32", "float64", *_INTEGERS), "indices": ("int32",), "indptr": ("int32", "int64")}
+
+
+def _counts(group: h5py.Group) -> Counts:
+    _check_csr(group)
     n_cells, n_genes = (int(extent) for extent in group.attrs["shape"])
     counts = Counts(
         group["indptr"][()].astype(np.int64), group["indices"][()].astype(np.int32), group["data"][()], n_genes
@@ -117,8 +130,7 @@ def _counts(group: h5py.Group) -> Counts:
 
 
 def _counts_by_rows(group: h5py.Group, most_entries: int) -> Iterator[Counts]:
-    if group.attrs["encoding-type"] != "csr_matrix":
-        raise ValueError(f"X is {group.attrs['encoding-type']!r}, not csr_matrix")
+    _check_csr(group)
     n_cells, n_genes = (int(extent) for extent in group.attrs["shape"])
     indptr, indices, values = group["indptr"][()].astype(np.int64), group["indices"], group["data"]
     if len(indptr) != n_cells + 1 or not indptr[-1] == len(indices) == len(values):

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from ingest.fetch.h5ad_open import OpenH5ad
     from ingest.fetch.h5ad_table import Column
 
-__all__ = ["read_column", "read_frame"]
+__all__ = ["check_frame", "read_column", "read_frame"]
 
 _ROWS = 1 << 16
+_OBJECTS = ("plain", "string", "empty", "boolean", "integer", "floating", "mixed-integer-float", "bytes")
+"""What pandas calls objects that are texts or numbers, all of them."""
 
 
 def read_frame(file: OpenH5ad, path: str) -> pd.DataFrame:
@@ -36,7 +38,27 @@ def read_frame(file: OpenH5ad, path: str) -> pd.DataFrame:
         is_todays = node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0"
         # Of older files, which do not say what all their elements are, anndata warns for each.
         frame = read_elem(node) if is_todays else None
-        return frame if isinstance(frame, pd.DataFrame) else _read_old(file, path)
+        return check_frame(frame if isinstance(frame, pd.DataFrame) else _read_old(file, path))
+
+
+def check_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that was read, after a look at what no table holds and anndata reads all the same.
+
+    Raises
+    ------
+    ValueError
+        Two columns of one name, or one of no plain type: compound, opaque, references, arrays in an array.
+    """
+    import pandas as pd
+
+    if not frame.columns.is_unique:
+        raise ValueError(f"two columns are called {frame.columns[frame.columns.duplicated()][0]!r}")
+    for name, values in frame.items():
+        numpy_kind = getattr(values.dtype, "kind", "O")
+        kind = pd.api.types.infer_dtype(values, skipna=True) if values.dtype == object else "plain"
+        if numpy_kind == "V" or kind not in _OBJECTS:
+            raise ValueError(f"column {name!r} holds {values.dtype} values ({kind}), which no table has")
+    return frame
 
 
 def read_column(column: Column, n_rows: int) -> pd.Series[Any]:

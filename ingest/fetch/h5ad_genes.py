@@ -36,6 +36,8 @@ _ID_COLUMNS = (
 _NAME_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "symbol", "gene_short_name")
 _MOST_GENES = 1 << 24
 _ROWS = 1 << 14
+_MOST_CHARACTERS = 1 << 10
+"""Of an id or a name: every chunk holds all of them in fields as wide as the longest."""
 
 
 def read_genes(file: OpenH5ad, var_path: str, *, strip_version: bool = False) -> Genes:
@@ -51,7 +53,8 @@ def read_genes(file: OpenH5ad, var_path: str, *, strip_version: bool = False) ->
     Raises
     ------
     SourceError
-        ``duplicate-genes``: an id stands twice; ``bad-gene-id``: one is missing or holds a line break.
+        ``duplicate-genes``: an id stands twice; ``bad-gene-id``: one is missing, holds a line break or NUL, or is
+        endless; ``bad-gene-name``: a name is.
     HostileFileError
         The table is damaged, or its text is not UTF-8.
     """
@@ -98,20 +101,28 @@ def _genes(file: OpenH5ad, table: Table, var_path: str, *, strip_version: bool) 
         ids = [_VERSION.sub(r"\1", gene) if gene else gene for gene in ids]
     _check_ids(file, var_path if column is None else f"{var_path}/{column}", ids, strip_version=strip_version)
     names = _names(table, ids, index if column is not None else None)
+    long = next((name for name in names if len(name) > _MOST_CHARACTERS or "\0" in name), None)
+    if long is not None:
+        message = f"{file.name}: {var_path}: {_shortened(long)} is no gene name"
+        raise SourceError(message, kind="bad-gene-name", source=str(file.source))
     return Genes(tuple(ids), names, _lengths(table))
 
 
 def _check_ids(file: OpenH5ad, where: str, ids: list[str], *, strip_version: bool) -> None:
     seen: set[str] = set()
     for gene in ids:
-        if not gene or "\n" in gene:
-            message = f"{file.name}: {where}: {gene!r} is no gene id"
+        if not gene or len(gene) > _MOST_CHARACTERS or "\n" in gene or "\0" in gene:
+            message = f"{file.name}: {where}: {_shortened(gene)} is no gene id"
             raise SourceError(message, kind="bad-gene-id", source=str(file.source))
         if gene in seen:
             suffix = " once version suffixes are stripped" if strip_version else ""
             message = f"{file.name}: {where}: gene id {gene!r} stands twice{suffix}"
             raise SourceError(message, kind="duplicate-genes", source=str(file.source))
         seen.add(gene)
+
+
+def _shortened(text: str) -> str:
+    return repr(text) if len(text) <= _MOST_CHARACTERS else f"{text[:16]!r}… of {len(text):,} characters"
 
 
 def _id_column(table: Table) -> str | None:

@@ -24,6 +24,7 @@ from ingest.errors import (
 )
 from ingest.fetch.h5ad_bytes import SourceBytes
 from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
+from ingest.masked_logs import mask_logs
 from ingest.retry import Budget, Retrier, retry_after_s
 from ingest.scbasecount import PUBLIC_BUCKET
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["RemoteBytes", "RemoteStat", "remote_error", "remote_filesystem", "retried", "stat_of_info", "stat_remote"]
 
 Result = TypeVar("Result")
+
+mask_logs()
 
 _BUDGET = Budget(attempts=4, total_s=120.0, first_s=0.5)
 """Of one request; a worker tries whole reads again."""

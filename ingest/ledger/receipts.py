@@ -9,9 +9,10 @@ from ingest.documents import seal, unseal
 from ingest.encode.base import Offsets
 from ingest.errors import CorruptError
 from ingest.layout import receipt_key
+from ingest.record_fields import check_fields, each, is_count, is_number, is_text, keyed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["ChunkReceipt", "Receipt", "parse_receipt"]
 
@@ -82,6 +83,7 @@ def parse_receipt(data: bytes, *, key: str) -> Receipt:
     """
     document = unseal(data, key=key)
     try:
+        check_fields(document, {"plan": is_text, "attempt": is_text, "chunks": each(lambda _: True)})
         receipt = Receipt(document["plan"], document["attempt"], tuple(_chunk(entry) for entry in document["chunks"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CorruptError(f"{key} is no receipt ({error!r})", key=key) from error
@@ -90,7 +92,29 @@ def parse_receipt(data: bytes, *, key: str) -> Receipt:
     return receipt
 
 
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("chunk", "size", "n_cells", "nnz"), is_count),
+    **dict.fromkeys(("key", "sha256", "rows", "content", "dtype", "cell_sums"), is_text),
+    **dict.fromkeys(("sum", "maximum"), is_number),
+    "sources": each(each(is_count, 2)),
+    "dropped": keyed(is_count),
+    "notes": each(is_text),
+    "offsets": each(lambda value: isinstance(value, dict)),
+}
+_OFFSET_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "dataset": is_text,
+    **dict.fromkeys(("chunk_shape", "offsets", "sizes"), each(is_count)),
+}
+
+
 def _chunk(entry: dict[str, Any]) -> ChunkReceipt:
+    check_fields(entry, _FIELDS)
+    for offsets in entry["offsets"]:
+        check_fields(offsets, _OFFSET_FIELDS)
+        if len(offsets["offsets"]) != len(offsets["sizes"]):
+            raise ValueError(
+                f"{offsets['dataset']} has {len(offsets['offsets'])} offsets, {len(offsets['sizes'])} sizes"
+            )
     entry["sources"] = tuple((int(number), int(cells)) for number, cells in entry["sources"])
     entry["notes"] = tuple(entry["notes"])
     entry["offsets"] = tuple(

@@ -180,7 +180,15 @@ class ChunkedCells:
     @cached_property
     def experiment_column(self) -> str:
         """The obs column that says which experiment a cell is of."""
-        return next(column for column in _SAMPLE_COLUMNS if column in self.obs)
+        found = next((column for column in _SAMPLE_COLUMNS if column in self.obs), None)
+        if found is None or self.obs.categories(found) is None:
+            raise CorruptError(
+                f"{self.place}/{CELLS_KEY} does not say which source its cells are of",
+                kind="bad-summary",
+                hint=f"`python -m ingest run {self.place}` writes it again",
+                key=CELLS_KEY,
+            )
+        return found
 
     def locate(self, row: int) -> tuple[int, int, int]:
         """Return dataset, chunk number and row within the chunk of a cell.

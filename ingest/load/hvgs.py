@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.layout import HVG_KEY
+from ingest.record_fields import check_fields, each, is_text
 from ingest.store.open import open_store
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ def chosen_hvgs(cells: Cells, n_hvgs: int | None = None, *, source: str | None =
     url = source or cells.place
     store = open_store(url, endpoint_url=cells.endpoint_url)
     try:
-        names = tuple(json.loads(store.get(HVG_KEY))["hvg_names"])
+        document = json.loads(store.get(HVG_KEY))
+        check_fields(document, {"hvg_names": each(is_text)})
+        names = tuple(document["hvg_names"])
     except NotFoundError as error:
         raise ConfigError(
             f"{url} has no {HVG_KEY}",
             kind="no-hvgs",
             hint=f"`python -m ingest hvg {url} --n-hvgs {n_hvgs or 2000}` chooses highly variable genes",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{url}/{HVG_KEY} is damaged ({error})", kind="bad-summary", key=HVG_KEY) from error
     finally:
         store.close()

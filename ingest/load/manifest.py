@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.encode.open import FORMATS
+from ingest.encode.open import CODECS, FORMATS
 from ingest.errors import ConfigError, CorruptError, IncompleteError, NotFoundError
-from ingest.genes import Genes
-from ingest.layout import CHUNK_INDEX_KEY, FORMAT_VERSION, GENE_LIST_KEY, PROCESSING_KEY
+from ingest.genes import GENE_FIELDS, Genes
+from ingest.layout import CHUNK_INDEX_KEY, FORMAT_VERSION, GENE_LIST_KEY, PROCESSING_KEY, chunk_key
+from ingest.record_fields import check_fields, each, is_count, is_flag, is_number, is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ingest.store.base import Store
 
@@ -109,8 +111,10 @@ def read_manifest(store: Store, *, allow_incomplete: bool = False) -> Manifest:
         A summary is damaged, or of a newer format.
     """
     index = _document(store, CHUNK_INDEX_KEY)
+    with _sound(store):
+        check_fields(index, _INDEX_FIELDS)
     complete = bool(index.get("complete"))
-    entries, n_planned = index["chunks"], int(index["n_chunks"])
+    entries, n_planned = index["chunks"], index["n_chunks"]
     if not complete and not allow_incomplete:
         raise IncompleteError(
             f"{store.url} is not complete: {len(entries):,} of {n_planned:,} chunks are there",
@@ -118,7 +122,11 @@ def read_manifest(store: Store, *, allow_incomplete: bool = False) -> Manifest:
         )
     data = _document(store, PROCESSING_KEY)
     genes = _document(store, GENE_LIST_KEY)
-    try:
+    with _sound(store):
+        check_fields(genes, GENE_FIELDS)
+        check_fields(data, {"plan": is_text, "data": lambda value: isinstance(value, dict)})
+        check_fields(data["data"], _DATA_FIELDS)
+        _check_entries(entries, n_planned, data["data"]["format"])
         return Manifest(
             url=store.url,
             numbers=tuple(entry["chunk"] for entry in entries),
@@ -139,8 +147,41 @@ def read_manifest(store: Store, *, allow_incomplete: bool = False) -> Manifest:
             complete=complete,
             n_planned=n_planned,
         )
-    except (KeyError, TypeError, ValueError) as error:
+
+
+@contextmanager
+def _sound(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptError(f"{store.url}: its summaries lack something ({error!r})", kind="bad-summary") from error
+
+
+_INDEX_FIELDS: Mapping[str, Callable[[Any], bool]] = {"n_chunks": is_count, "chunks": each(lambda _: True)}
+_ENTRY_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("chunk", "bytes", "n_cells", "nnz"), is_count),
+    **dict.fromkeys(("key", "sha256", "dtype"), is_text),
+    "maximum": is_number,
+}
+_DATA_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "allow_noninteger": is_flag,
+    "format": lambda value: value in FORMATS if isinstance(value, str) else False,
+    "codec": lambda value: value in CODECS,
+    "sources": each(is_text),
+}
+
+
+def _check_entries(entries: Sequence[Mapping[str, Any]], n_planned: int, format_name: str) -> None:
+    """Refuse chunks that are none of the plan's: keys are made of numbers, so that none leads out of DEST."""
+    digits, before = max(6, len(str(n_planned - 1))), -1
+    for entry in entries:
+        check_fields(entry, _ENTRY_FIELDS)
+        number = entry["chunk"]
+        if not before < number < n_planned or entry["key"] != chunk_key(number, digits, f".{format_name}"):
+            raise ValueError(f"{entry['key'][:60]!r} is not chunk {number} of {n_planned:,}")
+        if np.dtype(entry["dtype"]).kind not in "iuf":
+            raise ValueError(f"counts of {entry['dtype'][:60]!r}")
+        before = number
 
 
 def _document(store: Store, key: str) -> Mapping[str, Any]:
@@ -152,7 +193,7 @@ def _document(store: Store, key: str) -> Mapping[str, Any]:
             kind="no-dataset",
             hint=f"`python -m ingest status {store.url}` says how far it is; `run` makes one",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{store.url}/{key} is damaged ({error})", kind="bad-summary", key=key) from error
     if not isinstance(document, dict) or not isinstance(version := document.get("format_version"), int):
         raise CorruptError(f"{store.url}/{key} is no summary of a dataset", kind="bad-summary", key=key)

@@ -55,6 +55,8 @@ class Obs:
     def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
         self._names = tuple(names)
         tables = [_mapped(path, name) for path, name in zip(paths, names, strict=True)]
+        for table, name in zip(tables, names, strict=True):
+            _check_types(table.schema, name)
         self.columns: tuple[str, ...] = tuple(column for column in tables[0].column_names if _is_alike(column, tables))
         self._tables = tables
         self._batches = [batch for table in tables for batch in table.select(self.columns).to_batches()]
@@ -248,6 +250,21 @@ def _arrow(column: Column) -> pa.Array:
 
 def _no_columns(n: int) -> pa.Table:
     return pa.table({"": pa.nulls(n)}).select([])
+
+
+def _check_types(schema: pa.Schema, name: str) -> None:
+    """Refuse columns that no dataset has: neither texts nor numbers, or of one name."""
+    for field in schema:
+        kind = field.type
+        texts = kind.value_type if pa.types.is_dictionary(kind) else kind
+        plain = pa.types.is_string(texts) or pa.types.is_large_string(texts)
+        if not (plain or (texts is kind and pa.types.is_primitive(kind))) or schema.names.count(field.name) > 1:
+            raise CorruptError(
+                f"{name}/{CELLS_KEY} is damaged (column {field.name!r} of type {kind})",
+                kind="bad-summary",
+                hint=f"`python -m ingest run {name}` writes it again",
+                key=CELLS_KEY,
+            )
 
 
 def _mapped(path: Path, name: str) -> pa.Table:

@@ -25,6 +25,7 @@ from gcsfs.retry import HttpError, NonRetryableError
 from yarl import URL
 
 from ingest.errors import CredentialsError, IngestError, TransientError
+from ingest.masked_logs import mask_logs
 from ingest.store.body import pieces
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["NO_CREDENTIALS_HINT", "GCSClient", "Reply"]
 
 NO_CREDENTIALS_HINT = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+
+mask_logs()
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 _PIECE_BYTES = 1 << 20

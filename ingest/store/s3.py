@@ -20,6 +20,7 @@ from ingest.errors import (
     NotFoundError,
     PreconditionError,
 )
+from ingest.masked_logs import mask_logs
 from ingest.retry import Budget, Retrier
 from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["S3Store"]
 
 T = TypeVar("T")
+
+mask_logs()
 
 _SINGLE_PUT_BYTES = 1 << 30
 _PART_BYTES = 64 << 20

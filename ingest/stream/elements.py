@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ingest.errors import AbsentError
+from ingest.fetch.h5ad_frame import check_frame
 from ingest.fetch.h5ad_matrix import describe_matrix, describe_pairs
 from ingest.fetch.h5ad_table import open_table
 from ingest.stream.columns import is_ordered, no_column
@@ -56,7 +57,7 @@ def read_table(opened: OpenH5ad, path: str) -> pd.DataFrame:
     node = opened.get(path)
     if isinstance(node, h5py.Group) and opened.attribute(node, "encoding-type") == "dataframe":
         with opened.reading(path):
-            frame: pd.DataFrame = anndata.io.read_elem(node)
+            frame: pd.DataFrame = check_frame(anndata.io.read_elem(node))
         return frame if len(frame.columns) else frame.set_axis(pd.Index([], dtype=object), axis=1)
     return read_rows(opened, path, 0, table.n_rows)
 
@@ -78,7 +79,10 @@ def read_rows(opened: OpenH5ad, path: str, start: int, stop: int, columns: Seque
         if name not in table.columns:
             raise no_column(opened.name, path, name, list(table.columns))
     index = table.index.read(start, stop)
-    found = {name: _values(opened, path, name, table.columns[name], start, stop) for name in names}
+    found = {}
+    for name in names:
+        with opened.reading(f"{path}/{name}"):  # pandas has rules of its own: categories that repeat, or are none
+            found[name] = _values(opened, path, name, table.columns[name], start, stop)
     label = pd.Index(_decoded(index).to_pandas(), name=_index_name(opened, path))
     return pd.DataFrame(found, index=label, columns=pd.Index(names, dtype=object))
 

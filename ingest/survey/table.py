@@ -90,14 +90,16 @@ def surveys_from_bytes(data: bytes, *, key: str) -> tuple[SourceSurvey, ...]:
         The bytes are no survey table.
     """
     try:
-        rows = pa.ipc.open_file(pa.BufferReader(data)).read_all().to_pylist()
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+        table.validate(full=True)
+        rows = table.to_pylist()
         genes: dict[int, Genes] = {}
         for number, row in enumerate(rows):
             if row["vocabulary"] == number:
                 genes[number] = Genes(tuple(row["gene_ids"]), tuple(row["gene_names"]), tuple(row["gene_lengths"]))
         shared: dict[bytes, np.ndarray[Any, np.dtype[np.bool_]]] = {}
         return tuple(_survey(row, genes[row["vocabulary"]], shared) for row in rows)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise CorruptError(f"{key} is no survey ({error})", key=key) from error
 
 

@@ -26,9 +26,7 @@ def table_of(n_rows):
 
 
 def write(table, path, how, chunk_rows):
-    if how == "first version":
-        feather.write_feather(table, path, version=1)
-    elif how == "growing dictionaries":
+    if how == "growing dictionaries":
         options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True, compression="lz4")
         texts = [f"t{at}" for at in range(len(table))]
         rows = range(0, len(table), chunk_rows)
@@ -42,23 +40,29 @@ def write(table, path, how, chunk_rows):
         feather.write_feather(table, path, compression=how, chunksize=chunk_rows)
 
 
-# Arrow will drop the first version some day; until then files of it are taken.
-@pytest.mark.filterwarnings("ignore:.*Feather V1:DeprecationWarning")
 @settings(max_examples=examples(16))
 @given(
-    st.sampled_from(["lz4", "zstd", "uncompressed", "growing dictionaries", "first version"]),
+    st.sampled_from(["lz4", "zstd", "uncompressed", "growing dictionaries"]),
     st.integers(1, 60),
     st.integers(1, 70),
     st.none() | st.integers(1, 70),
 )
 def test_every_make_is_its_rows_as_often_as_they_are_asked_for(tmp_path_factory, how, n_rows, chunk_rows, limit):
     path = tmp_path_factory.mktemp("make") / "i.feather"
-    table = table_of(n_rows).drop_columns("source") if how == "first version" else table_of(n_rows)
+    table = table_of(n_rows)
     write(table, path, how, chunk_rows)
     file = IndexFile(path, limit)
     wanted = feather.read_table(path).slice(0, limit).to_pylist()
     for _ in range(2):
         assert [row for batch in file.batches() for row in batch.to_pylist()] == wanted
+
+
+@pytest.mark.parametrize("data", [b"FEA1", b"FEA1\0\0\0\0FEA1", b"FEA1" + b"\xff" * 64 + b"FEA1"])
+def test_the_first_version_is_refused_before_arrow_dies_of_it(tmp_path, data):
+    (tmp_path / "i.feather").write_bytes(data)
+    with pytest.raises(ConfigError, match="version 1") as caught:
+        IndexFile(tmp_path / "i.feather")
+    assert "to_feather" in caught.value.hint
 
 
 def test_one_large_batch_is_given_in_pieces(tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, CorruptError
 from ingest.grammar import parse_filter, unknown_column
 from ingest.load.obs import Column
 
@@ -126,7 +126,11 @@ class ArchiveObs:
         found = self._coded.get(column)
         if found is None:
             if column in self._is_own:
-                values, codes = self._index.codes(column)
+                try:
+                    values, codes = self._index.codes(column)
+                except TypeError as error:  # lists and structs have no codes
+                    said = f"{self._name}: column {column!r} of obs holds neither texts nor numbers ({error})"
+                    raise CorruptError(said, kind="scdl-features") from error
                 found = tuple(map(str, values)), codes
             else:
                 texts = sorted(set(self._labels))

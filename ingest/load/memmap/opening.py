@@ -108,7 +108,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     path = folder / FileNames.METADATA.value
     try:
         return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CorruptError(f"{path} is damaged ({error})", kind="scdl-metadata", hint="convert it again") from error
 
 

@@ -26,6 +26,9 @@ __all__ = ["ArrayLayout", "ChunkLayouts"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
+_LEAST_ELEMENTS = 1 << 22
+"""Blocks of so many are believed of any chunk: the last, or only, has the size of the others."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayLayout:
@@ -67,6 +70,9 @@ class ChunkLayouts:
         self._found: dict[int, dict[str, ArrayLayout]] = {}
         try:
             table = map_table(path)
+            for name in ("chunk", "hdf5_chunk", "elements", "offset", "size"):
+                if not pa.types.is_integer(table.schema.field(name).type) or table[name].null_count:
+                    raise ValueError(f"{name} holds {table.schema.field(name).type}")  # noqa: TRY301
             self._offsets, self._sizes, self._elements = (
                 numbers_of(table[name].combine_chunks()) for name in ("offset", "size", "elements")
             )
@@ -95,11 +101,18 @@ class ChunkLayouts:
         if run is not None:
             part = slice(*run)
             found = ArrayLayout(int(self._elements[run[0]]), self._offsets[part], self._sizes[part])
-            if not found.inside(int(self._manifest.sizes[at])):
+            if not found.inside(int(self._manifest.sizes[at])) or found.elements > self._most_elements(at):
                 key = self._manifest.keys[at]
                 raise _damaged(self._manifest, f"blocks of {key} lie outside of it")
             return found
         return self._looked_up(at)[name]
+
+    def _most_elements(self, at: int) -> int:
+        """Return what a block can hold: memory is made for it before it is looked into."""
+        manifest = self._manifest
+        n_cells = int(manifest.starts[at + 1] - manifest.starts[at])
+        all_of_it = n_cells * len(manifest.genes) if manifest.dense else max(int(manifest.nnz[at]), n_cells + 1)
+        return max(all_of_it, _LEAST_ELEMENTS)
 
     def _looked_up(self, at: int) -> dict[str, ArrayLayout]:
         found = self._found.get(at)

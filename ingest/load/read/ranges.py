@@ -145,10 +145,13 @@ class LocalChunks:
     def read(self, at: int, ranges: Sequence[tuple[int, int]], *, lasting: bool = True) -> list[memoryview]:
         """Return the bytes of each range; see `ChunkBytes`."""
         joined = join_ranges(ranges, max_gap_bytes=self._max_gap_bytes)
-        room, start, parts = self._room(sum(length for _, length, _ in joined), lasting=lasting), 0, []
+        parts: list[memoryview] = []
         try:
-            descriptor = os.open(self._paths[at], os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._paths[at], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
+                # No room is made for what the file cannot fill, whatever a table says of it.
+                self._check_end(at, descriptor, max((offset + length for offset, length, _ in joined), default=0))
+                room, start = self._room(sum(length for _, length, _ in joined), lasting=lasting), 0
                 for offset, length, _ in joined:
                     part = room[start : start + length]
                     self._fill(at, descriptor, offset, part)
@@ -180,6 +183,11 @@ class LocalChunks:
         if room is None or len(room) < size:
             room = self._mine.room = bytearray(size + size // 4)
         return memoryview(room)[:size]
+
+    def _check_end(self, at: int, descriptor: int, end: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if end > size:
+            raise _explained(self._manifest, at, OSError(f"it ends {end - size} bytes early"))
 
     def _fill(self, at: int, descriptor: int, offset: int, into: memoryview) -> None:
         done = 0

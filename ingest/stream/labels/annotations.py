@@ -143,7 +143,8 @@ def columns_of(file: OpenH5ad, path: str) -> Columns:
 
     def read(name: str | None, start: int, stop: int) -> pd.Series[Any]:
         column = table.index if name is None else table.columns[name]
-        found: pd.Series[Any] = column.read(start, stop).to_pandas()
+        with file.reading(path):  # pandas refuses categories that repeat
+            found: pd.Series[Any] = column.read(start, stop).to_pandas()
         if name is not None and isinstance(found.dtype, pd.CategoricalDtype) and is_ordered(file, path, name):
             found = found.cat.as_ordered()
         return found

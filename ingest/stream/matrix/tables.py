@@ -109,7 +109,11 @@ def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Any, *, drop_unused
         with source.reading(f"{path}/{name}"):
             column = {name: read_elem(source.file[path][name])[rows]}
         kept |= _without_unused(column, name) if drop_unused else {}
-        write_element(file, f"{path}/{name}", column[name])
+        try:
+            write_element(file, f"{path}/{name}", column[name])
+        except (TypeError, ValueError, AttributeError) as error:  # compound, ragged, references, text with NUL in it
+            message = f"holds what no table of an h5ad has ({error})"
+            raise source.error(f"{path}/{name}", message, "unreadable") from error
     return kept
 
 

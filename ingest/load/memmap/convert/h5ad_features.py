@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingest.errors import UnfitError
 from ingest.fetch.h5ad_frame import read_column, read_frame
 from ingest.fetch.h5ad_table import open_table
 
@@ -22,6 +23,11 @@ def features_of(frame: pd.DataFrame, index_name: str) -> pa.Table:
     """Return the columns of a frame, or its index as `index_name` where it has none.
 
     Each is what pyarrow makes of ``numpy.array(column.values)``, but that categories of text stay categories.
+
+    Raises
+    ------
+    UnfitError
+        A column is of no type that Parquet has (kind ``feature-type``): complex numbers.
     """
     names = list(frame.columns)
     if names:
@@ -67,3 +73,9 @@ def _arrow(values: np.ndarray[Any, Any]) -> pa.Array:
         return pa.array(values, from_pandas=True)
     except pa.ArrowInvalid:
         return pa.array(values, pa.string(), from_pandas=True)
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise UnfitError(
+            f"a column of {values.dtype} has no place among an archive's features ({error})",
+            kind="feature-type",
+            hint="leave it out, or make it text or numbers",
+        ) from error
