@@ -15,21 +15,24 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["serve"]
 
+T = TypeVar("T")
+
 _OBJECT_STORE_BYTES = 80 * 2**20
+_TRIES = 5
 _SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A lost node is known to be lost after seconds: what is tested is what is done about it.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "2000",
+    # A killed node is known to be lost after seconds, a slow one is not taken for lost.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "20000",
     "RAY_health_check_failure_threshold": "3",
 }
 
@@ -45,15 +48,24 @@ def serve(lines: Iterable[str], *, cpus: int) -> Iterator[str]:
     from ray.cluster_utils import Cluster  # reads the environment
 
     small: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    head = {"num_cpus": 0, **small}
+    cluster: Any = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         yield str(cluster.address)
         for line in lines:
             if line.strip() == "add":
-                yield str(_raylet_of(cluster.add_node(wait=False, num_cpus=cpus, **small)))
+                yield str(_raylet_of(_patiently(lambda: cluster.add_node(wait=False, num_cpus=cpus, **small))))
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _patiently(start: Callable[[], T]) -> T:
+    """Start something of Ray's again when it has not come up in the 30 s that Ray grants it: the machine is busy."""
+    for _ in range(_TRIES - 1):
+        with suppress(Exception):  # a bare one is what Ray raises
+            return start()
+    return start()
 
 
 def _raylet_of(node: Any) -> int:

@@ -239,7 +239,7 @@ def main(*, examples: int, steps: int, shrink: bool) -> None:
         try:
             run_machine(make_pieces(Path(folder)), examples=examples, steps=steps, shrink=shrink)
         except AssertionError as error:
-            click.echo(f"wrong: {error}", err=True)
+            click.echo("\n".join((*getattr(error, "__notes__", ()), f"wrong: {error}")), err=True)
             sys.exit(1)
     click.echo(f"{examples:,} histories of up to {steps:,} steps: as the model has it", err=True)
 

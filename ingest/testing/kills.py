@@ -91,8 +91,9 @@ class Round:
     fetched_again: int = 0
     """Chunks begun by a driver although they had a receipt when it started."""
     compared: Compared | None = None
-    exit_codes: list[int] = field(default_factory=list)
-    """Of drivers that nobody killed."""
+    exit_codes: list[int | None] = field(default_factory=list)
+    """Of drivers that ended badly, though nobody killed them."""
+    clusters_lost: int = 0
 
     @property
     def good(self) -> bool:
@@ -110,18 +111,29 @@ class Round:
         )
 
 
-class Nodes:
-    """A Ray cluster of nodes that are there to be killed."""
+class NodesLostError(Exception):
+    """The cluster as such has ended, which is nobody's fault here: a round goes on with another."""
 
-    def __init__(self, environment: dict[str, str], n_nodes: int = _NODES) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  # a module of this project
-            [sys.executable, "-m", "actors.testing.nodes", "1"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
+
+class Nodes:
+    """A Ray cluster of nodes that are there to be killed.
+
+    Parameters
+    ----------
+    log
+        Takes what Ray complains of.
+    """
+
+    def __init__(self, environment: dict[str, str], log: Path, n_nodes: int = _NODES) -> None:
+        with log.open("ab") as complaints:
+            self._process = subprocess.Popen(  # noqa: S603  # a module of this project
+                [sys.executable, "-m", "actors.testing.nodes", "1"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+                env=environment,
+            )
         self._family: set[psutil.Process] = set()
         self.address = self._answer()
         self._raylets = [self._add() for _ in range(n_nodes)]
@@ -134,19 +146,29 @@ class Nodes:
     def _answer(self) -> str:
         said = self._pipe("stdout").readline().strip()
         if not said:
-            raise RuntimeError(f"the Ray nodes have ended (exit code {self._process.wait(timeout=30)})")
+            raise NodesLostError(f"the Ray nodes have ended (exit code {self._process.wait(timeout=60)})")
         return said
 
     def _add(self) -> psutil.Process:
-        self._pipe("stdin").write("add\n")
-        self._pipe("stdin").flush()
-        return psutil.Process(int(self._answer()))
+        try:
+            self._pipe("stdin").write("add\n")
+            self._pipe("stdin").flush()
+            return psutil.Process(int(self._answer()))
+        except (BrokenPipeError, psutil.NoSuchProcess) as error:
+            raise NodesLostError("a Ray node does not start") from error
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that hold a worker, oldest first."""
-        family = _children(psutil.Process(self._process.pid))
-        self._family.update(family)
+        family = self._children()
         return [process for process in family if _title(process).startswith("ray::WorkerActor")]
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            family = _children(psutil.Process(self._process.pid))
+        except psutil.NoSuchProcess as error:
+            raise NodesLostError("the Ray nodes have ended") from error
+        self._family.update(family)
+        return family
 
     def kill_node(self, choice: float, *, machine: bool) -> None:
         """Kill a node, with all that runs on it when `machine`, and start another in its place."""
@@ -160,10 +182,11 @@ class Nodes:
 
     def close(self) -> None:
         """End every process of the cluster; those of a killed node, too."""
-        self._family.update(_children(psutil.Process(self._process.pid)))
+        with suppress(NodesLostError):
+            self._children()
         try:
             self._process.communicate(timeout=60)  # closes its input
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, BrokenPipeError):
             self._process.kill()
             self._process.wait()
         for process in self._family:
@@ -171,7 +194,7 @@ class Nodes:
                 process.kill()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Arena:
     """Sources, a cluster, and what comes of them when nobody is killed."""
 
@@ -187,7 +210,13 @@ class Arena:
 
     def start(self, dest: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start a driver: the same command, whatever is there already."""
-        return _start(dest, self.index, self.cells_per_chunk, ("-d", str(_NODES)), self.environment, log)
+        environment = {**self.environment, "RAY_ADDRESS": self.nodes.address, "RAY_AUTH_MODE": "disabled"}
+        return _start(dest, self.index, self.cells_per_chunk, ("-d", str(_NODES)), environment, log)
+
+    def revive(self) -> None:
+        """Run another cluster in place of one that has ended."""
+        self.nodes.close()
+        self.nodes = Nodes(self.environment, self.folder / "nodes.log")
 
 
 @contextmanager
@@ -201,20 +230,20 @@ def open_arena(folder: Path, *, n_cells: int = 2_000, cells_per_chunk: int = 5) 
         driver = _start(reference, index, cells_per_chunk, ("--pool", "serial"), environment, log)
         if driver.wait(timeout=_PATIENCE_S):
             raise RuntimeError(f"the undisturbed run failed: {folder / 'undisturbed.log'}")
-    nodes = Nodes(environment)
+    arena = Arena(
+        folder,
+        index,
+        read_truth(files, index),
+        len(_receipts(reference)),
+        cells_per_chunk,
+        _digest(reference),
+        Nodes(environment, folder / "nodes.log"),
+        environment,
+    )
     try:
-        yield Arena(
-            folder,
-            index,
-            read_truth(files, index),
-            len(_receipts(reference)),
-            cells_per_chunk,
-            _digest(reference),
-            nodes,
-            {**environment, "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
-        )
+        yield arena
     finally:
-        nodes.close()
+        arena.nodes.close()
 
 
 def fight(arena: Arena, number: int, kills: deque[Kill], *, most: int) -> Round:
@@ -232,9 +261,13 @@ def fight(arena: Arena, number: int, kills: deque[Kill], *, most: int) -> Round:
             before, claimed = _receipts(dest), set(_claims(dest))
             driver = arena.start(dest, log)
             outcome.lives += 1
+            killed, code = True, None
             try:
                 killed = _harass(arena, driver, dest, kills, outcome, most)
                 code = driver.wait(timeout=_PATIENCE_S)
+            except NodesLostError:
+                outcome.clusters_lost += 1
+                arena.revive()
             finally:
                 driver.kill()
                 driver.wait()
