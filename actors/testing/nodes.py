@@ -15,18 +15,18 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["serve"]
 
-T = TypeVar("T")
-
 _OBJECT_STORE_BYTES = 80 * 2**20
-_TRIES = 5
+_PATIENCE_S = 300.0
 _SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,29 +43,44 @@ def serve(lines: Iterable[str], *, cpus: int) -> Iterator[str]:
     The head has no CPUs: whatever works, works on a node that can be killed.
     """
     os.environ.update(_SETTINGS)
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # noqa: S108 # its name leaves room for Ray's socket names
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # its name leaves room for Ray's socket names
     os.environ["RAY_TMPDIR"] = folder
     from ray.cluster_utils import Cluster  # reads the environment
 
     small: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    head = {"num_cpus": 0, **small}
-    cluster: Any = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+    with _patience():
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     try:
         yield str(cluster.address)
         for line in lines:
             if line.strip() == "add":
-                yield str(_raylet_of(_patiently(lambda: cluster.add_node(wait=False, num_cpus=cpus, **small))))
+                with _patience():
+                    node = cluster.add_node(wait=False, num_cpus=cpus, **small)
+                yield str(_raylet_of(node))
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _patiently(start: Callable[[], T]) -> T:
-    """Start something of Ray's again when it has not come up in the 30 s that Ray grants it: the machine is busy."""
-    for _ in range(_TRIES - 1):
-        with suppress(Exception):  # a bare one is what Ray raises
-            return start()
-    return start()
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Let Ray wait longer than its 30 s for a node to come up: where that is slow, the machine is busy."""
+    from ray._private import services  # the limit is a number in the middle of a function
+
+    ask: Callable[..., Any] = services.get_node
+
+    def ask_again(*arguments: Any) -> Any:
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.2)
+
+    with mock.patch.object(services, "get_node", ask_again):
+        yield
 
 
 def _raylet_of(node: Any) -> int:

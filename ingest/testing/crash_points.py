@@ -1,4 +1,4 @@
-"""Where a command can be struck, taken from a run that nothing struck: operations that are new are struck by themselves.
+"""Where a command can be struck, taken from a run that nothing struck: whatever is new there is struck by itself.
 
 A `Scene` is a command with what it finds in DEST. It is played once undisturbed on a store that notes every operation;
 then once for every point, followed by the same command again, whose end must be that of the undisturbed one.
@@ -65,7 +65,7 @@ def opening(open_store: Callable[[], Store]) -> Iterator[None]:
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     with ExitStack() as stack:
         for name in _OPENERS:
-            stack.enter_context(mock.patch(name, lambda *_, **__: open_store()))
+            stack.enter_context(mock.patch(name, side_effect=lambda *_, **__: open_store()))
         stack.enter_context(mock.patch("ingest.running.random", SimpleNamespace(random=lambda: 0.0)))
         stack.enter_context(mock.patch("ingest.preparing.datetime", SimpleNamespace(now=lambda _: noon)))
         yield

@@ -87,7 +87,7 @@ def _run_once(draft: Draft, work: WorkSettings, level: int) -> MemoryStore:
         return open_codec(format_name, codec, level, threads=threads, about=about)
 
     with (
-        mock.patch("ingest.worker.open_store", lambda *_, **__: store),
+        mock.patch("ingest.worker.open_store", return_value=store),
         mock.patch("ingest.worker.open_codec", open_leveled),
     ):
         opened = commit_plan(store, draft)
@@ -242,9 +242,7 @@ class Stage:
             actor.pool = _StagePool(self, actor, opened, str(factory.run_id), size)  # type: ignore[attr-defined]
             yield actor.pool
 
-        return run_plan(
-            opened, divided, work, open_pool, SilentObserver(), stop_requested=lambda: actor.interrupted
-        )
+        return run_plan(opened, divided, work, open_pool, SilentObserver(), stop_requested=lambda: actor.interrupted)
 
     def workers(self) -> list[Puppet]:
         """Return all workers that have not ended, whoever they work for."""
@@ -331,9 +329,7 @@ class _StagePool:
         undone = tuple(chunk for chunk in task.chunks if chunk not in named)
         return UnitOutcome(task.unit_id, tuple(done), tuple(failures), undone, tuple(adopted))
 
-    def _make(
-        self, opened: OpenPlan, chunk: int, attempt: str, done: list[int], adopted: list[int]
-    ) -> Failure | None:
+    def _make(self, opened: OpenPlan, chunk: int, attempt: str, done: list[int], adopted: list[int]) -> Failure | None:
         if chunk in self._actor.bad:
             return failure_of(SourceError(f"chunk {chunk} is bad", kind="nan"), [chunk])
         try:
@@ -379,4 +375,3 @@ def no_pauses() -> Iterator[None]:
     """Let whatever is tried again be tried at once."""
     with mock.patch("ingest.running.random", SimpleNamespace(random=lambda: 0.0)):
         yield
-

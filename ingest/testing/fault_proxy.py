@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "FaultProxy", "Seen"]
 
-Effect = Literal[
-    "lose-request", "lose-middle", "lose-reply", "answer", "truncate-reply", "flip-reply", "flip-request"
-]
+Effect = Literal["lose-request", "lose-middle", "lose-reply", "answer", "truncate-reply", "flip-reply", "flip-request"]
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "date", "server"}
 

@@ -1,4 +1,4 @@
-"""A store that goes wrong at the operation one names: before it happens, in its middle, after it, or with its reply lost.
+"""A store that goes wrong at the operation one names: before it, in its middle, after it, or with its reply lost.
 
 ::
 

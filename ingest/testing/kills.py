@@ -25,6 +25,7 @@ import time
 from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -47,7 +48,7 @@ _TEN: tuple[Victim, ...] = ("worker",) * 5 + ("driver",) * 3 + ("raylet", "machi
 _NODES = 2
 _LIVES = 12
 """Runs without a kill that a round may need to end: each may come back with what passing trouble has left."""
-_PATIENCE_S = 180.0
+_PATIENCE_S = 600.0
 """How long nothing may move before a round has failed."""
 _POLL_S = 0.01
 
@@ -126,7 +127,7 @@ class Nodes:
 
     def __init__(self, environment: dict[str, str], log: Path, n_nodes: int = _NODES) -> None:
         with log.open("ab") as complaints:
-            self._process = subprocess.Popen(  # noqa: S603  # a module of this project
+            self._process = subprocess.Popen(  # a module of this project
                 [sys.executable, "-m", "actors.testing.nodes", "1"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -290,8 +291,9 @@ def _harass(
 ) -> bool:
     """Carry out kills until the driver has ended or they are used up; say whether the driver was killed."""
     while kills and outcome.killed.total() < most:
-        kill, there = kills[0], len(_receipts(dest))
-        _wait_until(lambda: driver.poll() is not None or len(_receipts(dest)) >= min(there + kill.after, arena.n_chunks))
+        kill = kills[0]
+        wanted = min(len(_receipts(dest)) + kill.after, arena.n_chunks)
+        _wait_until(partial(_has_come_to, driver, dest, wanted))
         time.sleep(kill.pause_s)
         if driver.poll() is not None or not _carry_out(arena, driver, kill):
             return False
@@ -315,6 +317,11 @@ def _carry_out(arena: Arena, driver: subprocess.Popen[bytes], kill: Kill) -> boo
     else:
         arena.nodes.kill_node(kill.choice, machine=kill.victim == "machine")
     return True
+
+
+def _has_come_to(driver: subprocess.Popen[bytes], dest: Path, n_receipts: int) -> bool:
+    """Say whether so many chunks exist, or the driver has ended."""
+    return driver.poll() is not None or len(_receipts(dest)) >= n_receipts
 
 
 def _wait_until(happened: Callable[[], bool]) -> None:
@@ -387,7 +394,9 @@ def _title(process: psutil.Process) -> str:
 )
 @click.option("--kills", "n_kills", type=click.IntRange(1), default=100, show_default=True, metavar="N")
 @click.option("--seed", type=int, default=1, show_default=True, metavar="N")
-@click.option("--each", type=click.IntRange(1), default=12, show_default=True, metavar="N", help="Kills of one dataset.")
+@click.option(
+    "--each", type=click.IntRange(1), default=12, show_default=True, metavar="N", help="Kills of one dataset."
+)
 @click.option("--json", "as_json", is_flag=True, help="All rounds as JSON on stdout.")
 def main(*, n_kills: int, seed: int, each: int, as_json: bool) -> None:
     """Kill workers, drivers and nodes of real runs on Ray, and compare every dataset with its sources.

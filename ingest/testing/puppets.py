@@ -26,7 +26,7 @@ Mishap = Literal["lose-request", "lose-reply", "tried-again"]
 """Of the operation that a puppet stands before: it does not happen; it does, and nobody learns so; it does, and a
 client that learned of nothing tried once more (of a creation: it is told that the object exists)."""
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 
 
 class Puppet:

@@ -66,9 +66,9 @@ def test_a_driver_overtaken_before_it_began_joins(store, draft_of):
     store.put_new("chunks/chunk_000000.h5ad", b"")
     late = LocalStore(Path(store.url))
     get = late.get
-    late.get = lambda key: (setattr(late, "get", get), store.get("not there yet"))
+    late.get = lambda _: (setattr(late, "get", get), store.get("not there yet"))
     assert commit_plan(late, draft_of()).plan == first.plan
-    late.get = lambda key: (setattr(late, "get", get), store.get("not there yet"))
+    late.get = lambda _: (setattr(late, "get", get), store.get("not there yet"))
     with pytest.raises(ForeignPlanError):
         commit_plan(late, draft_of(limit=20))
 

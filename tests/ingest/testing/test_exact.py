@@ -58,7 +58,9 @@ def test_kills_are_the_seeds_and_of_all_kinds():
     kills = draw_kills(25, seed=3)
     assert kills == draw_kills(30, seed=3)[:25]
     assert kills != draw_kills(25, seed=4)
-    assert [sum(kill.victim == victim for kill in kills[:20]) for victim in ("worker", "driver", "raylet", "machine")] == [
+    assert [
+        sum(kill.victim == victim for kill in kills[:20]) for victim in ("worker", "driver", "raylet", "machine")
+    ] == [
         10,
         6,
         2,
