@@ -46,6 +46,8 @@ _MOST_DRIVERS = 3
 _ANY = st.integers(0, 11)
 """Which of those who are there, counted round."""
 _STEPS = st.integers(1, 12)
+_WORK = st.integers(1, 3)
+"""Few: a chunk is two operations, and what is left between them is what others have to cope with."""
 _MISHAPS = st.sampled_from(("lose-request", "lose-reply", "tried-again"))
 
 
@@ -64,6 +66,8 @@ def driver_machine(pieces: Sequence[Piece]) -> type[RuleBasedStateMachine]:
         def __init__(self) -> None:
             super().__init__()
             self.stage = Stage(pieces)
+            self.last_encoding = 0
+            """Of the one who finishes: another than that of the one who came last, whose leavings it adopts."""
 
         # -- drivers -----------------------------------------------------------------------------------------------
 
@@ -76,6 +80,7 @@ def driver_machine(pieces: Sequence[Piece]) -> type[RuleBasedStateMachine]:
         )
         def arrive(self, piece: int, size: int, encoding: int, bad: frozenset[int]) -> None:
             self.stage.enter(piece, size=size, encoding=encoding, bad=bad)
+            self.last_encoding = N_ENCODINGS - 1 - encoding
 
         @precondition(lambda self: self.stage.actors)
         @rule(which=_ANY, steps=_STEPS)
@@ -114,7 +119,7 @@ def driver_machine(pieces: Sequence[Piece]) -> type[RuleBasedStateMachine]:
         # -- workers -----------------------------------------------------------------------------------------------
 
         @precondition(lambda self: self.stage.workers())
-        @rule(which=_ANY, steps=_STEPS)
+        @rule(which=_ANY, steps=_WORK)
         def work(self, which: int, steps: int) -> None:
             worker = self._worker(which)
             for _ in range(steps):
@@ -160,7 +165,7 @@ def driver_machine(pieces: Sequence[Piece]) -> type[RuleBasedStateMachine]:
             self._judge()
             model = self.stage.model
             piece = pieces.index(model.piece) if model.piece is not None else 0
-            last = self.stage.enter(piece, size=2, encoding=0)
+            last = self.stage.enter(piece, size=2, encoding=self.last_encoding)
             self.stage.perform(last)
             self._judge()
             assert model.complete

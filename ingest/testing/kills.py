@@ -308,8 +308,8 @@ def _carry_out(arena: Arena, driver: subprocess.Popen[bytes], kill: Kill) -> boo
     if kill.victim == "driver":
         driver.send_signal(signal.SIGKILL)
     elif kill.victim == "worker":
-        workers: list[psutil.Process] = []
-        _wait_until(lambda: driver.poll() is not None or bool(workers.extend(arena.nodes.workers()) or workers))
+        _wait_until(lambda: driver.poll() is not None or bool(arena.nodes.workers()))
+        workers = arena.nodes.workers()
         if not workers:
             return False
         with suppress(psutil.NoSuchProcess):
