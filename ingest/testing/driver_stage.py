@@ -7,6 +7,7 @@ tests of their own, and would be most of the time here.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from ingest.plan import parse_plan
 from ingest.pool import Ended, Lost, UnitOutcome
 from ingest.preparing import divide_work, draft_dataset
 from ingest.running import run_plan
+from ingest.schedule import Policy
 from ingest.settings import DataSettings, WorkSettings
 from ingest.testing.datasets import SilentObserver, open_serial_pool, write_h5ad_index, write_sources
 from ingest.testing.memory_store import MemoryObjects, MemoryStore
@@ -67,8 +69,8 @@ class Piece:
 
 
 def make_piece(folder: Path, *, cells_per_chunk: int) -> Piece:
-    """Draft a plan for two files of three cells, which are made in `folder`, and run it for its chunks."""
-    files = write_sources(folder, n_files=2, n_cells=3, n_genes=4)
+    """Draft a plan for two files of six cells, which are made in `folder`, and run it for its chunks."""
+    files = write_sources(folder, n_files=2, n_cells=6, n_genes=4)
     cells = read_cells(write_h5ad_index(folder / "index.feather", files))
     work = WorkSettings(workers=1)
     draft = draft_dataset(cells, DataSettings(cells_per_chunk=cells_per_chunk), work, cache=None)
@@ -195,14 +197,21 @@ class Actor:
     pool: _StagePool | None = None
     interrupted: bool = False
     disturbed: bool = False
-    """Something went wrong for it or its workers, which may be why it ends as it does."""
-    joined_late: bool = False
-    """Others were at work at some time of its life."""
+    """It was interrupted, or an operation of its own went wrong."""
+    losses: Counter[str] = field(default_factory=Counter)
+    """By blame: workers that it was told are gone; ``mishap``: operations of workers that went wrong."""
 
     @property
     def alive(self) -> bool:
         """Whether it has not ended."""
         return not self.puppet.over
+
+    @property
+    def excused(self) -> bool:
+        """Whether it may end without having finished: budgets of `ingest.schedule.Policy` may be spent."""
+        policy = Policy()
+        spent = {"unit": policy.blamed, "infrastructure": policy.infrastructure, "mishap": policy.passing}
+        return self.disturbed or bool(self.bad) or any(self.losses[name] >= most - 1 for name, most in spent.items())
 
 
 class Stage:
@@ -224,9 +233,7 @@ class Stage:
 
     def enter(self, piece: int, *, size: int, encoding: int, bad: frozenset[int] = frozenset()) -> Actor:
         """Start a driver; it stands before its first operation."""
-        actor = Actor(self.pieces[piece], encoding=encoding, bad=bad, joined_late=bool(self.actors))
-        for other in self.actors:
-            other.joined_late = True
+        actor = Actor(self.pieces[piece], encoding=encoding, bad=bad)
         actor.puppet = Puppet(lambda puppet: self._drive(actor, puppet, size))
         self.actors.append(actor)
         return actor
