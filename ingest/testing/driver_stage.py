@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
@@ -18,6 +20,7 @@ from ingest.cells import read_cells
 from ingest.chunks import MadeChunk, commit_chunk
 from ingest.committing import commit_plan
 from ingest.documents import parse
+from ingest.driver import drive
 from ingest.encode.base import Encoded
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError, SourceError, TransientError
@@ -379,6 +382,11 @@ class _StagePool:
 
 @contextmanager
 def no_pauses() -> Iterator[None]:
-    """Let whatever is tried again be tried at once."""
-    with mock.patch("ingest.running.random", SimpleNamespace(random=lambda: 0.0)):
+    """Let whatever is tried again be tried at once, and time pass by being asked for: the same course every time."""
+    ticks = count()
+    timed = partial(drive, clock=lambda: float(next(ticks)))
+    with (
+        mock.patch("ingest.running.random", SimpleNamespace(random=lambda: 0.0)),
+        mock.patch("ingest.running.drive", timed),
+    ):
         yield

