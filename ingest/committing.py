@@ -36,8 +36,7 @@ def commit_plan(store: Store, draft: Draft, *, single_driver: bool = False) -> O
         The store ignores preconditions (kind ``store-ignores-preconditions``).
     """
     ledger = Ledger(store)
-    if ledger.plan() is None:
-        _refuse_occupied(store)
+    if not _holds_plan(store, ledger):
         for role, data in draft.files.items():
             if isinstance(data, bytes):
                 put_same(store, draft.plan.files[role], data)
@@ -59,8 +58,7 @@ def check_destination(store: Store, draft: Draft) -> set[int]:
         As `commit_plan`: what a run would refuse, a dry run refuses too.
     """
     ledger = Ledger(store)
-    if ledger.plan() is None:
-        _refuse_occupied(store)
+    if not _holds_plan(store, ledger):
         return set()
     _refuse_foreign(store, ledger, draft)
     return ledger.done()
@@ -86,12 +84,19 @@ def _refuse_foreign(store: Store, ledger: Ledger, draft: Draft) -> None:
     )
 
 
-def _refuse_occupied(store: Store) -> None:
+def _holds_plan(store: Store, ledger: Ledger) -> bool:
+    """Say whether DEST holds a plan; refuse what holds none and is not empty."""
+    if ledger.plan() is not None:
+        return True
     strangers = (stat.key for stat in store.list("") if not stat.key.startswith("_ingest/"))
     first = next(strangers, None)
-    if first is not None:
-        raise ConflictError(
-            f"{store.url} is not empty ({first}) and holds no plan",
-            kind="occupied",
-            hint="use an empty destination; nothing there was touched",
-        )
+    if first is None:
+        return False
+    # Another driver may have committed its plan, and made what was listed, since the plan was looked for.
+    if ledger.plan() is not None:
+        return True
+    raise ConflictError(
+        f"{store.url} is not empty ({first}) and holds no plan",
+        kind="occupied",
+        hint="use an empty destination; nothing there was touched",
+    )

@@ -1,5 +1,7 @@
 """A proxy in front of any HTTP server that goes wrong on demand: lost replies, throttling, truncation, flipped bits.
 
+A cable that is cut at one request and stays so leaves in a store what a client leaves that dies at it.
+
 It speaks real HTTP, so the client's whole stack is in the test: connection pools, checksums, retries.
 """
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "FaultProxy", "Seen"]
 
-Effect = Literal["lose-request", "lose-reply", "answer", "truncate-reply", "flip-reply", "flip-request"]
+Effect = Literal["lose-request", "lose-middle", "lose-reply", "answer", "truncate-reply", "flip-reply", "flip-request"]
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "date", "server"}
 
@@ -44,12 +46,15 @@ class Fault:
 
     effect: Effect
     """``lose-request`` and ``lose-reply`` drop the connection before and after the server has done its work;
+    ``lose-middle`` when it has half of the body, or of a request without one when the client has half of the answer;
     ``answer`` replies in its place; the others damage the body."""
     when: Callable[[Seen], bool] = field(default=lambda _: True)
     times: int = 1
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    cuts: bool = False
+    """Nothing comes through afterwards."""
 
 
 class FaultProxy:
@@ -62,6 +67,7 @@ class FaultProxy:
         self.target = urlsplit(target)
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
+        self.is_cut = False
         self._lock = threading.Lock()
         handler = type("_BoundHandler", (_Handler,), {"proxy": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -85,9 +91,12 @@ class FaultProxy:
         """Note a request and return the fault it meets."""
         with self._lock:
             self.seen.append(seen)
+            if self.is_cut:
+                return Fault("lose-request")
             for fault in self.faults:
                 if fault.times > 0 and fault.when(seen):
                     fault.times -= 1
+                    self.is_cut = fault.cuts
                     return fault
         return None
 
@@ -121,10 +130,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._forward(seen, effect)
 
     def _forward(self, seen: Seen, effect: Effect | None) -> None:
+        if effect == "lose-middle" and seen.body:
+            self._ask(seen, seen.body[: len(seen.body) // 2], broken=True)
+            self._drop()
+            return
         status, headers, body = self._ask(seen, _flip(seen.body) if effect == "flip-request" else seen.body)
         if effect == "lose-reply":
             self._drop()
-        elif effect == "truncate-reply":
+        elif effect in ("truncate-reply", "lose-middle"):
             self._reply(status, headers, body, sent=body[: len(body) // 2])
             self._drop()
         else:
@@ -141,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
             pass
         return bytes(whole)
 
-    def _ask(self, seen: Seen, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _ask(self, seen: Seen, body: bytes, *, broken: bool = False) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Send a request on; a broken one promises all of its body, and hangs up after `body`."""
         target = self.proxy.target
         connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
         try:
@@ -149,8 +163,10 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items():
                 if name.lower() not in _HOP_BY_HOP:
                     connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(body)))
+            connection.putheader("Content-Length", str(len(seen.body) if broken else len(body)))
             connection.endheaders(body)
+            if broken:
+                return 0, [], b""
             reply = connection.getresponse()
             return reply.status, reply.getheaders(), reply.read()
         finally:

@@ -104,7 +104,12 @@ class _Handler(RequestHandler):  # type: ignore[misc]  # the emulator has no typ
         connection: BinaryIO = self.rfile
         parts = urlsplit(self.path)
         if self.headers.get("Content-Length"):
-            self.rfile = io.BytesIO(connection.read(int(self.headers["Content-Length"])))
+            length = int(self.headers["Content-Length"])
+            body = connection.read(length)
+            if len(body) < length:  # whoever hangs up half way has asked for nothing
+                self.close_connection = True
+                return
+            self.rfile = io.BytesIO(body)
         query = parse_qs(parts.query)
         listing = _LIST.fullmatch(unquote(parts.path))
         try:

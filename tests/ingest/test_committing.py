@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,19 @@ def test_a_new_plan_is_four_objects_and_comes_back(store, draft_of, index):
     found = [row for batch in plan_batches(opened) for row in batch.table.to_pylist()]
     assert found == [row for batch in read_cells(index).batches() for row in batch.table.to_pylist()]
     assert sorted(keys(store)) == sorted([*draft.plan.files.values(), PLAN_KEY])
+
+
+def test_a_driver_overtaken_before_it_began_joins(store, draft_of):
+    """There was no plan when it looked for one, and there are chunks when it looks for strangers."""
+    first = commit_plan(store, draft_of())
+    store.put_new("chunks/chunk_000000.h5ad", b"")
+    late = LocalStore(Path(store.url))
+    get = late.get
+    late.get = lambda _: (setattr(late, "get", get), store.get("not there yet"))
+    assert commit_plan(late, draft_of()).plan == first.plan
+    late.get = lambda _: (setattr(late, "get", get), store.get("not there yet"))
+    with pytest.raises(ForeignPlanError):
+        commit_plan(late, draft_of(limit=20))
 
 
 def test_the_same_again_joins_and_keeps_the_first_provenance(store, draft_of):

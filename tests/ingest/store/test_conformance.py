@@ -1,4 +1,4 @@
-"""One suite, three stores: a folder, S3 and GCS look-alikes over HTTP."""
+"""One suite for all stores: a folder, S3 and GCS look-alikes over HTTP, and the one in memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ingest.errors import ConfigError
 from ingest.store import check_preconditions, open_store
+from ingest.testing.memory_store import MemoryObjects, MemoryStore
 from ingest.testing.store_conformance import StoreConformance
 from ingest.testing.store_machine import store_machine
 
@@ -63,6 +64,15 @@ class TestGCS(StoreConformance):
     def open_again(self, gcs_bucket, gcs_server):
         url = f"{gcs_bucket}/run {next(_number)}/dest/"
         return lambda: open_store(url, endpoint_url=gcs_server.endpoint_url)
+
+
+class TestMemory(StoreConformance):
+    """What stands in for a store in other tests is one."""
+
+    @pytest.fixture
+    def open_again(self):
+        objects = MemoryObjects()
+        return lambda: MemoryStore(objects)
 
 
 def test_two_prefixes_that_begin_alike_do_not_mix(s3_bucket, gcs_bucket, gcs_server, tmp_path):

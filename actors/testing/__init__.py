@@ -1,0 +1,1 @@
+"""What tests of Ray need, and nobody else."""

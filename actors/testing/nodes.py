@@ -1,0 +1,95 @@
+"""Several Ray nodes on this machine, for those who kill them: a process of its own, spoken to in lines.
+
+It says its cluster's address, then answers each line ``add`` with the process id of a new node's raylet, whose death
+is the node's. The cluster ends with its standard input, which is when its parent ends, however that comes about::
+
+    python -m actors.testing.nodes 1        # CPUs of a node
+    127.0.0.1:40123
+    add
+    31415
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["serve"]
+
+_OBJECT_STORE_BYTES = 80 * 2**20
+_PATIENCE_S = 300.0
+_SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A killed node is known to be lost after seconds, a slow one is not taken for lost.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "20000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+def serve(lines: Iterable[str], *, cpus: int) -> Iterator[str]:
+    """Yield the answer to each line; the first answer comes without one.
+
+    The head has no CPUs: whatever works, works on a node that can be killed.
+    """
+    os.environ.update(_SETTINGS)
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # its name leaves room for Ray's socket names
+    os.environ["RAY_TMPDIR"] = folder
+    from ray.cluster_utils import Cluster  # reads the environment
+
+    small: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+    with _patience():
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        yield str(cluster.address)
+        for line in lines:
+            if line.strip() == "add":
+                with _patience():
+                    node = cluster.add_node(wait=False, num_cpus=cpus, **small)
+                yield str(_raylet_of(node))
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Let Ray wait longer than its 30 s for a node to come up: where that is slow, the machine is busy."""
+    from ray._private import services  # the limit is a number in the middle of a function
+
+    ask: Callable[..., Any] = services.get_node
+
+    def ask_again(*arguments: Any) -> Any:
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.2)
+
+    with mock.patch.object(services, "get_node", ask_again):
+        yield
+
+
+def _raylet_of(node: Any) -> int:
+    """Return the process id of a node's raylet, which Ray keeps to itself."""
+    (found,) = node.all_processes["raylet"]
+    return int(found.process.pid)
+
+
+if __name__ == "__main__":
+    for answer in serve(sys.stdin, cpus=int(sys.argv[1])):
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
