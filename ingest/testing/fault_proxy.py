@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._drop()
             return
         status, headers, body = self._ask(seen, _flip(seen.body) if effect == "flip-request" else seen.body)
-        if effect == "lose-reply":
+        if effect == "lose-reply" or (effect == "lose-middle" and not body):
             self._drop()
         elif effect in ("truncate-reply", "lose-middle"):
             self._reply(status, headers, body, sent=body[: len(body) // 2])

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.server import RequestHandler, Router
 from gcp_storage_emulator.storage import Storage
 
@@ -182,11 +183,22 @@ def _read_data_fast(handler: Any, query: Any) -> Any:
     }
 
 
+_say_incomplete = objects._resumable_incomplete
+
+
+def _say_incomplete_truly(response: Any, storage: Any, upload_id: str, fallback_end: int = 0) -> None:
+    """Leave ``Range`` out where nothing has come yet, as GCS does; the emulator claims one byte."""
+    _say_incomplete(response, storage, upload_id, fallback_end)
+    if not storage.get_resumable_byte_count(upload_id):
+        response._headers.pop("Range", None)
+
+
 def make_gcs_server(port: int = 0) -> ThreadingHTTPServer:
     """Return a server on the loopback interface, not yet serving."""
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     logging.getLogger("api.object").setLevel(logging.CRITICAL)
     emulator._read_data = _read_data_fast
+    objects._resumable_incomplete = _say_incomplete_truly
     return ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, StrictStorage()))
 
 
