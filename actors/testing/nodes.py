@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,9 @@ def serve(lines: Iterable[str], *, cpus: int) -> Iterator[str]:
             if line.strip() == "add":
                 with _patience():
                     node = cluster.add_node(wait=False, num_cpus=cpus, **small)
-                yield str(_raylet_of(node))
+                raylet = _raylet_of(node)
+                threading.Thread(target=raylet.wait, daemon=True).start()
+                yield str(raylet.pid)
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,10 +86,14 @@ def _patience() -> Iterator[None]:
         yield
 
 
-def _raylet_of(node: Any) -> int:
-    """Return the process id of a node's raylet, which Ray keeps to itself."""
+def _raylet_of(node: Any) -> Any:
+    """Return a node's raylet, a ``Popen`` that Ray keeps to itself.
+
+    Whoever killed it has it waited for: workers look for its process id, and where that is still a zombie's they live
+    on for ever.
+    """
     (found,) = node.all_processes["raylet"]
-    return int(found.process.pid)
+    return found.process
 
 
 if __name__ == "__main__":
