@@ -45,4 +45,4 @@ def test_one_bad_chunk_in_a_hundred(pool: str, ingest: Callable[..., object], tm
 
     said = ingest("status", dest, "--json", code=3).json()
     assert [entry["chunk"] for entry in said["quarantined"]] == [63]
-    assert ingest("verify", dest, code=3).json is not None
+    ingest("verify", dest, code=3)

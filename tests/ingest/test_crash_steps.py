@@ -221,7 +221,7 @@ def test_a_client_that_is_gone_from_one_request_on_leaves_what_the_next_one_fini
             assert contents(store) == wanted, (requests[at].path, effect)
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.long)])
 def test_a_run_outlives_a_lost_reply(remote, every):
     remote.strike(-1, "lose-request", cuts=False)
     assert remote.run(f"dest-{next(_number)}") == 0
