@@ -40,8 +40,8 @@ class Budget:
 class Retrier:
     """Run operations until they succeed, fail for good or the budget is spent.
 
-    A pause that a server asked for holds for every thread that shares the instance: the store is what is
-    overloaded, not one request.
+    The pause after an answer of an overloaded server holds for every thread that shares the instance, whether it
+    asked for one or not: the store is what is overloaded, not one request.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ class Retrier:
             raise error
         with self._lock:
             self.retries += 1
-            if wish is not None:
-                self._resume_at = max(self._resume_at, self._clock() + wish)
+            if wish is not None or error.kind == "throttled":
+                self._resume_at = max(self._resume_at, self._clock() + (pause if wish is None else wish))
         self._sleep(pause)
 
     def _wait_for_all(self) -> None:

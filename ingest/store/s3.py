@@ -279,6 +279,14 @@ class S3Store:
             raise
         except CAUGHT as error:
             raise explain(error, action) from error
+        except RecursionError:
+            # botocore asks where the bucket is, and is redirected again: a thousand causes that tell nobody anything.
+            raise ConfigError(
+                f"{action.where}: the store redirects and does not say where to",
+                kind="store-refused",
+                hint="set AWS_REGION to the bucket's, or check the endpoint",
+                key=action.key,
+            ) from None
 
     def _connect(self) -> S3Client:
         config = Config(

@@ -91,7 +91,7 @@ def test_a_store_that_throttles_is_heeded_and_outlasted(
     wish: str | None,
 ):
     proxy, env, dest = bucket
-    throttle = Throttle(rate=25)
+    throttle = Throttle(rate=50)
     headers = {} if wish is None else {"Retry-After": wish}
     proxy.faults.append(Fault("answer", when=throttle, times=sys.maxsize, status=503, headers=headers))
     ran = ingest("run", dest, "--index", census_index, *CHUNKS, "--pool", pool, "-d", 2, "--json", env=env)

@@ -9,7 +9,7 @@ import pickle
 import socket
 import threading
 import traceback
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -141,7 +141,7 @@ class Echo(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def echo():
-    server = HTTPServer(("127.0.0.1", 0), Echo)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)  # clients keep their connections
     server.code, server.word = 403, "AccessDenied"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

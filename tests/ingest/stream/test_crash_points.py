@@ -270,6 +270,7 @@ def test_interrupted_inside_of_hdf5(tmp_path, originals):
     case, numbers = Case("write_obs", "csr", tmp_path, originals), []
 
     def call(reached):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.setprofile(counting(reached))
         try:
             case.run()

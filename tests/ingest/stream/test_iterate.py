@@ -14,7 +14,7 @@ from ingest.fetch import h5ad_stored
 from ingest.fetch.h5ad_remote import remote_filesystem
 from ingest.fetch.h5ad_tiles import StoredTiles
 from ingest.stream import AnnData, iter_matrix_chunks, whole
-from ingest.stream.matrix import regroup
+from ingest.stream.matrix import dealt
 from ingest.stream.matrix import work as work_module
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 
@@ -33,7 +33,7 @@ def scratch(monkeypatch):
 
     monkeypatch.setattr(work_module, "BLOCK_BYTES", 300)
     monkeypatch.setattr(work_module, "_LEAST_BLOCK_BYTES", 300)
-    monkeypatch.setattr(regroup.tempfile, "TemporaryFile", recorded)
+    monkeypatch.setattr(dealt.tempfile, "TemporaryFile", recorded)
     return found
 
 
@@ -74,17 +74,18 @@ def test_a_remote_handle_too(tmp_path, s3_server, monkeypatch):
 def test_scratch_is_beside_the_file_where_that_may_be_written(tmp_path, scratch, monkeypatch):
     path = write_h5ad_variant(tmp_path / "a.h5ad", COUNTS)
     np.testing.assert_array_equal(columns(path, chunk_size=7), COUNTS.toarray())
-    assert scratch == [tmp_path]
+    assert set(scratch) == {tmp_path}
+    n_before = len(scratch)
     monkeypatch.setattr("os.access", lambda *_: False)
     np.testing.assert_array_equal(columns(path, chunk_size=7), COUNTS.toarray())
-    assert [str(folder) for folder in scratch[1:]] == [tempfile.gettempdir()]
+    assert {str(folder) for folder in scratch[n_before:]} == {tempfile.gettempdir()}
 
 
 def test_scratch_is_where_it_is_asked_for(tmp_path, scratch):
     path, asked = write_h5ad_variant(tmp_path / "a.h5ad", COUNTS), tmp_path / "asked"
     asked.mkdir()
     np.testing.assert_array_equal(columns(path, chunk_size=7, scratch_dir=str(asked)), COUNTS.toarray())
-    assert scratch == [asked]
+    assert set(scratch) == {asked}
     assert list(asked.iterdir()) == []
     with pytest.raises(ConfigError, match="no such folder"):
         columns(path, chunk_size=7, scratch_dir=tmp_path / "none")
