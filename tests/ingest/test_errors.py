@@ -27,6 +27,7 @@ KINDS = {
     "HostileFileError": "hostile-file",
     "TransientError": "transient",
     "CorruptError": "corrupt",
+    "ExhaustedError": "out-of-memory",
     "ConflictError": "conflict",
     "AlreadyExistsError": "already-exists",
     "PreconditionError": "precondition",

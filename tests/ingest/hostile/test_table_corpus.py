@@ -18,7 +18,8 @@ from ingest.testing.watch import watched_memory
 
 MEMORY_BYTES = 512 << 20
 REFUSED = (
-    *("codes-", "text-de", "text-neg", "text-beyond", "text-not", "text-surr", "bytes: cut", "bytes: magic"),
+    *("codes-", "text-de", "text-neg", "text-beyond", "text-not", "text-surr", "bytes: cut"),
+    *("bytes: magic-alone", "bytes: magic-both", "bytes: magic-old", "bytes: magic-wrong-end"),
     *("row-twice", "row-fraction", "row-nan", "row-inf", "row-huge", "row-neg", "row-int64", "row-beyond", "row-null"),
     *(
         "row-list",
@@ -28,7 +29,9 @@ REFUSED = (
         "source-nowhere",
         "source-secret",
         "no-row",
-        "name-",
+        "name-nul",
+        "name-index",
+        "name-twice",
     ),
 )
 """Of the cases these, by how their names begin: `run --index` takes none of them, others may be harmless."""
