@@ -65,8 +65,9 @@ class Budget:
             Of the rest, for a block.
         """
         left_gb = max(least_left_gb, self.memory_gb * share - held_gb)
-        fits = int(left_gb * part * GB / line_bytes) if line_bytes else most
-        return max(least, min(most, fits))
+        left_bytes = left_gb * part * GB
+        fits = most if left_bytes >= most * line_bytes else int(left_bytes / line_bytes)
+        return max(least, fits)
 
 
 def budget_of(memory_gb: float | None = None) -> Budget:
