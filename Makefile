@@ -12,17 +12,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
 
-# Three lanes beside each other: what needs Ray, which starts once for all of it and waits for much, and two that compute.
+# Two lanes, one a core: in one whatever needs Ray, which starts once for all of it, then what takes the rest of the time.
 RAY := tests/actors tests/acceptance
-FILES := tests/examples tests/ingest/stream tests/ingest/qc tests/ingest/encode tests/ingest/load
+AFTER := tests/examples tests/ingest/stream tests/ingest/qc tests/ingest/encode
 
 test: $(VENV)/.installed-dev
-	@logs=$$(mktemp -d); \
-	$(BIN)/python -m pytest -q $(RAY) >"$$logs/ray" 2>&1 & ray=$$!; \
-	$(BIN)/python -m pytest -q $(FILES) >"$$logs/files" 2>&1 & files=$$!; \
-	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(RAY) $(FILES)); third=$$?; \
-	wait $$files; second=$$?; wait $$ray; first=$$?; \
-	cat "$$logs/files" "$$logs/ray"; rm -r "$$logs"; exit $$((first | second | third))
+	@log=$$(mktemp); \
+	{ $(BIN)/python -m pytest -q $(RAY); first=$$?; \
+	  $(BIN)/python -m pytest -q $(AFTER); exit $$((first | $$?)); } >"$$log" 2>&1 & lane=$$!; \
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(RAY) $(AFTER)); rest=$$?; \
+	wait $$lane; first=$$?; cat "$$log"; rm -f "$$log"; exit $$((rest | first))
 
 # And every property on several times as many examples as `make test` tries.
 test-long: $(VENV)/.installed-dev
