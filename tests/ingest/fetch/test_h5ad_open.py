@@ -276,9 +276,13 @@ def test_a_heap_that_hdf5_would_walk_for_ever_is_refused_before(good, number, si
     ("failure", "expected"), [(TransientError("reset", kind="reset"), TransientError), (None, ExhaustedError)]
 )
 def test_what_the_stream_met_is_told_before_what_hdf5_made_of_it(good, failure, expected):
-    with open_h5ad(str(good)) as file, pytest.raises(expected), file.reading("X"):
-        file._stream.failure = failure
-        raise MemoryError
+    def read(file):
+        with file.reading("X"):
+            file._stream.failure = failure
+            raise MemoryError
+
+    with open_h5ad(str(good)) as file, pytest.raises(expected):
+        read(file)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
