@@ -154,6 +154,14 @@ def test_submission_is_bounded_however_much_there_is_to_do(run, size):
     assert len(plan.done) == len(pool.seen), "what was in hand is waited for"
 
 
+def test_a_request_to_stop_is_heard_once_and_for_all(run):
+    asked = iter([False, True])
+    driven, pool, _, plan = run([(n,) for n in range(9)], ok, stop=lambda: next(asked, False))
+    assert driven.interrupted
+    assert pool.stopping
+    assert len(plan.done) < 9
+
+
 def test_stop_leaves_undone_chunks_to_the_next_run(run):
     driven, pool, _, plan = run([(0,), (1,), (2,)], lambda task, _: left(task), stop=lambda: True)
     assert driven.interrupted

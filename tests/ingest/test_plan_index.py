@@ -58,6 +58,7 @@ def test_a_file_of_ranges_is_a_file(tmp_path_factory, data):
     content = data.draw(st.binary(min_size=1, max_size=200))
     store.put_new(KEY, content)
     ranged, plain = _RangeFile(store, KEY, data.draw(st.integers(1, 50))), io.BytesIO(content)
+    assert ranged.seekable()
     for _ in range(8):
         offset, whence = data.draw(st.sampled_from([(0, 0), (3, 0), (99, 0), (250, 0), (0, 2), (-1, 2)]))
         assert ranged.seek(offset, whence) == plain.seek(offset, whence)

@@ -223,6 +223,36 @@ def test_barren_units_in_a_row_stop_the_run():
     assert plan.fatal is not None
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        {"done": (2,), "failures": [failure("transient", 3)]},  # some of its unit was made
+        {"undone": (2, 3)},  # given back: nothing has failed
+    ],
+)
+def test_a_unit_with_any_other_end_interrupts_a_row_of_barren_ones(between):
+    plan = scheduler((0,), (1,), (2, 3), (4,), (5,), (6,), barren=3)
+    for n in range(2):
+        plan.settle(ended(plan.next(n), failures=[failure("transient", n)]), n)
+    plan.settle(ended(plan.next(2), **between), 2)
+    for n in (4, 5):
+        plan.settle(ended(plan.next(n), failures=[failure("transient", n)]), n)
+    assert plan.fatal is None
+    plan.settle(ended(plan.next(6), failures=[failure("transient", 6)]), 6)
+    assert plan.fatal is not None
+
+
+def test_what_stopped_the_run_first_is_what_is_told():
+    plan = scheduler(*[(n,) for n in range(9)], barren=3)
+    tasks = [plan.next(0) for _ in range(6)]
+    plan.settle(ended(tasks[0], failures=[failure("config", 0, kind="credentials")]), 0)
+    plan.settle(ended(tasks[1], failures=[failure("config", 1, kind="disk-full")]), 0)
+    assert plan.fatal.kind == "credentials"
+    for n in (2, 3, 4, 5):
+        plan.settle(ended(tasks[n], failures=[failure("transient", n)]), 0)
+    assert plan.fatal.kind == "credentials"
+
+
 def test_forget_takes_chunks_out_of_every_list():
     plan = scheduler((0, 1), (2, 3), (4,))
     plan.settle(ended(plan.next(0), failures=[failure("source", 0), failure("transient", 1)]), 0)
