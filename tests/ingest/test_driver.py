@@ -329,3 +329,68 @@ def test_a_pool_that_cannot_start_is_heard():
     plan = Scheduler([(0,)], run_id="r", draw=lambda: 0.0)
     with pytest.raises(ConfigError, match="no workers"):
         drive(plan, Broken(ok), FakeLedger(), Watcher(), stop_requested=lambda: False, deadline_s=lambda _: 1.0)
+
+
+class Clock:
+    """Stands still but for waiting."""
+
+    now = 5.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize(("units", "seconds"), [([], 0.0), ([(0,)], 3.0), ([(0,), (1,)], 4.0)])
+def test_time_is_counted_from_the_first_unit_to_the_last_end(units, seconds):
+    """Workers that start, and waits in which nothing ends, count only between the two."""
+    clock = Clock()
+
+    class Slow(ScriptedPool):
+        """Ends a unit at each third wait at first, then at each; its workers come after one."""
+
+        waits = 0
+
+        def has_free(self):
+            return self.waits > 0 and super().has_free()
+
+        def wait(self, timeout_s):
+            self.waits += 1
+            clock.now += 1.0
+            return super().wait(timeout_s) if self.waits > 3 else []
+
+    plan = Scheduler(units, run_id="r", draw=lambda: 0.0)
+    pool = Slow(ok, size=1)
+    driven = drive(
+        plan, pool, FakeLedger(), Watcher(), stop_requested=lambda: False, deadline_s=lambda _: 1.0, clock=clock
+    )
+    assert driven.seconds == seconds
+    assert len(driven.done) == len(units)
+
+
+@pytest.mark.parametrize("handling", ["internal", "exhausted", "transient", "source"])
+def test_what_a_broken_off_unit_had_made_is_found_by_asking(run, handling):
+    """A worker that fell over, or is spent, may not have told all; one that met expected trouble has."""
+    ledger = FakeLedger()
+
+    def answer(task, _pool):
+        ledger.finished.update(task.chunks)
+        return failed(task, handling)
+
+    driven, pool, _, _ = run([(0, 1)], answer, ledger=ledger)
+    unsure = handling in {"internal", "exhausted"}
+    assert bool(ledger.asked) is unsure
+    assert (driven.done == {0, 1}) is unsure
+    assert (len(pool.seen) == 1) is (unsure or handling == "source")
+
+
+def test_nothing_is_recorded_of_units_that_went_well(run):
+    class Counting(FakeLedger):
+        calls = 0
+
+        def record_failures(self, attempt, failures):
+            self.calls += 1
+            super().record_failures(attempt, failures)
+
+    ledger = Counting()
+    run([(0,), (1,)], ok, ledger=ledger)
+    assert ledger.calls == 0
