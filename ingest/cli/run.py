@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.bandwidth import Line
 from ingest.cli.progress import notice
 from ingest.cli.style import CONFIG_RULES, ByteSize, Command, config_option
 from ingest.cli.words import count_text, short_source
@@ -152,6 +153,12 @@ _ONLY_WITH_INDEX = (
     "--scratch", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For large CSC files and plans."
 )
 @click.option("--endpoint-url", metavar="URL", help="Of an S3 or GCS look-alike.")
+@click.option(
+    "--bandwidth",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MB/s",
+    help="Most that all workers together may read from and write to networks, the two added up, in equal shares.",
+)
 @click.option("--max-failed-pct", type=click.FloatRange(0, 100), metavar="P", help="Stop early beyond this share.")
 @click.option(
     "--without-bad",
@@ -287,13 +294,15 @@ def _work_settings(options: dict[str, Any]) -> WorkSettings:
         single_driver=options["single_driver"],
         cells_json=options["cells_json"],
         deadline_s=options["deadline"],
+        bytes_per_s=None if options["bandwidth"] is None else options["bandwidth"] * 1e6,
     )
 
 
 def _open(dest: str, work: WorkSettings) -> Store:
     from ingest.store.open import open_store
 
-    return open_store(dest, endpoint_url=work.endpoint_url)
+    # What the driver itself reads and writes comes before and after the workers'.
+    return open_store(dest, endpoint_url=work.endpoint_url, line=Line(work.bytes_per_s))
 
 
 def _default_source(options: dict[str, Any]) -> Source | None:
