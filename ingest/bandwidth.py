@@ -117,5 +117,5 @@ def share_of(bytes_per_s: float | None, workers: int) -> float | None:
     raise ConfigError(
         f"--bandwidth {bytes_per_s / 1e6:g}: {bytes_per_s / workers / 1e3:,.0f} kB/s for each of {workers:,} workers",
         kind="bad-bandwidth",
-        hint=f"-d {most} or fewer" if most else f"a worker needs {LEAST_SHARE / 1e6:g} MB/s to get anywhere",
+        hint=f"a worker needs {LEAST_SHARE / 1e6:g} MB/s to get anywhere" + (f": -d {most} would do" if most else ""),
     )
