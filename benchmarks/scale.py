@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from benchmarks.values import Row
 
-__all__ = ["CENSUS_CELLS", "Scenario", "census_profile", "scenarios", "simulate"]
+__all__ = ["CENSUS_CELLS", "DAYS", "Scenario", "census_profile", "scenarios", "simulate"]
 
 CENSUS_CELLS = 162_000_000
 _BAND_ROWS, _NNZ_PER_CELL, _STORED_BYTES_PER_NNZ = 2_048, 2_440, 2
@@ -37,6 +37,10 @@ _QUIET = Fleet(0)
 _SPOT = Fleet(0, losses_per_h=0.05, stragglers=0.02, throttled=0.001)
 _FAR = replace(_SPOT, cells_per_s=500.0)
 """A source or line so slow that a run takes long enough to lose workers."""
+
+
+DAYS = ("quiet", "spot")
+"""Cases with one row for each number of workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +54,15 @@ class Scenario:
 
 
 def scenarios(n_cells: int, workers: int) -> list[Scenario]:
-    """Return what is simulated: few and many workers, good days and bad ones, large chunks and small ones."""
-    few, tenth = max(1, workers // 60), max(1, workers // 10)
+    """Return what is simulated: few and many workers on good days and bad ones, a slow line, small chunks."""
+    fleets = sorted({max(1, round(workers * share)) for share in (0.01, 0.03, 0.1, 0.3, 1.0)})
+    days = [(name, fleet, number) for name, fleet in zip(DAYS, (_QUIET, _SPOT), strict=True) for number in fleets]
     return [
-        Scenario("few workers", replace(_QUIET, workers=few), n_cells),
-        Scenario("a tenth", replace(_QUIET, workers=tenth), n_cells),
-        Scenario("all workers", replace(_QUIET, workers=workers), n_cells),
-        Scenario("all, spot", replace(_SPOT, workers=workers), n_cells),
-        Scenario("a tenth, spot, slow line", replace(_FAR, workers=tenth), n_cells),
-        Scenario("all, spot, slow line", replace(_FAR, workers=workers), n_cells),
-        Scenario("all, spot, chunks of 1,000", replace(_SPOT, workers=workers), n_cells, 1_000),
-        Scenario("all, spot, chunks of 100", replace(_SPOT, workers=workers), n_cells // 10, 100),
+        *(Scenario(name, replace(fleet, workers=number), n_cells) for name, fleet, number in days),
+        Scenario("spot, slow line", replace(_FAR, workers=fleets[-3]), n_cells),
+        Scenario("spot, slow line", replace(_FAR, workers=workers), n_cells),
+        Scenario("spot, -c 1000", replace(_SPOT, workers=workers), n_cells, 1_000),
+        Scenario("spot, -c 100, a tenth of the cells", replace(_SPOT, workers=workers), n_cells // 10, 100),
     ]
 
 
@@ -107,7 +109,8 @@ def simulate(scenario: Scenario, *, seed: int = 0) -> Row:
         "units": len(units),
         "minutes": round(driven.seconds / 60, 2),
         "times the ideal": round(driven.seconds / ideal, 2),
-        "worker-hours": round(pool.busy_s / 3600, 1),
+        "busy hours": round(pool.busy_s / 3600, 1),
+        "paid hours": round(driven.seconds * fleet.workers / 3600, 1),
         "lost": pool.n_lost,
         "attempts": pool.n_events,
         "most PUT/s": max(pool.puts.values()),
