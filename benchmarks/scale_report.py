@@ -59,10 +59,12 @@ def draw_scale(rows: list[Row], path: Path) -> None:
             ideal = [row["minutes"] / row["times the ideal"] for row in mine]
             time.plot(workers, ideal, "--", color="grey", label="cells over speed over workers")
     time.set(xscale="log", yscale="log", xlabel="workers", ylabel="minutes", title=_title(rows))
-    paid.set(xscale="log", yscale="log", xlabel="workers", ylabel="hours of workers paid for", title="and cost more")
+    paid.set(xscale="log", ylim=(0, None), xlabel="workers", ylabel="hours of workers paid for", title="and cost more")
     time.legend(frameon=False, fontsize=8)
     for axes in (time, paid):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    time.yaxis.set_major_formatter("{x:g}")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -72,6 +74,4 @@ def _title(rows: list[Row]) -> str:
     spot = [row for row in rows if row["case"] == DAYS[1]]
     good = [row["workers"] for row in spot if row["times the ideal"] < 1.5]
     enough = max(good, default=0)
-    return (
-        f"Beyond {number(enough)} workers, more of them wait for the slowest" if enough else "All wait for the slowest"
-    )
+    return f"Beyond {number(enough)} workers, more wait for the slowest" if enough else "All wait for the slowest"
