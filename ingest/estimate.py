@@ -60,6 +60,14 @@ class Range:
         """Return all three with `more` added."""
         return Range(self.low + more, self.middle + more, self.high + more)
 
+    def and_more(self, other: Range) -> Range:
+        """Return the sums, end by end."""
+        return Range(self.low + other.low, self.middle + other.middle, self.high + other.high)
+
+    def or_more(self, other: Range) -> Range:
+        """Return the larger, end by end."""
+        return Range(max(self.low, other.low), max(self.middle, other.middle), max(self.high, other.high))
+
 
 @dataclass(frozen=True, slots=True)
 class Requests:
@@ -142,13 +150,16 @@ def estimate(
     requests = sum(trial.requests for trial in trials) / max(1.0, sum(part.read_bytes for part in parts))
     write = written.times(expected.write_bytes)
     wall = seconds.times(makespan_s(unit_seconds, workers)).plus(start_s + finish_s)
+    worker_seconds = seconds.times(expected.seconds)
     if bytes_per_s is not None:
-        wall = _at_least(wall, read, write, bytes_per_s)
+        line = read.and_more(write).times(1 / bytes_per_s)
+        wall = wall.or_more(line.plus(start_s + finish_s))
+        worker_seconds = worker_seconds.or_more(line.times(workers))  # who waits for the line is at work
     return Estimate(
         read_bytes=read,
         write_bytes=write,
         storage_bytes=write.plus(index_bytes + beside * expected.n_cells),
-        worker_seconds=seconds.times(expected.seconds),
+        worker_seconds=worker_seconds,
         cpu_seconds=cpu.times(expected.seconds),
         wall_seconds=wall,
         source_requests=Requests(get=round(requests * expected.read_bytes) + opening.get, list=opening.list),
@@ -163,15 +174,6 @@ def _ratio(found: Sequence[float], planned: Sequence[float]) -> Range:
 
 def _exactly(value: float) -> Range:
     return Range(value, value, value)
-
-
-def _at_least(wall: Range, read: Range, write: Range, bytes_per_s: float) -> Range:
-    """Return `wall`, or what the line takes for all that is read and written, where that is more."""
-    low, middle, high = (
-        max(getattr(wall, name), (getattr(read, name) + getattr(write, name)) / bytes_per_s)
-        for name in ("low", "middle", "high")
-    )
-    return Range(low, middle, high)
 
 
 def makespan_s(unit_seconds: Sequence[float], workers: int) -> float:

@@ -6,7 +6,9 @@ Nothing is written to DEST, which need not exist: of a plan that is not committe
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ingest.planning import Draft
-    from ingest.pool import Failure
+    from ingest.pool import Failure, UnitOutcome
     from ingest.preparing import Work
     from ingest.profile import Profile
     from ingest.settings import WorkSettings
@@ -43,6 +45,9 @@ MOST_CELLS = 50_000
 """Of a unit, so many are tried, and whole chunks: some seconds."""
 
 _TRIAL = "trial"
+_LOOK_EVERY_S = 0.25
+_OF_THE_PROCESS = ("config", "exhausted")
+"""Trouble that the next part would meet again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +116,15 @@ def try_parts(
     settings: WorkSettings,
     parts: Sequence[Sequence[int]],
     *,
-    on_start: Callable[[int, Sequence[int]], None] = lambda _at, _part: None,
+    on_cells: Callable[[int], None] = lambda _: None,
     on_failure: Callable[[Failure], None] = lambda _: None,
 ) -> list[Trial]:
     """Make the chunks of each of `parts`, one part after the other, in this process.
 
     Parameters
     ----------
-    on_start
-        Called before each part with its number, from 0, and its chunks.
+    on_cells
+        Called several times a second with the cells that are made so far.
     on_failure
         Called for what could not be made; such a part says nothing and is left out.
 
@@ -133,7 +138,7 @@ def try_parts(
         worker = ChunkWorker(_factory(work, settings), _open_beside(plan_of, scratch.path))
         try:
             worker.ready()
-            return _try_all(worker, scratch.path, parts, on_start, on_failure)
+            return _try_all(worker, scratch.path, parts, on_cells, on_failure)
         finally:
             worker.close()
     finally:
@@ -149,6 +154,7 @@ def _factory(work: Work, settings: WorkSettings) -> ChunkWorkerFactory:
         upload_bytes=work.memory.upload,
         window_bytes=work.memory.window,
         threads=settings.cpus or max(1, available_cpus() // work.workers),
+        bytes_per_s=settings.bytes_per_s,  # one works alone: all of the line is its own
         scratch=str(scratch_of(settings)),
     )
 
@@ -172,30 +178,35 @@ def _try_all(
     worker: ChunkWorker,
     folder: Path,
     parts: Sequence[Sequence[int]],
-    on_start: Callable[[int, Sequence[int]], None],
+    on_cells: Callable[[int], None],
     on_failure: Callable[[Failure], None],
 ) -> list[Trial]:
     found: list[Trial] = []
-    failed: list[Failure] = []
+    failure: Failure | None = None
     for number, part in enumerate(parts):
-        on_start(number, part)
-        trial = _try(worker, folder, UnitTask(number, tuple(part), f"{_TRIAL}-{number}"))
+        before = sum(trial.n_cells for trial in found)
+        task = UnitTask(number, tuple(part), f"{_TRIAL}-{number}")
+        trial = _try(worker, folder, task, partial(_add, on_cells, before))
         if isinstance(trial, Trial):
             found.append(trial)
-        else:
-            failed.append(trial)
-            on_failure(trial)
-            if trial.handling in ("config", "exhausted"):
-                break
-    if failed and (not found or failed[-1].handling in ("config", "exhausted")):
-        error = ConfigError if failed[-1].handling in ("config", "exhausted") else SourceError
-        raise error(failed[-1].message, kind=failed[-1].kind, hint=failed[-1].hint)
+            continue
+        failure = trial
+        on_failure(failure)
+        if failure.handling in _OF_THE_PROCESS:
+            break
+    if failure is not None and (not found or failure.handling in _OF_THE_PROCESS):
+        error = ConfigError if failure.handling in _OF_THE_PROCESS else SourceError
+        raise error(failure.message, kind=failure.kind, hint=failure.hint)
     return found
 
 
-def _try(worker: ChunkWorker, folder: Path, task: UnitTask) -> Trial | Failure:
+def _add(on_cells: Callable[[int], None], before: int, n_cells: int) -> None:
+    on_cells(before + n_cells)
+
+
+def _try(worker: ChunkWorker, folder: Path, task: UnitTask, on_cells: Callable[[int], None]) -> Trial | Failure:
     requests, cpu, start = worker.line.n_requests, time.process_time(), time.perf_counter()
-    outcome = run_unit(worker, task)
+    outcome = _run(worker, task, on_cells)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     if outcome.failures:
         return outcome.failures[0]
@@ -209,6 +220,20 @@ def _try(worker: ChunkWorker, folder: Path, task: UnitTask) -> Trial | Failure:
         requests=worker.line.n_requests - requests,
         beside_bytes=_annotations(worker, task) + _clear(folder),
     )
+
+
+def _run(worker: ChunkWorker, task: UnitTask, on_cells: Callable[[int], None]) -> UnitOutcome:
+    """Run `task` on a thread, as a pool does, and look how far it is meanwhile; who is impatient waits for a chunk."""
+    with ThreadPoolExecutor(1, "trial") as thread:
+        ending = thread.submit(run_unit, worker, task)
+        try:
+            while wait([ending], timeout=_LOOK_EVERY_S).not_done:
+                if (progress := worker.progress()) is not None:
+                    on_cells(progress.n_cells)
+        except BaseException:
+            worker.stop_soon()
+            raise
+        return ending.result()
 
 
 def _annotations(worker: ChunkWorker, task: UnitTask) -> int:

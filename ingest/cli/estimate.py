@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.progress import note, notice
+from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.run import bring, data_settings, open_dest, run, work_settings
 from ingest.cli.style import Command
 from ingest.cli.words import bytes_text, count_text, duration_text
@@ -151,14 +151,14 @@ def _tried(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, option
     size = plan_of.plan.identity.cells_per_chunk
     parts = draw_parts(work.profile, work.units, size, options["parts"], options["seed"])
 
-    def started(number: int, part: Sequence[int]) -> None:
-        chunks = f"chunk {part[0]:,}" if len(part) == 1 else f"chunks {part[0]:,} to {part[-1]:,}"
-        notice("Try", f"{number + 1} of {len(parts)}: {chunks}")
+    n_cells = sum(stop - start for start, stop in (plan_of.plan.rows(chunk) for part in parts for chunk in part))
+    notice("Try", f"{count_text(len(parts), 'part')} of {count_text(len(work.units), 'unit')}, {n_cells:,} cells")
 
     def failed(failure: Failure) -> None:
-        note(f"{'':8} cannot be made, and is left out: {failure.message}")
+        note(f"{'':8} a part cannot be made, and is left out: {failure.message}")
 
-    return try_parts(plan_of, work, settings, parts, on_start=started, on_failure=failed)
+    with CountDisplay("Try", n_cells, "cells") as display:
+        return try_parts(plan_of, work, settings, parts, on_cells=display.reached, on_failure=failed)
 
 
 def _estimated(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, trials: Sequence[Trial]) -> Estimate:
