@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ingest.expected import Expected
+    from ingest.expected import Expected, SharedLine
     from ingest.trial import Trial
 
 __all__ = ["Estimate", "Prices", "Range", "Requests", "cost_of", "dest_requests", "estimate", "makespan_s"]
@@ -118,7 +118,7 @@ def estimate(
     start_s: float,
     finish_s: float,
     index_bytes: int,
-    bytes_per_s: float | None,
+    line: SharedLine | None,
     opening: Requests,
     dest: Requests,
 ) -> Estimate:
@@ -134,8 +134,8 @@ def estimate(
         Until the first worker works, and after the last.
     index_bytes
         Of the plan's index, which is stored once.
-    bytes_per_s
-        All that a line carries, or None.
+    line
+        What all that is read and written passes, if it has a limit.
     opening
         Of sources, by all workers together, before the first cell.
     dest
@@ -151,10 +151,10 @@ def estimate(
     write = written.times(expected.write_bytes)
     wall = seconds.times(makespan_s(unit_seconds, workers)).plus(start_s + finish_s)
     worker_seconds = seconds.times(expected.seconds)
-    if bytes_per_s is not None:
-        line = read.and_more(write).times(1 / bytes_per_s)
-        wall = wall.or_more(line.plus(start_s + finish_s))
-        worker_seconds = worker_seconds.or_more(line.times(workers))  # who waits for the line is at work
+    if line is not None:
+        passing = read.times(line.carries_reads).and_more(write.times(line.carries_writes)).times(1 / line.bytes_per_s)
+        wall = wall.or_more(passing.plus(start_s + finish_s))
+        worker_seconds = worker_seconds.or_more(passing.times(workers))  # who waits for the line is at work
     return Estimate(
         read_bytes=read,
         write_bytes=write,

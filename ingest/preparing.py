@@ -196,7 +196,7 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
     Raises
     ------
     ConfigError
-        A chunk does not fit into a worker, or no worker into the machine.
+        A chunk does not fit into a worker, no worker into the machine, or too many workers share a line.
     """
     plan = plan_of.plan
     memory = _memory(profile, plan_of, work)
@@ -204,10 +204,11 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
     workers = work.workers or _default_workers(memory.projected, work.bytes_per_s)
     if workers < 1:
         raise ConfigError(f"-d {workers}: at least one worker is needed", kind="bad-workers")
-    share_of(work.bytes_per_s, workers)
     units = tuple(cut_units(profile, missing, workers=workers))
     read, least = read_bytes(profile, units)
-    return Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+    divided = Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+    share_of(work.bytes_per_s, divided.workers)  # refuses one that is too small
+    return divided
 
 
 def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> MemoryPlan:

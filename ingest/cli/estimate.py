@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ingest.estimate import Estimate, Range, Requests
+    from ingest.expected import SharedLine
     from ingest.opened import OpenPlan
     from ingest.planning import Draft
     from ingest.pool import Failure
@@ -120,8 +121,9 @@ def _dest(url: str | None, folder: Path, work: WorkSettings) -> Store:
 def _look(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, options: dict[str, Any]) -> int:
     from ingest.cli.execute import describe_work, plan_facts
     from ingest.estimate import cost_of
+    from ingest.expected import shared_line
 
-    facts = plan_facts(plan_of, work, settings)
+    facts = plan_facts(plan_of, work, settings, dest=options["dest"])
     if not work.missing:
         notice("Estimate", "nothing is missing")
         trials: list[Trial] = []
@@ -132,7 +134,8 @@ def _look(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, options
         if options["as_json"]:
             click.echo(json.dumps(facts | {"estimate": None, "trials": [], "cost": {}}, indent=1))
         return 0
-    found = _estimated(plan_of, work, settings, trials)
+    line = shared_line(settings.bytes_per_s, plan_of.surveys, options["dest"])
+    found = _estimated(plan_of, work, settings, trials, line)
     costs = cost_of(found, _cores(work, settings), _prices(options))
     if options["as_json"]:
         costs_facts = {name: asdict(cost) for name, cost in costs.items()}
@@ -161,7 +164,9 @@ def _tried(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, option
         return try_parts(plan_of, work, settings, parts, on_cells=display.reached, on_failure=failed)
 
 
-def _estimated(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, trials: Sequence[Trial]) -> Estimate:
+def _estimated(
+    plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, trials: Sequence[Trial], line: SharedLine | None
+) -> Estimate:
     from ingest.estimate import OPEN_CENSUS, Requests, dest_requests, estimate
     from ingest.expected import START_SECONDS, expect
     from ingest.plan_index import batch_rows
@@ -187,7 +192,7 @@ def _estimated(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, tr
         start_s=START_SECONDS[settings.pool],
         finish_s=_FINISH_CELL_S * plan.n_cells,
         index_bytes=index_bytes,
-        bytes_per_s=settings.bytes_per_s,
+        line=line,
         opening=Requests(get=OPEN_CENSUS["GET"] * work.workers * far, list=OPEN_CENSUS["LIST"] * work.workers * far),
         dest=dest_requests(
             n_chunks=len(work.missing),

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ingest.cli.pools import announce_pool, pool_for
 from ingest.cli.progress import RunDisplay, note, notice
 from ingest.cli.words import bytes_text, count_text, duration_text
-from ingest.expected import START_SECONDS, expect
+from ingest.expected import START_SECONDS, expect, shared_line
 from ingest.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ingest.amendments import LeftOut
-    from ingest.expected import Expected
+    from ingest.expected import Expected, SharedLine
     from ingest.genes import Genes
     from ingest.opened import OpenPlan
     from ingest.planning import Draft
@@ -43,9 +43,16 @@ _MOST_CAUSES = 20
 Facts = dict[str, Any]
 
 
-def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) -> Facts:
-    """Return what a dry run shows, as data."""
+def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, *, dest: str | None = None) -> Facts:
+    """Return what a dry run shows, as data.
+
+    Parameters
+    ----------
+    dest
+        URL of DEST; None, not known yet, is taken for a bucket.
+    """
     plan = plan_of.plan
+    line = shared_line(settings.bytes_per_s, plan_of.surveys, dest)
     expected = expect(plan, work.profile, work.missing, work.read_bytes)
     return {
         "cells": plan.n_cells,
@@ -62,16 +69,16 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) ->
         "read_ratio": round(work.read_bytes / work.least_bytes, 3) if work.least_bytes else 1.0,
         "write_bytes": expected.write_bytes,
         "memory_per_worker_bytes": work.memory.projected,
-        "seconds": round(_seconds(expected, work.workers, settings), 1),
+        "seconds": round(_seconds(expected, work.workers, settings, line), 1),
         **_mixing(plan_of),
     }
 
 
-def _seconds(expected: Expected, workers: int, settings: WorkSettings) -> float:
+def _seconds(expected: Expected, workers: int, settings: WorkSettings, line: SharedLine | None) -> float:
     seconds = START_SECONDS[settings.pool] + expected.seconds / max(1, workers)
-    if settings.bytes_per_s is None:
+    if line is None:
         return seconds
-    return max(seconds, (expected.read_bytes + expected.write_bytes) / settings.bytes_per_s)
+    return max(seconds, line.n_bytes(expected.read_bytes, expected.write_bytes) / line.bytes_per_s)
 
 
 def _mixing(plan_of: Draft | OpenPlan) -> Facts:

@@ -409,7 +409,7 @@ def _dry_run(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, opti
     from ingest.cli.execute import describe_work, plan_facts
     from ingest.cli.words import bytes_text
 
-    facts = plan_facts(plan_of, work, settings)
+    facts = plan_facts(plan_of, work, settings, dest=options["dest"])
     if options["as_json"]:
         click.echo(json.dumps(facts, indent=1))
         return 0
@@ -423,7 +423,7 @@ def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str,
     from ingest.cli.execute import describe_work, execute, mixing_text, plan_facts, say_end, speed_line
 
     if work.missing:
-        describe_work(plan_facts(opened, work, settings))
+        describe_work(plan_facts(opened, work, settings, dest=options["dest"]))
     else:
         notice("Resume", f"all {count_text(opened.plan.n_chunks, 'chunk')} are there")
     opened, report = execute(opened, work, settings, without_bad=options["without_bad"])

@@ -288,11 +288,12 @@ def test_a_run_keeps_to_its_line_and_makes_the_same(aws, tmp_path, monkeypatch):
 
 
 def test_fewer_workers_where_the_line_feeds_fewer(tmp_path):
-    index = write_h5ad_index(tmp_path / "index.feather", write_sources(tmp_path / "sources", n_files=1))
+    index = write_h5ad_index(tmp_path / "index.feather", write_sources(tmp_path / "sources", n_files=4))
     made = make_dataset(str(tmp_path / "dest"), index, stop_requested=lambda: True)
     opened = made.reopen()
     settings = WorkSettings(bytes_per_s=1.2 * LEAST_SHARE)
     profile = profile_of_plan(opened, settings)
     assert divide_work(profile, opened, (), settings).workers == 1
-    with pytest.raises(ConfigError, match=r"--bandwidth 0\.3"):
-        divide_work(profile, opened, (), replace(settings, workers=64))
+    assert divide_work(profile, opened, (), WorkSettings(workers=2)).workers == 2
+    with pytest.raises(ConfigError, match=r"--bandwidth 0\.3: 150 kB/s for each of 2 workers"):
+        divide_work(profile, opened, (), replace(settings, workers=2))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.scale import census_profile
 from ingest.estimate import Prices, Range, Requests, cost_of, dest_requests, estimate, makespan_s
-from ingest.expected import Expected
+from ingest.expected import Expected, SharedLine
 from ingest.profile import Profile
 from ingest.trial import MOST_CELLS, Trial, draw_parts
 from ingest.units import Unit, cut_units
@@ -99,7 +99,7 @@ def estimated(trials, **changes):
         "start_s": 8.0,
         "finish_s": 1.0,
         "index_bytes": 500,
-        "bytes_per_s": None,
+        "line": None,
         "opening": Requests(get=3, list=4),
         "dest": Requests(put=1),
         **changes,
@@ -123,10 +123,13 @@ def test_where_the_library_does_not_tell_the_plan_is_believed():
 
 
 def test_a_line_takes_its_time_for_all_that_passes():
-    found = estimated([tried(PART)], bytes_per_s=1e6)
+    found = estimated([tried(PART)], line=SharedLine(1e6, carries_reads=True, carries_writes=True))
     assert found.wall_seconds == Range(309.0, 309.0, 309.0)
     assert found.worker_seconds == Range(600.0, 600.0, 600.0)  # two wait for it
-    assert estimated([tried(PART)], bytes_per_s=1e9).wall_seconds == estimated([tried(PART)]).wall_seconds
+    wide = SharedLine(1e9, carries_reads=True, carries_writes=True)
+    assert estimated([tried(PART)], line=wide).wall_seconds == estimated([tried(PART)]).wall_seconds
+    here = SharedLine(1e6, carries_reads=False, carries_writes=True)
+    assert estimated([tried(PART)], line=here).wall_seconds.middle == pytest.approx(209.0)
 
 
 @given(

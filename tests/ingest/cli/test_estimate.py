@@ -176,6 +176,11 @@ def test_it_says_what_a_dry_run_says_and_leaves_nothing(local, call, tmp_path):
     assert {name: said[name] for name in dry} == dry
     assert list(said["cost"]) == ["compute", "the run", "storage a month"]
     assert said["estimate"]["source_requests"] == {"put": 0, "get": 0, "list": 0}
+    # What stays on this machine passes no line, whatever its limit; a DEST that is not known yet is taken for a bucket.
+    here, away = ((tmp_path / "dest",), ()), ("--bandwidth", 0.25, "--json")
+    near, far_off = (json.loads(call("estimate", *where, *same, *away)[1])["estimate"] for where in here)
+    assert near["wall_seconds"]["middle"] < 10
+    assert far_off["wall_seconds"]["middle"] > far_off["write_bytes"]["middle"] / 0.25e6
     assert not (tmp_path / "dest").exists()
     assert left(scratch) == []
 
