@@ -47,6 +47,9 @@ _CHANGE_NOTHING = frozenset(
 )
 """Options of `run` that are taken, for a config file may have them, and not shown: they change no number."""
 
+_LEAST_SAID = 0.01
+"""Of any currency."""
+
 _FEW_S = 360.0
 """Work below this is said in seconds."""
 
@@ -292,6 +295,7 @@ def _show_costs(costs: Mapping[str, Range]) -> None:
 
 def _money(cost: Range) -> str:
     low, middle, high = (
-        f"{value:,.2f}" if value >= 1 else f"{value:.2g}" for value in (cost.low, cost.middle, cost.high)
+        f"{value:,.2f}" if value >= _LEAST_SAID else f"under {_LEAST_SAID}"
+        for value in (cost.low, cost.middle, cost.high)
     )
     return f"{middle}{_between(low, high, middle)}"
