@@ -115,7 +115,8 @@ def share_of(bytes_per_s: float | None, workers: int) -> float | None:
         return bytes_per_s / workers
     most = int(bytes_per_s // LEAST_SHARE)
     raise ConfigError(
-        f"--bandwidth {bytes_per_s / 1e6:g}: {bytes_per_s / workers / 1e3:,.0f} kB/s for each of {workers:,} workers",
+        f"--bandwidth {bytes_per_s / 1e6:g}: {bytes_per_s / workers / 1e3:,.0f} kB/s for "
+        + (f"each of {workers:,} workers" if workers > 1 else "one worker"),
         kind="bad-bandwidth",
         hint=f"a worker needs {LEAST_SHARE / 1e6:g} MB/s to get anywhere" + (f": -d {most} would do" if most else ""),
     )
