@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results.json"
 _ON_RAY = ("comparison", "dense", "density", "chunk_size", "memory", "scaling", "latency", "shuffle", "moto")
-_SCRIPTS = ("planner", "driver", "resume")
+_SCRIPTS = ("planner", "driver", "resume", "scale")
 _SECTIONS = (*_ON_RAY, "reading", "encoding", "encoding_h5", "hvg", *_SCRIPTS)
 _WITH_PEERS = ("loading", "loading_first", "loading_workers", "loading_far", "memmap_convert", "memmap_rows")
 """Measured only by name: environments with others' loaders are installed for them."""

@@ -53,11 +53,14 @@ def write_report(results: Results, docs: Path) -> None:
     """Renew the tables and the plot in `docs`."""
     from benchmarks.loading_plot import draw_loading  # matplotlib takes its time
     from benchmarks.plot import draw
+    from benchmarks.scale_report import write_scale
 
     page = docs / "performance.md"
     page.write_text(with_report(page.read_text(encoding="utf-8"), report_text(results)), encoding="utf-8")
     if results.rows("comparison"):
         draw(results, docs / "performance.png")
+    if results.rows("scale"):
+        write_scale(results, docs)
     if results.rows("loading"):
         draw_loading(results, docs / "loading.png")
 

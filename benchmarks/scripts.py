@@ -17,7 +17,12 @@ __all__ = ["json_rows", "run_script"]
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-_SMALL = {"planner": ("--rows", "100000"), "driver": ("--chunks", "500"), "resume": ("--chunks", "500")}
+_SMALL = {
+    "planner": ("--rows", "100000"),
+    "driver": ("--chunks", "500"),
+    "resume": ("--chunks", "500"),
+    "scale": ("--cells", "1000000", "--workers", "30"),
+}
 """Arguments with which a script takes seconds."""
 
 

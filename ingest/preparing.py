@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from ingest.bandwidth import LEAST_SHARE, Line, share_of
 from ingest.cpu import available_cpus
 from ingest.encode.sizes import FileKind
 from ingest.errors import ConfigError, IngestError
@@ -69,7 +71,7 @@ def scratch_of(work: WorkSettings) -> Path:
 
 
 def _limits(work: WorkSettings) -> FetchLimits:
-    return FetchLimits(work.memory_bytes // 2, available_cpus(), scratch_of(work))
+    return FetchLimits(work.memory_bytes // 2, available_cpus(), scratch_of(work), Line(work.bytes_per_s))
 
 
 def draft_dataset(
@@ -194,17 +196,19 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
     Raises
     ------
     ConfigError
-        A chunk does not fit into a worker, or no worker into the machine.
+        A chunk does not fit into a worker, no worker into the machine, or too many workers share a line.
     """
     plan = plan_of.plan
     memory = _memory(profile, plan_of, work)
     missing = tuple(chunk for chunk in range(plan.n_chunks) if chunk not in done)
-    workers = work.workers or _default_workers(memory.projected)
+    workers = work.workers or _default_workers(memory.projected, work.bytes_per_s)
     if workers < 1:
         raise ConfigError(f"-d {workers}: at least one worker is needed", kind="bad-workers")
     units = tuple(cut_units(profile, missing, workers=workers))
     read, least = read_bytes(profile, units)
-    return Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+    divided = Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+    share_of(work.bytes_per_s, divided.workers)  # refuses one that is too small
+    return divided
 
 
 def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> MemoryPlan:
@@ -226,8 +230,8 @@ def file_kind(identity: Identity) -> FileKind:
     return FileKind(identity.format, identity.codec, identity.dtype, identity.fractional)
 
 
-def _default_workers(projected_bytes: int) -> int:
-    """Return one worker a CPU, fewer where the machine's free memory holds fewer."""
+def _default_workers(projected_bytes: int, bytes_per_s: float | None) -> int:
+    """Return one worker a CPU, fewer where the machine's free memory holds fewer, or the line feeds fewer."""
     fits = psutil.virtual_memory().available // projected_bytes
     if fits < 1:
         raise ConfigError(
@@ -235,4 +239,5 @@ def _default_workers(projected_bytes: int) -> int:
             kind="memory",
             hint="use a smaller -c, or -d 1 to try all the same",
         )
-    return max(1, min(available_cpus(), int(fits)))
+    feeds = math.inf if bytes_per_s is None else bytes_per_s // LEAST_SHARE
+    return int(max(1, min(available_cpus(), fits, feeds)))

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from ingest import __version__
+from ingest.bandwidth import share_of
 from ingest.chunk_check import check_index
 from ingest.chunks import commit_chunk
 from ingest.cpu import available_cpus
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
     from ingest.pool import Pool, SizedFactory, UnitTask
     from ingest.preparing import Work
-    from ingest.profile import Profile
     from ingest.settings import WorkSettings
 
 __all__ = ["OpenPool", "RunReport", "UnitsRun", "run_plan", "run_units"]
@@ -42,6 +42,8 @@ _LEAST_DEADLINE_S = 600.0
 _CELL_S = 0.01
 _SLOWEST_BYTES_PER_S = 1e6
 """A source read more slowly than this counts as hanging."""
+_HELD_BACK = 3
+"""Times that a unit's stored bytes may pass a worker's share of the line: read, written, and some of it again."""
 
 
 class OpenPool(Protocol):
@@ -185,6 +187,7 @@ def _drive(
         slab_bytes=work.memory.slab,
         upload_bytes=work.memory.upload,
         window_bytes=work.memory.window,
+        bytes_per_s=share_of(settings.bytes_per_s, work.workers),
         threads=settings.cpus or max(1, available_cpus() // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,
@@ -202,18 +205,21 @@ def _drive(
             opened.ledger,
             observer,
             stop_requested=stop_requested,
-            deadline_s=lambda task: settings.deadline_s or _deadline_s(opened, work.profile, task),
+            deadline_s=lambda task: settings.deadline_s or _deadline_s(opened, work, settings, task),
             most_failed=most_failed,
             has_rivals=has_rivals,
         )
 
 
-def _deadline_s(opened: OpenPlan, profile: Profile, task: UnitTask) -> float:
+def _deadline_s(opened: OpenPlan, work: Work, settings: WorkSettings, task: UnitTask) -> float:
     cells = opened.plan.identity.cells_per_chunk * len(task.chunks)
-    (size,) = stored_bytes(profile, [task.chunks])
+    (size,) = stored_bytes(work.profile, [task.chunks])
     # Of a CSC file the rows' share is counted, but all of it is read: once at the unit's beginning, once at its end.
     size += 2 * max((survey.stored_bytes for survey in opened.surveys if survey.layout == "csc"), default=0)
-    return _LEAST_DEADLINE_S + _CELL_S * cells + size / _SLOWEST_BYTES_PER_S
+    deadline_s = _LEAST_DEADLINE_S + _CELL_S * cells + size / _SLOWEST_BYTES_PER_S
+    share = share_of(settings.bytes_per_s, work.workers)
+    # What is written is about as much as is read; who is held back is not hanging.
+    return deadline_s if share is None else deadline_s + _HELD_BACK * size / share
 
 
 def _who(work: Work) -> dict[str, object]:

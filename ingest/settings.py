@@ -71,5 +71,7 @@ class WorkSettings:
     """Accept a store that ignores preconditions, on the promise that nobody else writes to DEST."""
     cells_json: bool = False
     """Write ``metadata/cells.json``, too."""
+    bytes_per_s: float | None = None
+    """What all workers together may read from and write to networks; None: as much as comes."""
     deadline_s: float | None = None
     """For one unit; None: ten minutes, a hundredth of a second for every cell, a second for every stored megabyte."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingest.bandwidth import Line
 from ingest.chunks import commit_chunk, fetch_dtype
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError
@@ -43,6 +44,8 @@ class ChunkWorkerFactory:
     threads: int
     """For TileDB and for compressing: the worker's CPUs, not the machine's."""
     scratch: str
+    bytes_per_s: float | None = None
+    """The worker's share of a network line; None: as much as comes."""
     window_bytes: int = 0
     """Most that rows may hold which wait for others of their window; of a plan in window order."""
     commit: Commit = commit_chunk
@@ -54,16 +57,31 @@ class ChunkWorkerFactory:
 
 
 class ChunkWorker:
-    """Makes the chunks of units, one unit at a time."""
+    """Makes the chunks of units, one unit at a time.
 
-    def __init__(self, factory: ChunkWorkerFactory) -> None:
+    Parameters
+    ----------
+    factory
+        What it works for.
+    opened
+        A plan that is open here already, instead of that of the factory's DEST.
+    """
+
+    def __init__(self, factory: ChunkWorkerFactory, opened: OpenPlan | None = None) -> None:
         self._factory = factory
         self._stop = threading.Event()
-        self._opened: OpenPlan | None = None
+        self._opened = opened
         self._sources: OpenSources | None = None
         self._codec: Codec | None = None
         self._maker: UnitMaker | None = None
         self._retries_before = 0
+        self.line = Line(factory.bytes_per_s)
+        """Of all that it reads and writes."""
+
+    @property
+    def opened(self) -> OpenPlan:
+        """The plan that it works on, once it is open."""
+        return self._open()[0]
 
     def ready(self) -> None:
         """Open DEST, read its plan, import what units need.
@@ -81,15 +99,16 @@ class ChunkWorker:
         sources.open_ahead()
 
     def _open(self) -> tuple[OpenPlan, OpenSources, Codec]:
-        if self._opened is None or self._sources is None or self._codec is None:
-            factory = self._factory
-            self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url))
+        factory = self._factory
+        if self._opened is None:
+            self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url, line=self.line))
+        if self._sources is None or self._codec is None:
             identity = self._opened.plan.identity
             options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)
             # Reading and encoding go on at the same time: they share the CPUs, and a third of the slab's memory is the
             # one that is being encoded.
             threads = max(1, factory.threads // 2)
-            limits = FetchLimits(factory.slab_bytes * 2 // 3, threads, Path(factory.scratch))
+            limits = FetchLimits(factory.slab_bytes * 2 // 3, threads, Path(factory.scratch), self.line)
             self._sources = OpenSources(self._opened, options, limits)
             self._codec = open_codec(
                 identity.format, identity.codec, identity.level, threads=threads, about=identity.about

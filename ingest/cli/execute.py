@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ingest.cli.pools import announce_pool, pool_for
 from ingest.cli.progress import RunDisplay, note, notice
 from ingest.cli.words import bytes_text, count_text, duration_text
+from ingest.expected import START_SECONDS, expect, shared_line
 from ingest.interrupt import Interrupt
-from ingest.preparing import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ingest.amendments import LeftOut
+    from ingest.expected import Expected, SharedLine
     from ingest.genes import Genes
     from ingest.opened import OpenPlan
     from ingest.planning import Draft
@@ -33,17 +34,6 @@ __all__ = [
     "speed_line",
 ]
 
-_READ_BYTES_PER_SECOND = 8e7
-_NNZ_PER_SECOND = 7e7
-_CHUNK_SECONDS = 0.008
-"""Of one worker, for the expected time: reading stored bytes, encoding non-zeros, and what each chunk costs beside.
-
-From `python -m benchmarks --only dense chunk_size` on a local disk; a network may be slower.
-"""
-
-_START_SECONDS = {"ray": 8.0, "serial": 2.0}
-"""Until the first worker works."""
-
 _SAID = 5
 """Names spelled out in a line."""
 
@@ -53,37 +43,42 @@ _MOST_CAUSES = 20
 Facts = dict[str, Any]
 
 
-def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings) -> Facts:
-    """Return what a dry run shows, as data."""
+def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, *, dest: str | None = None) -> Facts:
+    """Return what a dry run shows, as data.
+
+    Parameters
+    ----------
+    dest
+        URL of DEST; None, not known yet, is taken for a bucket.
+    """
     plan = plan_of.plan
-    size = plan.identity.cells_per_chunk
-    cells = sum(stop - start for start, stop in map(plan.rows, work.missing))
-    nnz = int(work.profile.nnz[list(work.missing)].sum()) if work.missing else 0
-    kind, n_genes = file_kind(plan.identity), plan.identity.n_genes
-    written = kind.expected_bytes(nnz, cells, n_genes) + len(work.missing) * kind.table_bytes(n_genes)
+    line = shared_line(settings.bytes_per_s, plan_of.surveys, dest)
+    expected = expect(plan, work.profile, work.missing, work.read_bytes)
     return {
         "cells": plan.n_cells,
         "chunks": plan.n_chunks,
-        "cells_per_chunk": size,
+        "cells_per_chunk": plan.identity.cells_per_chunk,
         "genes": plan.identity.n_genes,
         "sources": len(plan.identity.sources),
-        "missing_cells": cells,
+        "missing_cells": expected.n_cells,
         "missing_chunks": len(work.missing),
         "units": len(work.units),
         "workers": work.workers,
         "read_bytes": round(work.read_bytes),
-        "read_bytes_per_cell": round(work.read_bytes / max(1, cells)),
+        "read_bytes_per_cell": round(work.read_bytes / max(1, expected.n_cells)),
         "read_ratio": round(work.read_bytes / work.least_bytes, 3) if work.least_bytes else 1.0,
-        "write_bytes": written,
+        "write_bytes": expected.write_bytes,
         "memory_per_worker_bytes": work.memory.projected,
-        "seconds": round(
-            _START_SECONDS[settings.pool]
-            + (work.read_bytes / _READ_BYTES_PER_SECOND + nnz / _NNZ_PER_SECOND + len(work.missing) * _CHUNK_SECONDS)
-            / max(1, work.workers),
-            1,
-        ),
+        "seconds": round(_seconds(expected, work.workers, settings, line), 1),
         **_mixing(plan_of),
     }
+
+
+def _seconds(expected: Expected, workers: int, settings: WorkSettings, line: SharedLine | None) -> float:
+    seconds = START_SECONDS[settings.pool] + expected.seconds / max(1, workers)
+    if line is None:
+        return seconds
+    return max(seconds, line.n_bytes(expected.read_bytes, expected.write_bytes) / line.bytes_per_s)
 
 
 def _mixing(plan_of: Draft | OpenPlan) -> Facts:

@@ -15,6 +15,7 @@ from ingest.cli.convert import convert
 from ingest.cli.convert_genes import genes
 from ingest.cli.convert_labels import labels, sort, standardize
 from ingest.cli.demo import demo
+from ingest.cli.estimate import estimate
 from ingest.cli.hvg import hvg
 from ingest.cli.index import index
 from ingest.cli.memmap import memmap
@@ -47,7 +48,7 @@ def cli(*, debug: bool) -> None:
     del debug  # looked at by main(), which sees the error
 
 
-for _command in (demo, index, run, status, verify, repair, gc, hvg, qc, memmap, convert):
+for _command in (demo, index, run, estimate, status, verify, repair, gc, hvg, qc, memmap, convert):
     cli.add_command(_command)
 for _command in (sort, standardize, labels, genes):
     convert.add_command(_command)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.bandwidth import Line
 from ingest.cli.progress import notice
-from ingest.cli.style import CONFIG_RULES, ByteSize, Command, config_option
+from ingest.cli.style import CONFIG_RULES, ByteSize, Command, MegabytesPerSecond, config_option
 from ingest.cli.words import count_text, short_source
 from ingest.cpu import available_cpus
 from ingest.encode.open import FORMATS
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ingest.source import Source
     from ingest.store.base import Store
 
-__all__ = ["run"]
+__all__ = ["bring", "data_settings", "open_dest", "run", "work_settings"]
 
 _SHAPING = {
     "cells_per_chunk": "cells_per_chunk",
@@ -152,6 +153,12 @@ _ONLY_WITH_INDEX = (
     "--scratch", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For large CSC files and plans."
 )
 @click.option("--endpoint-url", metavar="URL", help="Of an S3 or GCS look-alike.")
+@click.option(
+    "--bandwidth",
+    type=MegabytesPerSecond(),
+    metavar="MB/s",
+    help="Most that all workers together may read from and write to networks, the two added up, in equal shares.",
+)
 @click.option("--max-failed-pct", type=click.FloatRange(0, 100), metavar="P", help="Stop early beyond this share.")
 @click.option(
     "--without-bad",
@@ -176,17 +183,22 @@ def run(ctx: click.Context, /, **options: Any) -> int:
 
     The same command again goes on where it stopped; `run DEST` alone does too.
     """
-    data, work = _data_settings(options), _work_settings(options)
-    store = _open(options["dest"], work)
+    data, work = data_settings(options), work_settings(options)
+    store = open_dest(options["dest"], work)
     try:
-        if options["index_path"] is None:
-            return _resume(ctx, store, work, options)
-        rules = _rules(ctx, options)
-        if rules is not None:
-            return _run_judged(store, data, work, rules, options)
-        return _from_index(store, options["index_path"], data, work, options, limit=data.max_cells)
+        return bring(ctx, store, data, work, {**options, "look": _dry_run if options["dry_run"] else None})
     finally:
         store.close()
+
+
+def bring(ctx: click.Context, store: Store, data: DataSettings, work: WorkSettings, options: dict[str, Any]) -> int:
+    """Go the way of `run` to `store`; where ``options["look"]`` is something, to the plan, and call it with that."""
+    if options["index_path"] is None:
+        return _resume(ctx, store, work, options)
+    rules = _rules(ctx, options)
+    if rules is not None:
+        return _run_judged(store, data, work, rules, options)
+    return _from_index(store, options["index_path"], data, work, options, limit=data.max_cells)
 
 
 def _rules(ctx: click.Context, options: dict[str, Any]) -> QcRules | None:
@@ -209,7 +221,7 @@ def _rules(ctx: click.Context, options: dict[str, Any]) -> QcRules | None:
 def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcRules, options: dict[str, Any]) -> int:
     from ingest.cli.judged import run_judged
 
-    def bring(
+    def bring_index(
         store: Store,
         index: Path,
         data: DataSettings,
@@ -227,14 +239,15 @@ def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcR
         rules,
         data,
         work,
-        bring,
+        bring_index,
         default_source=_default_source(options),
         raw_dest=options["raw_dest"],
-        dry_run=options["dry_run"],
+        dry_run=options["look"] is not None,
     )
 
 
-def _data_settings(options: dict[str, Any]) -> DataSettings:
+def data_settings(options: dict[str, Any]) -> DataSettings:
+    """Return what shapes the data; raises ``ConfigError`` for what cannot be."""
     wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"], option="--gene-filter")
     usual, size = FORMATS[options["format"]], options["cells_per_chunk"]
     data = DataSettings(
@@ -266,7 +279,8 @@ def _target_sum(options: dict[str, Any]) -> float | None:
     return None
 
 
-def _work_settings(options: dict[str, Any]) -> WorkSettings:
+def work_settings(options: dict[str, Any]) -> WorkSettings:
+    """Return how the work is done; raises ``ConfigError`` for what cannot be."""
     if options["workers"] is not None and options["workers"] < 1:
         raise ConfigError(f"-d {options['workers']}: at least one worker is needed", kind="bad-workers")
     # Of the nodes of a cluster nothing is known here.
@@ -287,13 +301,16 @@ def _work_settings(options: dict[str, Any]) -> WorkSettings:
         single_driver=options["single_driver"],
         cells_json=options["cells_json"],
         deadline_s=options["deadline"],
+        bytes_per_s=None if options["bandwidth"] is None else options["bandwidth"] * 1e6,
     )
 
 
-def _open(dest: str, work: WorkSettings) -> Store:
+def open_dest(dest: str, work: WorkSettings) -> Store:
+    """Open DEST."""
     from ingest.store.open import open_store
 
-    return open_store(dest, endpoint_url=work.endpoint_url)
+    # What the driver itself reads and writes comes before and after the workers'.
+    return open_store(dest, endpoint_url=work.endpoint_url, line=Line(work.bytes_per_s))
 
 
 def _default_source(options: dict[str, Any]) -> Source | None:
@@ -336,8 +353,8 @@ def _from_index(
     # The work is divided before anything is written: a chunk that cannot fit must not leave a plan behind.
     done = check_destination(store, draft)
     divided = divide_work(draft.profile, draft, done, work)
-    if options["dry_run"]:
-        return _dry_run(draft, divided, work, options)
+    if options["look"] is not None:
+        return int(options["look"](draft, divided, work, options))
     opened = commit_plan(store, draft, single_driver=work.single_driver)
     draft.close()
     divided = divide_work(draft.profile, opened, opened.ledger.done(), work)
@@ -351,8 +368,8 @@ def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[
     opened = open_plan(store)
     _refuse_other_settings(ctx, opened, options)
     divided = divide_work(profile_of_plan(opened, work), opened, opened.ledger.done(), work)
-    if options["dry_run"]:
-        return _dry_run(opened, divided, work, options)
+    if options["look"] is not None:
+        return int(options["look"](opened, divided, work, options))
     return _go(opened, divided, work, options)
 
 
@@ -392,7 +409,7 @@ def _dry_run(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, opti
     from ingest.cli.execute import describe_work, plan_facts
     from ingest.cli.words import bytes_text
 
-    facts = plan_facts(plan_of, work, settings)
+    facts = plan_facts(plan_of, work, settings, dest=options["dest"])
     if options["as_json"]:
         click.echo(json.dumps(facts, indent=1))
         return 0
@@ -406,7 +423,7 @@ def _go(opened: OpenPlan, work: Work, settings: WorkSettings, options: dict[str,
     from ingest.cli.execute import describe_work, execute, mixing_text, plan_facts, say_end, speed_line
 
     if work.missing:
-        describe_work(plan_facts(opened, work, settings))
+        describe_work(plan_facts(opened, work, settings, dest=options["dest"]))
     else:
         notice("Resume", f"all {count_text(opened.plan.n_chunks, 'chunk')} are there")
     opened, report = execute(opened, work, settings, without_bad=options["without_bad"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ingest.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CONFIG_RULES", "ByteSize", "Command", "Group", "config_option"]
+__all__ = ["CONFIG_RULES", "ByteSize", "Command", "Group", "MegabytesPerSecond", "config_option"]
 
 CONFIG_RULES = "quality_control"
 """Where a context keeps (file, rules) of a config file."""
@@ -165,6 +166,22 @@ config_option = click.option(
     metavar="FILE",
     help="TOML or JSON file of settings, named as the long options; flags beat it.",
 )
+
+
+class MegabytesPerSecond(click.ParamType[float]):
+    """``50`` or ``12.5``: bytes a second, over a million."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return megabytes a second."""
+        try:
+            rate = float(value)
+        except ValueError:
+            self.fail(f"'{value}' is no number; it is megabytes a second, such as 50 or 12.5", param, ctx)
+        if not 0 < rate < math.inf:
+            self.fail(f"'{value}' megabytes a second carry nothing", param, ctx)
+        return rate
 
 
 class ByteSize(click.ParamType[int]):

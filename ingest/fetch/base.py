@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ingest.bandwidth import Line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,8 @@ class FetchLimits:
     """TileDB, numba and decompression threads."""
     scratch: Path
     """Where a transposition larger than memory goes; the fetcher removes what it put there."""
+    line: Line = field(default_factory=Line, compare=False)
+    """What all bytes from a network pass."""
 
 
 @dataclass(frozen=True, slots=True)

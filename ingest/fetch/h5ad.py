@@ -71,7 +71,7 @@ class H5adFetcher:
         self._survey, self._genes, self._options, self._limits = survey, genes, options, limits
         self._delivered = delivered_dtype(survey.dtype, options, integer=survey.integer)
         chunk_bytes = min(OpenBudget().chunk_bytes, max(limits.memory_bytes, OpenBudget().spare_chunk_bytes))
-        self._file = open_h5ad(survey.source, budget=OpenBudget(chunk_bytes=chunk_bytes), warm=True)
+        self._file = open_h5ad(survey.source, budget=OpenBudget(chunk_bytes=chunk_bytes), warm=True, line=limits.line)
         self._reader: RowReader | None = None
         self._bytes_seen = self._held_bytes = 0
         try:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from ingest.bandwidth import Line
+
 __all__ = ["OpenBudget", "OpenH5ad", "file_version", "open_h5ad"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -206,7 +208,9 @@ class OpenH5ad:
             raise self.error(what, f"cannot be read ({error})", "unreadable") from error
 
 
-def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None, warm: bool = False) -> OpenH5ad:
+def open_h5ad(
+    source: Source | str, *, budget: OpenBudget | None = None, warm: bool = False, line: Line | None = None
+) -> OpenH5ad:
     """Open an h5ad file for reading after examining every link and header in it.
 
     Parameters
@@ -217,6 +221,8 @@ def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None, warm: b
         What headers may declare.
     warm
         Fetch a remote file's beginning and end first: for looking at many files at once.
+    line
+        What all bytes from a network pass; one without limit unless given.
 
     Raises
     ------
@@ -229,7 +235,7 @@ def open_h5ad(source: Source | str, *, budget: OpenBudget | None = None, warm: b
     """
     source = Source.parse(source) if isinstance(source, str) else source
     try:
-        stream = _stream(source)
+        stream = _stream(source, line)
     except SourceError as error:
         raise _gone(source) if error.kind == "no-such-file" and source.version else error from error
     try:
@@ -261,9 +267,9 @@ def file_version(url: str) -> str:
         raise _os_error(source, error) from error
 
 
-def _stream(source: Source) -> SourceBytes:
+def _stream(source: Source, line: Line | None) -> SourceBytes:
     if (path := source.path) is None:
-        return RemoteBytes(source.address)
+        return RemoteBytes(source.address, line)
     try:
         return LocalBytes(path, source.address)
     except OSError as error:

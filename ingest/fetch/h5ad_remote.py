@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import google_crc32c
 
+from ingest.bandwidth import Line
 from ingest.errors import (
     ConfigError,
     CorruptError,
@@ -145,11 +146,20 @@ class RemoteBytes(SourceBytes):
     HDF5 reads piece by piece, mostly of a few kilobytes: all go through blocks of 1 MiB, neighbours being fetched in
     one request, and the more of them the longer blocks are wanted one after the other. A file of which most is wanted
     is better fetched whole (`hold`): in few requests at once, and against a checksum where the store states one.
+
+    Parameters
+    ----------
+    url
+        Of the file.
+    line
+        What all bytes pass; one without limit unless given.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, line: Line | None = None) -> None:
         super().__init__(url)
+        self._line = line or Line()
         self._filesystem = remote_filesystem(url)
+        self._line.begin()
         self._stat = stat_remote(url, self._filesystem)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next = -1
@@ -235,6 +245,7 @@ class RemoteBytes(SourceBytes):
         """Fetch a range without the handle, of which there is one; the version is for the caller to check."""
 
         def get() -> bytes:
+            self._line.begin(stop - start)
             data = bytes(self._filesystem.cat_file(self.url, start=start, end=stop))
             if len(data) != stop - start:
                 raise _short(self.url, len(data), stop - start)
@@ -302,6 +313,7 @@ class RemoteBytes(SourceBytes):
             if not self._handle.seekable():
                 raise SourceError(f"{self.url}: the server serves no ranges", kind="no-ranges", source=self.url)
         self._handle.seek(start)
+        self._line.begin(stop - start)
         data = bytes(self._handle.read(stop - start))
         if len(data) != stop - start:
             raise _short(self.url, len(data), stop - start)

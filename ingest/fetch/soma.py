@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ingest.bandwidth import Line
 from ingest.block import Counts, concat_counts
 from ingest.errors import ConfigError, IngestError, SourceChangedError, SourceError, TransientError
 from ingest.fetch.assemble import Assembled, GeneMap, empty_rows, reorder_rows
@@ -130,7 +131,10 @@ class SomaFetcher:
         source = self._survey.source
         with soma_errors(source):
             raw = self._opened.raw
-        if os.environ.get(READER_VARIABLE) != "tiledb" and (folder := open_folder(raw.uri, source)) is not None:
+        if (
+            os.environ.get(READER_VARIABLE) != "tiledb"
+            and (folder := open_folder(raw.uri, source, limits.line)) is not None
+        ):
             try:
                 # What the handle sees is what the version was checked of: nothing that was written since.
                 stored = open_stored(folder, until_ms=raw.tiledb_timestamp_ms)
@@ -142,7 +146,15 @@ class SomaFetcher:
             except (Unfamiliar, OSError, IngestError) as found:  # whatever is really wrong, TileDB meets it as well
                 _log.info("%s: read through TileDB: %s", self._where, found)
             folder.close()
-        return TableReader(raw, self._genes, dtype=np.dtype(self._survey.dtype), source=source)
+        line = limits.line if source.path is None else Line()
+        return TableReader(
+            raw,
+            self._genes,
+            dtype=np.dtype(self._survey.dtype),
+            source=source,
+            line=line,
+            entry_bytes=self._survey.stored_bytes / max(1, self._survey.nnz),
+        )
 
     @property
     def reads_tiles(self) -> bool:

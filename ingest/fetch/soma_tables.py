@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from ingest.bandwidth import Line
     from ingest.fetch.assemble import GeneMap
     from ingest.source import Source
 
@@ -49,10 +50,16 @@ class TableReader:
         Of the stored values.
     source
         Named in errors.
+    line, entry_bytes
+        What bytes from a network pass, and how many are stored for an entry: TileDB, which sends the requests, can
+        neither be held back in the midst of one nor says what it read.
     """
 
-    def __init__(self, raw: Any, genes: GeneMap, *, dtype: np.dtype[Any], source: Source) -> None:
+    def __init__(
+        self, raw: Any, genes: GeneMap, *, dtype: np.dtype[Any], source: Source, line: Line, entry_bytes: float
+    ) -> None:
         self._raw, self._genes, self._source = raw, genes, source
+        self._line, self._entry_bytes = line, entry_bytes
         self._dtype = plain_values(np.empty(0, dtype), source=str(source)).dtype
         self.bytes_read = 0
         """Always 0: TileDB does not tell."""
@@ -77,11 +84,13 @@ class TableReader:
         with soma_errors(self._source):
             tables = self._raw.read(tuple(coordinates), result_order="auto").tables()
         while True:
+            self._line.begin()
             # Only TileDB's own step is translated: an error while assembling is no error of the source's library.
             with soma_errors(self._source):
                 table = next(tables, None)
             if table is None:
                 return
+            self._line.owe(int(len(table) * self._entry_bytes))
             yield table
 
     def close(self) -> None:

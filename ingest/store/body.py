@@ -12,9 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ingest.bandwidth import Line
     from ingest.store.base import Store
 
-__all__ = ["Body", "FileBody", "as_view", "file_sha256", "holds", "object_sha256", "open_body", "pieces", "readable"]
+__all__ = [
+    "Body",
+    "FileBody",
+    "PacedReader",
+    "as_view",
+    "file_sha256",
+    "holds",
+    "object_sha256",
+    "open_body",
+    "pieces",
+    "readable",
+]
 
 _PIECE_BYTES = 16 << 20
 """What is compared or hashed is held in such pieces."""
@@ -91,6 +103,26 @@ class _ViewReader(io.RawIOBase):
         return len(piece)
 
 
+class PacedReader(_ViewReader):
+    """A memoryview as a file that keeps to a line, once it is `on_its_way`: before that it may be read to be signed."""
+
+    def __init__(self, view: memoryview, line: Line) -> None:
+        super().__init__(view)
+        self._line = line
+        self._is_sent = False
+
+    def on_its_way(self) -> None:
+        """Take that what is read from now on goes to the network."""
+        self._is_sent = True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as above
+        """Read, and wait for the line where it goes there."""
+        n_bytes = super().readinto(buffer)
+        if self._is_sent:
+            self._line.more(n_bytes)
+        return n_bytes
+
+
 def as_view(data: bytes | memoryview) -> memoryview:
     """Return the bytes of `data` as a flat, read-only view.
 
@@ -102,8 +134,14 @@ def as_view(data: bytes | memoryview) -> memoryview:
     return memoryview(data).cast("B").toreadonly()
 
 
-def readable(view: memoryview) -> bytes | io.RawIOBase:
-    """Return what botocore takes as a body: the bytes themselves where `view` is all of them, else a file."""
+def readable(view: memoryview, line: Line) -> bytes | io.RawIOBase:
+    """Return what botocore takes as a body: the bytes themselves where `view` is all of them, else a file.
+
+    Where the line has a limit it is a file that keeps to it.
+    """
+    if line.is_limited and len(view):
+        return PacedReader(view, line)
+    line.owe(len(view))
     whole = view.obj
     return whole if isinstance(whole, bytes) and len(whole) == len(view) else _ViewReader(view)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import google_crc32c
 
+from ingest.bandwidth import Line
 from ingest.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -57,6 +58,8 @@ class GCSStore:
         Of a look-alike.
     budget
         How long one operation may be tried again.
+    line
+        What all bytes pass; one without limit unless given.
     single_post_bytes, part_bytes
         Objects larger than the first go up by a resumable upload in parts of the second, a multiple of 256 KiB.
 
@@ -72,6 +75,7 @@ class GCSStore:
         *,
         endpoint_url: str | None = None,
         budget: Budget | None = None,
+        line: Line | None = None,
         single_post_bytes: int = _SINGLE_POST_BYTES,
         part_bytes: int = _PART_BYTES,
     ) -> None:
@@ -79,7 +83,7 @@ class GCSStore:
         self._single_post_bytes, self._part_bytes = single_post_bytes, part_bytes
         self._base = f"{where.prefix}/" if where.prefix else ""
         self._retrier = Retrier(budget)
-        self._client = GCSClient(endpoint_url, str(where))
+        self._client = GCSClient(endpoint_url, str(where), line or Line())
         self._page("", "", limit=1)
 
     @property

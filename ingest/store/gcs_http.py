@@ -31,6 +31,8 @@ from ingest.store.body import pieces
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from ingest.bandwidth import Line
+
 __all__ = ["NO_CREDENTIALS_HINT", "GCSClient", "Reply"]
 
 NO_CREDENTIALS_HINT = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
@@ -63,7 +65,7 @@ class _FileSystem(GCSFileSystem):  # type: ignore[misc]  # gcsfs has no types
     """gcsfs' file system with one more coroutine."""
 
     async def exchange(
-        self, method: str, url: str, headers: dict[str, str], body: Sequence[memoryview] | None
+        self, method: str, url: str, headers: dict[str, str], body: Sequence[memoryview] | None, line: Line
     ) -> Reply:
         session = await self._set_session()
         size = 0 if body is None else sum(len(part) for part in body)
@@ -72,17 +74,19 @@ class _FileSystem(GCSFileSystem):  # type: ignore[misc]  # gcsfs has no types
             method,
             URL(url, encoded=True),
             headers=self._get_headers({**headers, "Content-Length": str(size)}),
-            data=None if body is None else _stream(body),
+            data=None if body is None else _stream(body, line),
             timeout=_TIMEOUT,
             allow_redirects=False,
         ) as answer:
             return Reply(answer.status, answer.headers.copy(), await answer.read())
 
 
-async def _stream(body: Sequence[memoryview]) -> AsyncIterator[memoryview]:
+async def _stream(body: Sequence[memoryview], line: Line) -> AsyncIterator[memoryview]:
     # In pieces: aiohttp copies and warns about large bodies given whole.
     for part in body:
         for piece in pieces(part, _PIECE_BYTES):
+            if delay_s := line.delay_s(len(piece)):
+                await asyncio.sleep(delay_s)
             yield piece
 
 
@@ -95,6 +99,8 @@ class GCSClient:
         Of a look-alike; it gets no credentials unless it is one of Google's own hosts.
     url
         Of the store, for messages.
+    line
+        What all bytes pass.
 
     Raises
     ------
@@ -102,8 +108,8 @@ class GCSClient:
         None were found.
     """
 
-    def __init__(self, endpoint_url: str | None, url: str) -> None:
-        self._url = url
+    def __init__(self, endpoint_url: str | None, url: str, line: Line) -> None:
+        self._url, self._line = url, line
         self._fs = self._connect(endpoint_url)
         self.base = (endpoint_url or cast("str", self._fs._location)).rstrip("/")
 
@@ -133,8 +139,9 @@ class GCSClient:
         CredentialsError
             The credentials cannot be refreshed.
         """
+        self._line.begin()
         try:
-            return cast("Reply", sync(self._fs.loop, self._fs.exchange, method, url, headers or {}, body))
+            reply = sync(self._fs.loop, self._fs.exchange, method, url, headers or {}, body, self._line)
         except (aiohttp.ClientPayloadError, asyncio.IncompleteReadError) as error:
             raise TransientError(f"{self._url}: the answer broke off ({error})", kind="truncated") from error
         except (aiohttp.ClientError, TimeoutError, OSError, google.auth.exceptions.TransportError) as error:
@@ -142,6 +149,8 @@ class GCSClient:
             raise TransientError(message, kind="unreachable") from error
         except (google.auth.exceptions.GoogleAuthError, HttpError, NonRetryableError) as error:
             raise _not_renewable(self._url, error) from error
+        self._line.owe(len(reply.body))
+        return cast("Reply", reply)
 
     def renew(self) -> None:
         """Fetch the credentials afresh."""

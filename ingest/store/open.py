@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from ingest.store.url import check_endpoint, parse_store_url
 
 if TYPE_CHECKING:
+    from ingest.bandwidth import Line
     from ingest.retry import Budget
     from ingest.store.base import Store
 
 __all__ = ["open_store"]
 
 
-def open_store(url: str, *, endpoint_url: str | None = None, budget: Budget | None = None) -> Store:
+def open_store(
+    url: str, *, endpoint_url: str | None = None, budget: Budget | None = None, line: Line | None = None
+) -> Store:
     """Open the prefix or folder `url`; credentials come from the environment of this process.
 
     Opening lists one key, so that a missing bucket or permission is known before any work. Nothing is created: a
@@ -30,6 +33,8 @@ def open_store(url: str, *, endpoint_url: str | None = None, budget: Budget | No
         ``STORAGE_EMULATOR_HOST``. It has no meaning for a folder and is then ignored.
     budget
         How long one operation may be tried again.
+    line
+        What all bytes to and from a network pass; one without limit unless given.
 
     Raises
     ------
@@ -45,13 +50,13 @@ def open_store(url: str, *, endpoint_url: str | None = None, budget: Budget | No
     if where.scheme == "s3":
         from ingest.store.s3 import S3Store
 
-        return S3Store(
-            where, endpoint_url=_endpoint(endpoint_url, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), budget=budget
-        )
+        endpoint = _endpoint(endpoint_url, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        return S3Store(where, endpoint_url=endpoint, budget=budget, line=line)
     if where.scheme == "gs":
         from ingest.store.gcs import GCSStore
 
-        return GCSStore(where, endpoint_url=_endpoint(endpoint_url, "STORAGE_EMULATOR_HOST"), budget=budget)
+        endpoint = _endpoint(endpoint_url, "STORAGE_EMULATOR_HOST")
+        return GCSStore(where, endpoint_url=endpoint, budget=budget, line=line)
     from ingest.store.local import LocalStore
 
     return LocalStore(Path(where.prefix))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import boto3.session
 from botocore.config import Config
 
+from ingest.bandwidth import Line
 from ingest.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -24,7 +25,7 @@ from ingest.masked_logs import mask_logs
 from ingest.retry import Budget, Retrier
 from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
-from ingest.store.body import FileBody, as_view, holds, open_body, readable
+from ingest.store.body import FileBody, PacedReader, as_view, holds, open_body, readable
 from ingest.store.keys import check_key, check_prefix
 from ingest.store.s3_errors import CAUGHT, explain
 from ingest.store.s3_multipart import put_parts
@@ -63,6 +64,8 @@ class S3Store:
         Of a look-alike; it is then addressed by path, since its host name knows no buckets.
     budget
         How long one operation may be tried again.
+    line
+        What all bytes pass; one without limit unless given.
     single_put_bytes, part_bytes
         Objects larger than the first go up in parts of the second (S3: at least 5 MiB, at most 10,000 of them).
 
@@ -78,6 +81,7 @@ class S3Store:
         *,
         endpoint_url: str | None = None,
         budget: Budget | None = None,
+        line: Line | None = None,
         single_put_bytes: int = _SINGLE_PUT_BYTES,
         part_bytes: int = _PART_BYTES,
     ) -> None:
@@ -85,7 +89,7 @@ class S3Store:
         self._single_put_bytes, self._part_bytes = single_put_bytes, part_bytes
         self._base = f"{where.prefix}/" if where.prefix else ""
         self._credentials = "nowhere"
-        self._retrier = Retrier(budget)
+        self._retrier, self._line = Retrier(budget), line or Line()
         self._client = self._connect()
         self._page("", None, limit=1)
 
@@ -140,7 +144,9 @@ class S3Store:
             reply = client.get_object(Bucket=self._where.bucket, Key=name, ChecksumMode="ENABLED")
             # Not `with`: entering it hands out the raw stream, past the checks of length and checksum.
             with closing(reply["Body"]) as body:
-                return body.read()
+                data = body.read()
+            self._line.owe(len(data))
+            return data
 
         return self._call(self._action("GetObject", "read", key), read)
 
@@ -159,6 +165,7 @@ class S3Store:
                 if reply["ContentLength"] != length:
                     said = f"{reply['ContentLength']} of {length} bytes from {start}"
                     raise CorruptError(f"{self.url}/{key}: {said}", kind="short-read", key=key)
+                self._line.owe(length)
                 return body.read()
 
         return self._call(self._action("GetObject", "read", key), read)
@@ -222,7 +229,13 @@ class S3Store:
         if len(body) > most:
             size = self._part_bytes
             etag = put_parts(
-                lambda run: self._call(action, run), self._where.bucket, self._base + key, body, size, condition
+                lambda run: self._call(action, run),
+                self._where.bucket,
+                self._base + key,
+                body,
+                size,
+                condition,
+                self._line,
             )
             return ObjectStat(key, len(body), etag)
         view = body[:]
@@ -237,7 +250,7 @@ class S3Store:
         reply = client.put_object(
             Bucket=self._where.bucket,
             Key=self._base + key,
-            Body=cast("bytes", readable(view)),
+            Body=cast("bytes", readable(view, self._line)),
             ChecksumAlgorithm="SHA256",
             ChecksumSHA256=digest,
             **cast("Any", condition),
@@ -273,6 +286,7 @@ class S3Store:
         return self._retrier.call(lambda _: self._once(action, run))
 
     def _once(self, action: Action, run: Callable[[S3Client], T]) -> T:
+        self._line.begin()
         try:
             return run(self._client)
         except IngestError:
@@ -307,6 +321,7 @@ class S3Store:
                 region_name=session.region_name or "us-east-1",
                 config=config,
             )
+            client.meta.events.register("before-send.s3", _on_its_way)
             self._credentials = _source(session)
         except CAUGHT as error:
             raise explain(error, action) from error
@@ -319,6 +334,12 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return self._base + check_key(key)
+
+
+def _on_its_way(request: Any, **_: object) -> None:
+    """Hear from botocore that a request is signed and goes out now; it returns nothing, so that it does."""
+    if isinstance(request.body, PacedReader):
+        request.body.on_its_way()
 
 
 def _source(session: boto3.session.Session) -> str:

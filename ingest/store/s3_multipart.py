@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
+    from ingest.bandwidth import Line
     from ingest.store.body import Body
 
     R = TypeVar("R")
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["put_parts"]
 
 
-def put_parts(call: Call, bucket: str, name: str, body: Body, part_bytes: int, condition: dict[str, str]) -> str:
+def put_parts(
+    call: Call, bucket: str, name: str, body: Body, part_bytes: int, condition: dict[str, str], line: Line
+) -> str:
     """Upload `body` in parts of `part_bytes` and return the object's ETag.
 
     Nothing is visible before the last request, which carries `condition`. What fails is aborted; where that is
@@ -51,7 +54,8 @@ def put_parts(call: Call, bucket: str, name: str, body: Body, part_bytes: int, c
     upload = {"Bucket": bucket, "Key": name, "UploadId": started["UploadId"]}
     try:
         parts = [
-            _put_part(call, upload, number, piece) for number, piece in enumerate(pieces(body, part_bytes), start=1)
+            _put_part(call, upload, number, piece, line)
+            for number, piece in enumerate(pieces(body, part_bytes), start=1)
         ]
         return _complete(call, upload, parts, condition)
     except BaseException:
@@ -60,11 +64,11 @@ def put_parts(call: Call, bucket: str, name: str, body: Body, part_bytes: int, c
         raise
 
 
-def _put_part(call: Call, upload: dict[str, str], number: int, piece: memoryview) -> dict[str, Any]:
+def _put_part(call: Call, upload: dict[str, str], number: int, piece: memoryview, line: Line) -> dict[str, Any]:
     digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
 
     def put(client: S3Client) -> dict[str, Any]:
-        body = cast("bytes", readable(piece))
+        body = cast("bytes", readable(piece, line))
         reply = client.upload_part(
             PartNumber=number, Body=body, ChecksumAlgorithm="SHA256", ChecksumSHA256=digest, **cast("Any", upload)
         )

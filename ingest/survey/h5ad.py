@@ -15,6 +15,7 @@ from ingest.scbasecount import place_of
 from ingest.survey.model import SourceSurvey
 
 if TYPE_CHECKING:
+    from ingest.bandwidth import Line
     from ingest.source import Source
 
 __all__ = ["survey_h5ad"]
@@ -32,7 +33,12 @@ _MOST_TEXT = 4096
 
 
 def survey_h5ad(
-    source: Source, *, layer: str | None = None, strip_version: bool = False, allow_noninteger: bool = False
+    source: Source,
+    *,
+    layer: str | None = None,
+    strip_version: bool = False,
+    allow_noninteger: bool = False,
+    line: Line | None = None,
 ) -> SourceSurvey:
     """Look at one h5ad file without reading its counts: headers, gene table, cell names and a sample of values.
 
@@ -46,6 +52,8 @@ def survey_h5ad(
         Take ``.N`` off Ensembl ids.
     allow_noninteger
         Accept a matrix of fractional values.
+    line
+        What all bytes from a network pass.
 
     Raises
     ------
@@ -54,7 +62,7 @@ def survey_h5ad(
     SourceChangedError, SourceError, ConfigError, TransientError
         As `ingest.fetch.h5ad_open.open_h5ad` and `ingest.fetch.h5ad_genes.read_genes`.
     """
-    with open_h5ad(source, warm=True) as file:
+    with open_h5ad(source, warm=True, line=line) as file:
         matrix = find_counts(file, layer, allow_noninteger=allow_noninteger)
         genes = read_genes(file, matrix.var_path, strip_version=strip_version)
         label = file.source.label

@@ -171,6 +171,7 @@ def _survey(
             layer=options.layer,
             strip_version=options.strip_version,
             allow_noninteger=options.allow_noninteger,
+            line=limits.line,
         )
     from ingest.survey.soma import survey_soma
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -15,8 +16,9 @@ from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
 from ingest.retry import Budget, Retrier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from ingest.bandwidth import Line
     from ingest.source import Source
 
 __all__ = ["ArrayFolder", "LocalArray", "RemoteArray", "Span", "open_folder"]
@@ -123,26 +125,30 @@ class RemoteArray:
         ``s3://bucket/…``.
     options
         Of s3fs, see `open_folder`.
+    line
+        What all bytes pass.
     """
 
     is_far = True
     most_gap_bytes = 128 << 10
     most_bytes = 4 << 20
 
-    def __init__(self, url: str, options: dict[str, Any]) -> None:
+    def __init__(self, url: str, options: dict[str, Any], line: Line) -> None:
         import fsspec
 
-        self._url = url.rstrip("/")
+        self._url, self._line = url.rstrip("/"), line
         self._filesystem = fsspec.filesystem("s3", use_listings_cache=False, **options)
         self._retrier = Retrier(_BUDGET)
 
     def names(self) -> set[str]:
         """See `ArrayFolder.names`."""
+        self._line.begin()
         found = self._retried(lambda: self._filesystem.ls(self._url, detail=False))
         return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
 
     def files(self, folder: str) -> dict[str, int]:
         """See `ArrayFolder.files`."""
+        self._line.begin()
         place = f"{self._url}/{folder}"
         prefix = self._url.removeprefix("s3://") + "/"
         found = self._retried(lambda: self._filesystem.find(place, detail=True))
@@ -150,9 +156,11 @@ class RemoteArray:
 
     def read(self, spans: Sequence[Span]) -> list[Bytes]:
         """See `ArrayFolder.read`."""
-        return self._retried(lambda: self._read(spans)) if spans else []
+        groups = _groups(spans, self._line.most_at_once_bytes)
+        return [piece for group in groups for piece in self._retried(partial(self._read, group))]
 
     def _read(self, spans: Sequence[Span]) -> list[Bytes]:
+        self._line.begin(sum(stop - start for _, start, stop in spans), n_requests=len(spans))
         names, starts, stops = (list(column) for column in zip(*spans, strict=True))
         pieces = self._filesystem.cat_ranges([f"{self._url}/{name}" for name in names], starts, stops, on_error="raise")
         for (name, start, stop), piece in zip(spans, pieces, strict=True):
@@ -176,7 +184,19 @@ class RemoteArray:
         """Forget the connections; fsspec closes them."""
 
 
-def open_folder(uri: str, source: Source) -> ArrayFolder | None:
+def _groups(spans: Sequence[Span], most_bytes: int | None) -> Iterator[Sequence[Span]]:
+    """Yield consecutive spans that may be asked for together; a single one may be longer than that."""
+    first = n_bytes = 0
+    for at, (_, start, stop) in enumerate(spans):
+        if most_bytes is not None and at > first and n_bytes + stop - start > most_bytes:
+            yield spans[first:at]
+            first, n_bytes = at, 0
+        n_bytes += stop - start
+    if spans:
+        yield spans[first:]
+
+
+def open_folder(uri: str, source: Source, line: Line) -> ArrayFolder | None:
     """Return the folder of the array at `uri`, None where it is not one that is read here.
 
     S3 is asked as TileDB is (`ingest.fetch.soma_config`): the public Census anonymously in its own region, others by
@@ -189,9 +209,9 @@ def open_folder(uri: str, source: Source) -> ArrayFolder | None:
     if parts.scheme != "s3":
         return None
     if source.kind == "census":
-        return RemoteArray(uri, {"anon": True, "client_kwargs": {"region_name": _CENSUS_REGION}})
+        return RemoteArray(uri, {"anon": True, "client_kwargs": {"region_name": _CENSUS_REGION}}, line)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _CENSUS_REGION
     options: dict[str, Any] = {"anon": not has_s3_credentials(), "client_kwargs": {"region_name": region}}
     if endpoint := s3_endpoint():
         options["endpoint_url"] = endpoint
-    return RemoteArray(uri, options)
+    return RemoteArray(uri, options, line)
