@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from contextlib import closing, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3.session
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
 
 from ingest.bandwidth import Line
@@ -313,7 +316,7 @@ class S3Store:
         )
         action = self._action("the configuration", "read", "")
         try:
-            session = boto3.session.Session()
+            session = _session()
             client = session.client(
                 "s3",
                 endpoint_url=self._endpoint_url,
@@ -340,6 +343,19 @@ def _on_its_way(request: Any, **_: object) -> None:
     """Hear from botocore that a request is signed and goes out now; it returns nothing, so that it does."""
     if isinstance(request.body, PacedReader):
         request.body.on_its_way()
+
+
+def _session() -> boto3.session.Session:
+    """Return a session of its own: it finds the credentials that are there now."""
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _service_models(core.get_config_variable("data_path")))
+    return boto3.session.Session(botocore_session=core)
+
+
+@cache
+def _service_models(path: str | None) -> botocore.loaders.Loader:
+    """Return what reads and keeps the descriptions of S3: a megabyte of JSON, nine tenths of a client's making."""
+    return botocore.loaders.create_loader(path)
 
 
 def _source(session: boto3.session.Session) -> str:

@@ -94,7 +94,7 @@ def test_canaries_sing(good, canaries):
     assert not canaries.disturbed()
 
 
-@pytest.fixture(scope="module", params=["float32-deflate", "float32-zstd"])
+@pytest.fixture(scope="module", params=["float32-deflate", pytest.param("float32-zstd", marks=pytest.mark.long)])
 def chunk(request, tmp_path_factory):
     shelf = Shelf(tmp_path_factory.mktemp("chunks"))
     return min((shelf.made(request.param) / "chunks").iterdir())

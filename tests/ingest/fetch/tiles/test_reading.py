@@ -109,7 +109,7 @@ def stored_arrays(draw):
     }
 
 
-@settings(max_examples=examples(16), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(6), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(how=stored_arrays(), seed=st.integers(0, 2**32), threads=st.sampled_from([1, 3]))
 def test_any_rows_of_any_array_are_what_tiledb_reads(tmp_path_factory, how, seed, threads):
     rng = np.random.default_rng(seed)

@@ -232,7 +232,10 @@ def killed_at(step, folder, others):
 
 
 @pytest.mark.filterwarnings("ignore:This process")
-def test_whatever_it_dies_at_it_is_undone_or_done(tmp_path, h5ads):
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.long) for first in (1, 2))], ids="every third from {}".format
+)
+def test_whatever_it_dies_at_it_is_undone_or_done(tmp_path, h5ads, first):
     ours(tmp_path, h5ads, "abc", load_neighbors=False)
     made = tmp_path / "made"
     before = state(SingleCellMemMapDataset(made / "a"))
@@ -241,7 +244,7 @@ def test_whatever_it_dies_at_it_is_undone_or_done(tmp_path, h5ads):
     SingleCellMemMapDataset(whole).concat([SingleCellMemMapDataset(made / name) for name in "bc"])
     after = state(SingleCellMemMapDataset(whole))
     found = []
-    for step in range(200):
+    for step in range(first, 200, 3):
         tried = tmp_path / f"tried{step}"
         shutil.copytree(made / "a", tried)
         if not killed_at(step, tried, [made / "b", made / "c"]):
