@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from ingest.chunks import commit_chunk, fetch_dtype
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError
@@ -153,7 +155,15 @@ class ChunkWorker:
         if maker is None:
             return None
         tally = maker.tally
-        return Progress(tally.unit_id, tally.n_cells, tally.bytes_written, self._retries() - self._retries_before)
+        return Progress(
+            tally.unit_id,
+            tally.n_cells,
+            tally.bytes_written,
+            self._retries() - self._retries_before,
+            n_chunks=len(tally.done),
+            bytes_read=tally.bytes_read,
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
 
     def stop_soon(self) -> None:
         """End after the chunk in hand; callable from any thread."""
