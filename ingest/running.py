@@ -20,6 +20,7 @@ from ingest.cpu import available_cpus
 from ingest.driver import Driven, Observer, Totals, drive
 from ingest.errors import IngestError
 from ingest.finish import Finished, finish
+from ingest.json_lines import json_lines_are_on
 from ingest.preparing import scratch_of
 from ingest.run_events import RunBegan, RunEnded, hearing
 from ingest.schedule import Scheduler
@@ -206,6 +207,7 @@ def _drive(
         threads=settings.cpus or max(1, available_cpus() // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,
+        json_lines=json_lines_are_on(),
     )
     # Two drivers that begin at opposite ends meet once in the middle, instead of racing for every unit.
     units = [unit.chunks for unit in work.units]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.cli.log_lines import log_run, summarize
 from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text, duration_text
@@ -65,8 +66,9 @@ def verify(*, dest: str, endpoint_url: str | None, as_json: bool, deep: bool, so
     """
     with _opened(dest, endpoint_url) as opened:
         report = run_verification(opened, deep=deep, source=source)
+        facts = {**asdict(report), "bad": report.bad, "complete": report.complete, "exit_code": report.exit_code}
+        summarize(dest=opened.store.url, **facts)
         if as_json:
-            facts = {**asdict(report), "bad": report.bad, "complete": report.complete, "exit_code": report.exit_code}
             click.echo(json.dumps(facts, indent=1))
             return report.exit_code
         return report_verification(opened, report)
@@ -215,9 +217,10 @@ def repair(
     What is replaced was examined and found wrong, and is replaced only while it is still that. A chunk made again
     must have the content that its receipt records.
     """
-    from ingest.cli.pools import announce_pool, pool_for
+    from ingest.cli.pools import Meter, announce_pool, pool_for
     from ingest.interrupt import Interrupt
     from ingest.repairing import chunks_to_repair, repair_dataset
+    from ingest.run_events import Observed
 
     settings = WorkSettings(workers=workers, memory_bytes=memory, endpoint_url=endpoint_url, pool=pool)
     with _opened(dest, endpoint_url) as opened:
@@ -229,17 +232,20 @@ def repair(
         cells = sum(stop - start for start, stop in map(opened.plan.rows, wanted))
         if wanted:
             announce_pool(settings, workers or available_cpus())
+        meter = Meter()
         with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt() as interrupt:
             report = repair_dataset(
                 opened,
                 bad,
                 settings,
-                pool_for(settings),
-                display,
+                pool_for(settings, meter),
+                Observed(display, [meter, *log_run()]),
                 stop_requested=lambda: interrupt.requested,
             )
+        facts = {**asdict(report), "exit_code": report.exit_code}
+        summarize(dest=opened.store.url, **{name: value for name, value in facts.items() if name != "verified"})
         if as_json:
-            click.echo(json.dumps({**asdict(report), "exit_code": report.exit_code}, indent=1))
+            click.echo(json.dumps(facts, indent=1))
         else:
             _say_repair(opened, report)
     return report.exit_code

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ingest.cli.progress import notice
 from ingest.cli.words import count_text
+from ingest.json_lines import adopt_logger
 from ingest.run_events import RunBegan
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def pool_for(settings: WorkSettings, meter: Meter | None = None) -> OpenPool:
         from actors.pool import RayPool
 
         with connect(workers=size, cpus_per_worker=factory.threads, dashboard=settings.dashboard):
+            adopt_logger("ray")
             pool = RayPool(factory, size, num_cpus=factory.threads, memory_bytes=memory_bytes)
             try:
                 with (meter or Meter()).reading(pool):

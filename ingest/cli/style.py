@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.config_file import QUALITY_TABLES, read_settings, unknown_setting
+from ingest.cli.log_lines import log_format_option
 from ingest.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ class Group(click.Group):
 class Command(click.Command):
     """A command whose help ends with examples and whose options may come from the environment.
 
-    Flags beat the config file, which beats ``CELL_INGEST_<OPTION>``, which beats defaults.
+    Flags beat the config file, which beats ``CELL_INGEST_<OPTION>``, which beats defaults. All have ``--log-format``.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.params.append(log_format_option())
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
