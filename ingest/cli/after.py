@@ -116,20 +116,59 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
 
 
 @click.command(
-    cls=Command, examples=("python -m ingest status ./lung", "python -m ingest status s3://bucket/lung --json")
+    cls=Command, examples=("python -m ingest status ./lung", "python -m ingest status s3://bucket/lung --watch")
 )
 @_dest_options
-def status(*, dest: str, endpoint_url: str | None, as_json: bool) -> int:
+@click.option(
+    "--watch", is_flag=True, help="Look again and again, from anywhere, until it is complete or nobody works."
+)
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: between two looks; each costs a few listings.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=900.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: end after so long without a sign of life; a store cannot tell a killed run from a slow one.",
+)
+def status(*, dest: str, endpoint_url: str | None, as_json: bool, watch: bool, every: float, patience: float) -> int:
     """Say how far DEST is: done, in hand, missing, quarantined and why. Exit code 0 when complete, else 3."""
     from ingest.status import dataset_status
 
+    if watch and (code := _watch(dest, endpoint_url, every, patience)) is not None:
+        return code
     with _opened(dest, endpoint_url) as opened:
         found = dataset_status(opened)
+    summarize(**{name: getattr(found, name) for name in _SUMMARY}, exit_code=0 if found.complete else 3)
     if as_json:
         click.echo(json.dumps({**asdict(found), "retry": found.retry, "proceed": found.proceed}, indent=1))
     else:
         _say_status(found)
     return 0 if found.complete else 3
+
+
+_SUMMARY = ("url", "complete", "n_chunks", "n_done", "n_cells", "cells_done", "bytes_done")
+
+
+def _watch(dest: str, endpoint_url: str | None, every_s: float, patience_s: float) -> int | None:
+    """Watch DEST; return None when there is something to say of it then, else the exit code."""
+    from ingest.cli.watch import watch_dest
+    from ingest.store.open import open_store
+
+    store = open_store(dest, endpoint_url=endpoint_url)
+    try:
+        return 3 if watch_dest(store, every_s=every_s, patience_s=patience_s).look is None else None
+    except KeyboardInterrupt:
+        return 130  # nothing was begun, and nothing is to be said of it
+    finally:
+        store.close()
 
 
 _SCREEN = 8
