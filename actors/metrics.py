@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "CountsWorkers", "MetricSpec", "RunMetrics"]
 
 _EVERY_S = 1.0
-"""How often gauges are set: Ray drops those that are not set between two of its reports (10 s apart, usually)."""
+"""How often gauges are set: Ray 2.60 forgets those that two of its reports (10 s apart, usually) bring no value of."""
 
 _FINAL = frozenset({"config", "source", "conflict"})
 """Handlings of failures after which nothing is tried again."""
@@ -115,7 +115,7 @@ class RunMetrics:
                 self._show(event)
 
     def close(self) -> None:
-        """Say that nobody works any more: Ray shows the last values of a gauge long after its process."""
+        """Say that nobody works any more: the last values of a gauge are shown for a while after its process."""
         self._set("cell_ingest_units", {"waiting": 0, "in_flight": 0})
         self._set("cell_ingest_workers", {"wanted": 0, "alive": 0, "busy": 0})
         self._gauge("cell_ingest_worker_rss_max_bytes", 0)

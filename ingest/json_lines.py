@@ -58,7 +58,8 @@ class JsonLines(logging.Formatter):
         line["message"] = record.getMessage()
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(_plain(line), ensure_ascii=False, separators=(",", ":"))
+        # In ASCII: there are more ends of lines than one in Unicode, and readers that know them.
+        return json.dumps(_plain(line), separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,225 @@
+"""Metrics as Prometheus would have them: scraped from the agent of a real Ray, held against the run's own summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+import urllib.request
+
+import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+
+from actors.metrics import METRICS, RunMetrics
+from actors.pool import RayPool
+from ingest.cli.main import main
+from ingest.cli.pools import Meter
+from ingest.driver import drive
+from ingest.pool import Failure
+from ingest.run_events import Moved, Observed, RunBegan
+from ingest.schedule import Policy, Scheduler
+from ingest.testing.datasets import SilentObserver, write_h5ad_index, write_sources
+from ingest.testing.pool_conformance import eventually
+from ingest.testing.scripted_worker import CELLS_PER_CHUNK, ScriptedFactory, Step
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+EXPORTED = {spec.exported: spec for spec in METRICS}
+OF_RAY = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "JobId", "Name"}
+
+
+def scrape(dest):
+    """Return (metric, value of its own label or None) -> value, of one DEST."""
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as reply:  # http, of this machine
+        text = reply.read().decode()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("dest") == dest:
+                spec = EXPORTED[sample.name]
+                own = {name for name in sample.labels if name not in OF_RAY and not name.startswith("otel_")}
+                assert own == {"dest", *spec.labels}
+                found[sample.name, *(sample.labels[name] for name in spec.labels)] = sample.value
+    return found
+
+
+def wait_for(dest, wanted):
+    """Scrape until metrics have the values that they must come to; return that scrape."""
+    found = {}
+
+    def look():
+        time.sleep(0.2)
+        found.clear()
+        found.update(scrape(dest))
+
+    eventually(lambda: wanted.items() <= found.items(), look)
+    return found
+
+
+def by_label(found, metric):
+    return {label[0]: value for (name, *label), value in found.items() if name == metric}
+
+
+def test_a_run_counts_what_its_summary_says(tmp_path, capsys):
+    index, dest = write_h5ad_index(tmp_path / "index.feather", write_sources(tmp_path / "sources")), tmp_path / "dest"
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(dest), "--index", str(index), "-c", "7", "-d", "2", "--json"])
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    facts = json.loads(said.out)
+    last = {("ray_cell_ingest_cells_total",): facts["cells_this_run"], ("ray_cell_ingest_workers", "wanted"): 0}
+    found = wait_for(str(dest), last)
+    (end,) = (json.loads(path.read_bytes()) for path in (dest / "_ingest/runs").rglob("end.json"))
+    assert found["ray_cell_ingest_written_bytes_total",] == end["bytes_written"] == facts["bytes"]
+    assert found["ray_cell_ingest_read_bytes_total",] == end["bytes_read"]
+    seconds = by_label(found, "ray_cell_ingest_stage_seconds_total")
+    assert seconds == pytest.approx({stage: value for stage, value in facts["seconds_by_stage"].items() if value})
+    assert by_label(found, "ray_cell_ingest_units_ended_total").keys() == {"done"}
+    chunks = by_label(found, "ray_cell_ingest_chunks")
+    assert chunks == {"done": facts["chunks"], "missing": 0, "quarantined": 0, "gave_up": 0}
+    assert by_label(found, "ray_cell_ingest_workers") == {"wanted": 0, "alive": 0, "busy": 0}
+    assert by_label(found, "ray_cell_ingest_units") == {"waiting": 0, "in_flight": 0}
+    assert found["ray_cell_ingest_worker_memory_limit_bytes",] > 1 << 28
+    assert not by_label(found, "ray_cell_ingest_failures_total")
+
+
+class NoLedger:
+    def done(self):
+        return set()
+
+    def done_among(self, _chunks):
+        return set()
+
+    def record_failures(self, _attempt, _failures):
+        pass
+
+
+def test_counters_go_on_over_deaths_and_replacements(tmp_path):
+    """Of six chunks two kill their worker once, one does so always, one meets trouble that passes."""
+    slow = Failure((5,), "transient", "slow-store", "m")
+    scripts = {
+        1: (Step("kill"), Step()),
+        3: (Step("exit"), Step()),
+        4: (Step("kill"),),
+        5: (Step("fail", failure=slow), Step()),
+    }
+    dest = f"memory://{tmp_path.name}"
+    began = RunBegan("r", "run", dest, n_chunks=8, n_kept=2, n_units=6, workers=2, memory_bytes=1 << 30)
+    pool = RayPool(ScriptedFactory(str(tmp_path), scripts), 2, num_cpus=0.5)
+    metrics = RunMetrics(began, pool)
+    units = Scheduler([(n,) for n in range(6)], run_id="r", policy=Policy(blamed=2), draw=lambda: 0.0)
+    try:
+        driven = drive(
+            units,
+            pool,
+            NoLedger(),
+            Observed(SilentObserver(), [metrics]),
+            stop_requested=lambda: False,
+            deadline_s=lambda _: 300.0,
+        )
+        assert list(driven.quarantined) == [4]
+        last = {("ray_cell_ingest_cells_total",): driven.totals.n_cells, ("ray_cell_ingest_chunks", "quarantined"): 1}
+        found = wait_for(dest, last)
+    finally:
+        metrics.close()
+        pool.close()
+    assert driven.totals.n_cells == 5 * CELLS_PER_CHUNK
+    assert by_label(found, "ray_cell_ingest_chunks") == {"done": 7, "missing": 0, "quarantined": 1, "gave_up": 0}
+    assert by_label(found, "ray_cell_ingest_units_lost_total") == {"worker-died": 4}
+    assert by_label(found, "ray_cell_ingest_units_ended_total") == {"done": 5, "failed": 1, "lost": 4}
+    assert by_label(found, "ray_cell_ingest_failures_total") == {"worker-died": 4, "slow-store": 1}
+    retries = by_label(found, "ray_cell_ingest_retries_total")
+    assert retries == {"worker-died": 3, "slow-store": 1}
+    assert sum(retries.values()) == driven.totals.retries
+
+
+class Instrument:
+    """A metric that keeps what is recorded, as strict as Ray's."""
+
+    def __init__(self, spec):
+        self.spec, self.values = spec, []
+
+    def inc(self, by, labels):
+        assert self.spec.kind == "counter"
+        assert by > 0
+        assert labels.keys() == set(self.spec.labels)
+        self.values.append(by)
+
+    def set(self, value, labels):
+        assert self.spec.kind == "gauge"
+        assert labels.keys() == set(self.spec.labels)
+        self.values.append(value)
+
+
+class Pool:
+    size = n_alive = 2
+
+
+def moved(n_cells, **more):
+    zeros = dict.fromkeys((field.name for field in dataclasses.fields(Moved)), 0)
+    return Moved(**{**zeros, "n_cells": n_cells, "rss_bytes": (5, 7), **more})
+
+
+@pytest.fixture
+def made(monkeypatch):
+    instruments = {}
+    monkeypatch.setattr(
+        "actors.metrics._instrument", lambda spec, _: instruments.setdefault(spec.name, Instrument(spec))
+    )
+    return instruments
+
+
+BEGAN = RunBegan("r", "run", "d", 8, 2, 6, 2, 99)
+
+
+def test_a_counter_never_goes_back(made):
+    metrics = RunMetrics(BEGAN, Pool())
+    for n_cells in (5, 5, 3, 9):
+        metrics.hear(moved(n_cells))
+    assert made["cell_ingest_cells"].values == [5, 4]
+
+
+def test_gauges_are_set_once_a_second_however_often_the_run_moves(made):
+    times = iter([0.0, 0.0, 0.3, 0.9, 1.1, 1.1, 1.5])
+    metrics = RunMetrics(BEGAN, Pool(), clock=lambda: next(times))
+    for _ in range(5):
+        metrics.hear(moved(1))
+    assert made["cell_ingest_worker_rss_max_bytes"].values == [7, 7]
+    assert made["cell_ingest_workers_rss_bytes"].values == [12, 12]
+
+
+def test_metrics_that_cannot_be_made_cost_the_run_nothing(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("no agent")
+
+    monkeypatch.setattr("actors.metrics.RunMetrics", broken)
+    meter, inside = Meter(), []
+    meter.hear(BEGAN)
+    with meter.reading(Pool()):
+        meter.hear(moved(1))
+        inside.append(True)
+    assert inside
+    assert "no agent" in caplog.text
+
+
+def test_metrics_that_break_at_the_end_cost_the_run_nothing(made, monkeypatch):
+    meter = Meter()
+    meter.hear(BEGAN)
+    monkeypatch.setattr(Instrument, "set", lambda *_: 1 / 0)
+    with meter.reading(Pool()):
+        pass
+    assert made
+
+
+def test_names_and_labels_are_those_that_prometheus_wants():
+    for spec in METRICS:
+        assert re.fullmatch(r"cell_ingest_[a-z_]+", spec.name)
+        assert not spec.name.endswith("_total"), "Ray adds it"
+        assert not {"unit", "chunk", "source", "worker", "attempt", "run"} & set(spec.labels)
+        assert ("bytes" in spec.about.lower() or "memory" in spec.about or "may hold" in spec.about) <= (
+            "bytes" in spec.name
+        )
