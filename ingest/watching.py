@@ -93,7 +93,7 @@ def watch(
     every_s: float,
     patience_s: float,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
 ) -> Iterator[Watched]:
     """Yield how DEST stands, every so many seconds, until that changes no more.
 
@@ -113,7 +113,7 @@ def watch(
         yield watched
         if watched.is_last:
             return
-        sleep(every_s)
+        (sleep or time.sleep)(every_s)
 
 
 class Watcher:
@@ -232,6 +232,8 @@ class _Listings:
         after = "" if all_ended else f"{RUNS}{self._last_run}/unit-z"
         for stat in self._store.list(RUNS, after=after):
             name, _, record = stat.key.removeprefix(RUNS).partition("/")
+            if not record:
+                continue  # nothing of ours
             self._runs.setdefault(name, _Run(name)).take(record)
             self._last_run = max(self._last_run, name)
         for run in self._runs.values():

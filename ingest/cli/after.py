@@ -14,6 +14,7 @@ from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.cpu import available_cpus
+from ingest.errors import ConfigError
 from ingest.settings import DEFAULT_MEMORY_BYTES, WorkSettings
 
 if TYPE_CHECKING:
@@ -138,10 +139,25 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
     metavar="SECONDS",
     help="With --watch: end after so long without a sign of life; a store cannot tell a killed run from a slow one.",
 )
-def status(*, dest: str, endpoint_url: str | None, as_json: bool, watch: bool, every: float, patience: float) -> int:
+@click.pass_context
+def status(
+    ctx: click.Context,
+    /,
+    *,
+    dest: str,
+    endpoint_url: str | None,
+    as_json: bool,
+    watch: bool,
+    every: float,
+    patience: float,
+) -> int:
     """Say how far DEST is: done, in hand, missing, quarantined and why. Exit code 0 when complete, else 3."""
     from ingest.status import dataset_status
 
+    said = click.core.ParameterSource.COMMANDLINE
+    for name in ("every", "patience"):
+        if not watch and ctx.get_parameter_source(name) == said:
+            raise ConfigError(f"--{name} means nothing without --watch", kind="bad-watch", hint="add --watch")
     if watch and (code := _watch(dest, endpoint_url, every, patience)) is not None:
         return code
     with _opened(dest, endpoint_url) as opened:

@@ -11,6 +11,7 @@ import click
 from ingest.cli.config_file import QUALITY_TABLES, read_settings, unknown_setting
 from ingest.cli.log_lines import log_format_option
 from ingest.errors import ConfigError
+from ingest.json_lines import json_lines_are_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,15 @@ class Group(click.Group):
         """Write the examples."""
         del ctx
         _example_lines(self.examples, formatter)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of an interruption click would end the line on stderr first, which is no JSON."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if json_lines_are_on():
+                raise click.Abort from None
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -72,7 +72,7 @@ class _Display:
         said = f"{_work(watched)} {watched.look and watched.look.n_done}"
         now = time.monotonic()
         # A change is said, ten seconds apart; what somebody waits for, at once.
-        if watched.is_last or not self._said or (said != self._said and now >= self._next):
+        if said != self._said and (watched.is_last or now >= self._next):
             self._said, self._next = said, now + _LINE_EVERY_S
             _say_line(watched)
 
