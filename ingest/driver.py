@@ -235,7 +235,7 @@ class _Loop:
                 request_retries=retries - self._unit_retries,
                 units_waiting=scheduler.n_waiting,
                 units_in_flight=scheduler.n_in_flight,
-                chunks_done=len(scheduler.done),
+                chunks_done=len(scheduler.done) + sum(progress.n_chunks for progress in in_hand),
                 chunks_quarantined=len(scheduler.quarantined),
                 chunks_gave_up=len(scheduler.gave_up),
                 rss_bytes=tuple(progress.rss_bytes for progress in in_hand if progress.rss_bytes),

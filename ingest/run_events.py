@@ -81,7 +81,7 @@ class Moved:
     units_waiting: int
     units_in_flight: int
     chunks_done: int
-    """By this run, or found done meanwhile."""
+    """By this run, those of units in hand included, or found done meanwhile."""
     chunks_quarantined: int
     chunks_gave_up: int
     rss_bytes: tuple[int, ...]

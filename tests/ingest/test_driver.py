@@ -400,7 +400,7 @@ def test_what_a_lost_worker_had_committed_counts(hear):
 
     driven, hearer = hear([(0, 1, 2)], answer, ledger=ledger, pool=Dying(answer, 1))
     moves = of_kind(hearer, Moved)
-    assert moves[0].rss_bytes == (1 << 20,)
+    assert (moves[0].rss_bytes, moves[0].chunks_done) == ((1 << 20,), 2), "of the unit in hand"
     assert (driven.totals.n_cells, driven.totals.n_chunks) == (20 + 10, 3)
     assert (driven.totals.bytes_written, driven.totals.bytes_read) == (300, 9)
     assert [move.n_cells for move in moves] == sorted(move.n_cells for move in moves)
