@@ -27,6 +27,7 @@ __all__ = [
     "adopt_logger",
     "json_lines_are_on",
     "log_event",
+    "say_always",
     "start_json_lines",
     "stop_json_lines",
 ]
@@ -121,6 +122,12 @@ def start_json_lines(**always: Any) -> None:
     for logger in loggers:
         logger.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
+
+
+def say_always(**fields: Any) -> None:
+    """Have every line from now on say these as well; without `start_json_lines`, do nothing."""
+    if _state.handler is not None and isinstance(_state.handler.formatter, JsonLines):
+        _state.handler.formatter.always |= fields
 
 
 def stop_json_lines() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.json_lines import json_lines_are_on, log_event, start_json_lines, stop_json_lines
+from ingest.json_lines import json_lines_are_on, log_event, say_always, start_json_lines, stop_json_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,18 +115,15 @@ def log_run() -> list[JsonRun]:
 
 
 class JsonRun:
-    """Logs the run's events, each with the ids it is about."""
-
-    def __init__(self) -> None:
-        self._run: str | None = None
+    """Logs the run's events, each with the ids it is about; whatever is logged from its beginning on names the run."""
 
     def hear(self, event: RunEvent) -> None:
         """Log `event`; where the run stands is the display's to say, every ten seconds."""
         from ingest.run_events import RunBegan, RunEnded, UnitBegan, UnitSettled
 
         if isinstance(event, RunBegan):
-            self._run = event.run
-            self._say(
+            say_always(run=event.run)
+            _say(
                 "run-began",
                 f"{event.command}: {event.n_units:,} units for {event.workers:,} workers",
                 command=event.command,
@@ -139,7 +136,7 @@ class JsonRun:
             )
         elif isinstance(event, UnitBegan):
             task = event.task
-            self._say(
+            _say(
                 "unit-submitted",
                 f"unit {task.unit_id}: {_chunks_text(task.chunks)}",
                 unit=task.unit_id,
@@ -149,7 +146,7 @@ class JsonRun:
         elif isinstance(event, UnitSettled):
             self._settled(event)
         elif isinstance(event, RunEnded):
-            self._say("run-ended", event.outcome, outcome=event.outcome, seconds=round(event.seconds, 3))
+            _say("run-ended", event.outcome, outcome=event.outcome, seconds=round(event.seconds, 3))
 
     def _settled(self, event: Any) -> None:
         from ingest.pool import Ended
@@ -169,7 +166,7 @@ class JsonRun:
                 "peak_rss_bytes": outcome.peak_rss_bytes,
                 "seconds_by_stage": {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
             }
-        self._say(
+        _say(
             "unit-settled",
             f"unit {task.unit_id}: {len(settled.done):,} of {len(task.chunks):,} chunks done",
             level=logging.WARNING if settled.failures else logging.INFO,
@@ -182,7 +179,7 @@ class JsonRun:
         )
 
     def _failed(self, failure: Failure, retried: int, ids: dict[str, Any]) -> None:
-        self._say(
+        _say(
             "failure",
             f"{_chunks_text(failure.chunks)}: {failure.message}",
             level=logging.WARNING if retried else logging.ERROR,
@@ -196,8 +193,9 @@ class JsonRun:
             traceback=failure.traceback,
         )
 
-    def _say(self, event: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:
-        log_event(_log, event, message, level=level, run=self._run, **fields)
+
+def _say(event: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    log_event(_log, event, message, level=level, **fields)
 
 
 def _chunks(chunks: Sequence[int]) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 import ray
@@ -17,9 +20,11 @@ from actors.pool import RayPool
 from ingest.cli.main import main
 from ingest.cli.pools import Meter
 from ingest.driver import drive
+from ingest.ledger.ledger import Ledger
 from ingest.pool import Failure
 from ingest.run_events import Moved, Observed, RunBegan
 from ingest.schedule import Policy, Scheduler
+from ingest.store.open import open_store
 from ingest.testing.datasets import SilentObserver, write_h5ad_index, write_sources
 from ingest.testing.pool_conformance import eventually
 from ingest.testing.scripted_worker import CELLS_PER_CHUNK, ScriptedFactory, Step
@@ -64,27 +69,58 @@ def by_label(found, metric):
     return {label[0]: value for (name, *label), value in found.items() if name == metric}
 
 
-def test_a_run_counts_what_its_summary_says(tmp_path, capsys):
-    index, dest = write_h5ad_index(tmp_path / "index.feather", write_sources(tmp_path / "sources")), tmp_path / "dest"
-    with pytest.raises(SystemExit) as ended:
-        main(["run", str(dest), "--index", str(index), "-c", "7", "-d", "2", "--json"])
-    said = capsys.readouterr()
-    assert ended.value.code == 0, said.err
-    facts = json.loads(said.out)
-    last = {("ray_cell_ingest_cells_total",): facts["cells_this_run"], ("ray_cell_ingest_workers", "wanted"): 0}
-    found = wait_for(str(dest), last)
-    (end,) = (json.loads(path.read_bytes()) for path in (dest / "_ingest/runs").rglob("end.json"))
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    dest: Path
+    facts: dict
+    log: list[dict]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, local_ray):
+    """A run of 60 cells in nine chunks on two workers, its log in JSON."""
+    assert local_ray.is_local
+    folder, out, err = tmp_path_factory.mktemp("ran"), io.StringIO(), io.StringIO()
+    index = write_h5ad_index(folder / "index.feather", write_sources(folder / "sources"))
+    words = ["run", str(folder / "dest"), "--index", str(index), "-c", "7", "-d", "2", "--json", "--log-format", "json"]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0, err.getvalue()
+    lines = [json.loads(line) for line in err.getvalue().splitlines()]
+    return Ran(folder / "dest", json.loads(out.getvalue()), lines)
+
+
+def test_a_run_counts_what_its_summary_says(ran):
+    facts = ran.facts
+    last = {("ray_cell_ingest_cells_total",): facts["cells_this_run"]}
+    found = wait_for(str(ran.dest), last)
+    (end,) = (json.loads(path.read_bytes()) for path in (ran.dest / "_ingest/runs").rglob("end.json"))
     assert found["ray_cell_ingest_written_bytes_total",] == end["bytes_written"] == facts["bytes"]
     assert found["ray_cell_ingest_read_bytes_total",] == end["bytes_read"]
     seconds = by_label(found, "ray_cell_ingest_stage_seconds_total")
     assert seconds == pytest.approx({stage: value for stage, value in facts["seconds_by_stage"].items() if value})
     assert by_label(found, "ray_cell_ingest_units_ended_total").keys() == {"done"}
-    chunks = by_label(found, "ray_cell_ingest_chunks")
-    assert chunks == {"done": facts["chunks"], "missing": 0, "quarantined": 0, "gave_up": 0}
-    assert by_label(found, "ray_cell_ingest_workers") == {"wanted": 0, "alive": 0, "busy": 0}
-    assert by_label(found, "ray_cell_ingest_units") == {"waiting": 0, "in_flight": 0}
-    assert found["ray_cell_ingest_worker_memory_limit_bytes",] > 1 << 28
     assert not by_label(found, "ray_cell_ingest_failures_total")
+
+
+def test_workers_log_json_where_ray_keeps_it(ran):
+    """Chunk by chunk, with the unit and the attempt that its receipt names; nothing else is on their stderr."""
+    run = ran.facts["run"]
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path())
+    texts = [path.read_text() for path in folder.glob("worker-*.err")]
+    said = [line for text in texts if run in text for line in text.splitlines()]
+    lines = [json.loads(line) for line in said if not line.startswith(":")]  # Ray marks its files, `:job_id:…`
+    ledger = Ledger(open_store(str(ran.dest)))
+    attempts = {chunk.chunk: receipt.attempt for receipt in ledger.receipts() for chunk in receipt.chunks}
+    committed = [line for line in lines if line["event"] == "chunk-committed"]
+    assert {line["chunk"]: line["attempt"] for line in committed} == attempts
+    assert all(line["attempt"] == f"{run}-{line['unit']:07d}" for line in committed)
+    assert {line["run"] for line in lines} == {run}
+    assert all(line["pid"] and line["host"] for line in lines)
+    driver = {line["attempt"] for line in ran.log if line["event"] == "unit-settled"}
+    assert driver == {line["attempt"] for line in committed}
+    assert not any(line["event"] == "chunk-committed" for line in ran.log), "workers' lines stay with them"
+    assert ran.log[-1]["event"] == "summary"
 
 
 class NoLedger:
@@ -122,13 +158,16 @@ def test_counters_go_on_over_deaths_and_replacements(tmp_path):
             deadline_s=lambda _: 300.0,
         )
         assert list(driven.quarantined) == [4]
-        last = {("ray_cell_ingest_cells_total",): driven.totals.n_cells, ("ray_cell_ingest_chunks", "quarantined"): 1}
+        metrics.close()
+        last = {("ray_cell_ingest_cells_total",): driven.totals.n_cells, ("ray_cell_ingest_workers", "wanted"): 0}
         found = wait_for(dest, last)
     finally:
-        metrics.close()
         pool.close()
     assert driven.totals.n_cells == 5 * CELLS_PER_CHUNK
     assert by_label(found, "ray_cell_ingest_chunks") == {"done": 7, "missing": 0, "quarantined": 1, "gave_up": 0}
+    assert by_label(found, "ray_cell_ingest_workers") == {"wanted": 0, "alive": 0, "busy": 0}
+    assert by_label(found, "ray_cell_ingest_units") == {"waiting": 0, "in_flight": 0}
+    assert found["ray_cell_ingest_worker_memory_limit_bytes",] == 1 << 30
     assert by_label(found, "ray_cell_ingest_units_lost_total") == {"worker-died": 4}
     assert by_label(found, "ray_cell_ingest_units_ended_total") == {"done": 5, "failed": 1, "lost": 4}
     assert by_label(found, "ray_cell_ingest_failures_total") == {"worker-died": 4, "slow-store": 1}

@@ -72,6 +72,8 @@ def test_a_run_from_its_plan_to_its_summary(run, index, tmp_path):
     assert sum(line["chunks_done"] for line in settled) == 3
     assert sum(line["cells"] for line in settled) == 30
     assert said.of("progress")[-1]["cells"] == 30
+    at = said.lines.index(began)
+    assert {line["run"] for line in said.lines[at:]} == {began["run"]}
     assert said.summary["run"] == began["run"]
     assert (said.summary["command"], said.summary["exit_code"], said.summary["cells"]) == ("run", 0, 30)
     assert "cells 30" in said.out, "results stay where they are"
