@@ -32,8 +32,7 @@ _PAGE = 1000
 _MOST_SPANS = 16
 
 _RATE_S = 60.0
-_RATE_STEPS = 4
-"""Speed is that of the last minute, and of the last so many changes at least, where chunks are rarer."""
+"""Speed is that of the last minute, from the change before it, which may be long ago where chunks are rare."""
 
 _LEAST_RATE_S = 5.0
 
@@ -160,7 +159,7 @@ class Watcher:
             if not self._past:  # workers took their time to start: that says nothing of their speed
                 self._past.append((self._last_time, self._last.cells_done))
             self._past.append((now, look.cells_done))
-            while len(self._past) > _RATE_STEPS + 1 and self._past[1][0] <= now - _RATE_S:
+            while self._past[1][0] <= now - _RATE_S:
                 self._past.popleft()
         self._last, self._last_time = look, now
 

@@ -170,7 +170,11 @@ def test_stopped_at_once_is_said_in_json(run, monkeypatch):
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
+    def gone(code):
+        raise SystemExit(code)  # the process, where a unit is at work in a thread
+
     monkeypatch.setattr("ingest.store.open.open_store", interrupted)
+    monkeypatch.setattr("ingest.cli.main.leave_units", gone)
     said = run("verify", "d", *JSON)
     assert said.code == said.summary["exit_code"] == 130
     assert said.of("error")[0]["message"] == "stopped at once"
