@@ -61,6 +61,7 @@ class _Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
+            self._live.transient = error is None  # else the last look is all there is
             self._live.stop()
 
     def show(self, watched: Watched) -> None:
