@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.log_lines import log_run, summarize
+from ingest.cli.meter import Meter
 from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text, duration_text
@@ -272,7 +273,7 @@ def repair(
     What is replaced was examined and found wrong, and is replaced only while it is still that. A chunk made again
     must have the content that its receipt records.
     """
-    from ingest.cli.pools import Meter, announce_pool, pool_for
+    from ingest.cli.pools import announce_pool, pool_for
     from ingest.interrupt import Interrupt
     from ingest.repairing import chunks_to_repair, repair_dataset
     from ingest.run_events import Observed

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ingest.cli.log_lines import log_run, summarize
-from ingest.cli.pools import Meter, announce_pool, pool_for
+from ingest.cli.meter import Meter
+from ingest.cli.pools import announce_pool, pool_for
 from ingest.cli.progress import RunDisplay, note, notice
 from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.interrupt import Interrupt

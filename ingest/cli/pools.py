@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ingest.cli.meter import Meter
 from ingest.cli.progress import notice
 from ingest.cli.words import count_text
 from ingest.json_lines import adopt_logger
-from ingest.run_events import RunBegan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from actors.metrics import RunMetrics
-    from actors.pool import RayPool
     from ingest.pool import Pool, SizedFactory
-    from ingest.run_events import RunEvent
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
 
-__all__ = ["Meter", "announce_pool", "pool_for", "shared_cluster"]
-
-_log = logging.getLogger(__name__)
-
-
-class Meter:
-    """The metrics of a run, from when its pool is open: Ray must not be imported before it is connected to."""
-
-    def __init__(self) -> None:
-        self._began: RunBegan | None = None
-        self._metrics: RunMetrics | None = None
-
-    def hear(self, event: RunEvent) -> None:
-        """Remember the run; count what happens in it."""
-        if isinstance(event, RunBegan):
-            self._began = event
-        elif self._metrics is not None:
-            self._metrics.hear(event)
-
-    @contextmanager
-    def reading(self, pool: RayPool) -> Iterator[None]:
-        """Count while the body runs; no trouble with metrics leaves here."""
-        if self._began is None:
-            yield
-            return
-        try:
-            from actors.metrics import RunMetrics
-
-            self._metrics = RunMetrics(self._began, pool)
-        except Exception as error:  # noqa: BLE001 # whatever it is, the cells matter more than their counting
-            _log.warning("no metrics: %r", error)
-        try:
-            yield
-        finally:
-            metrics, self._metrics = self._metrics, None
-            if metrics is not None:
-                with suppress(Exception):
-                    metrics.close()
+__all__ = ["announce_pool", "pool_for", "shared_cluster"]
 
 
 def announce_pool(settings: WorkSettings, n_workers: int) -> None:

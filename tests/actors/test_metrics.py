@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from actors.metrics import METRICS, RunMetrics
 from actors.pool import RayPool
 from ingest.cli.main import main
-from ingest.cli.pools import Meter
+from ingest.cli.meter import Meter
 from ingest.driver import drive
 from ingest.ledger.ledger import Ledger
 from ingest.pool import Failure
