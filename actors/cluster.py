@@ -164,7 +164,9 @@ def _unreachable(address: str, reason: str) -> ConfigError:
 
 
 def _start_local(stack: ExitStack, cpus: int, quiet: Mapping[str, Any], *, dashboard: bool) -> None:
-    stack.enter_context(_environment(_local_defaults()))
+    # The dashboard draws from what is collected; collecting costs some per cent of a core, and so is off without it.
+    uncollected = {} if dashboard else {"RAY_enable_metrics_collection": "0"}
+    stack.enter_context(_environment({**_local_defaults(), **uncollected}))
     import ray  # reads the environment
 
     folder = _own_folder(stack)
@@ -194,7 +196,6 @@ def _local_defaults() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_event_stats": "0",
-        "RAY_enable_metrics_collection": "0",
         # Ray's threads take malloc's arenas before a worker can ask for fewer: they cost one 250 MB, measured. And with
         # huge pages two workers at once took 34 ns of CPU for a count, without them 41.
         "MALLOC_ARENA_MAX": "1",

@@ -97,6 +97,11 @@ class RayPool:
         """Actors wanted."""
         return self._size
 
+    @property
+    def n_alive(self) -> int:
+        """Actors that have started and are not known to be dead."""
+        return len(self._members)
+
     def has_free(self) -> bool:
         """Whether a started, idle actor would take a unit now."""
         self._bury_idle()

@@ -59,9 +59,9 @@ class ListedStore(MemoryStore):
         super().__init__()
         self.pages, self.seconds, self._page_s = 0, 0.0, page_s
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """See `Store.list`."""
-        found = list(super().list(prefix))
+        found = list(super().list(prefix, after=after))
         pages = max(1, math.ceil(len(found) / _LIST_PAGE))
         self.pages += pages
         self.seconds += pages * self._page_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -38,7 +39,8 @@ class Ahead(Generic[Item]):
         self._ready: SimpleQueue[Item | _End] = SimpleQueue()
         self._room = threading.Semaphore(depth)
         self._closed = False
-        self._thread = threading.Thread(target=self._make, args=(items,), name="read-ahead", daemon=True)
+        make = copy_context().run  # what is logged there is about what it is about here
+        self._thread = threading.Thread(target=make, args=(self._make, items), name="read-ahead", daemon=True)
         self._thread.start()
 
     def _make(self, items: Generator[Item, None, None]) -> None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from ingest.errors import TransientError
 from ingest.pool import Ended, Lost
+from ingest.run_events import Moved, UnitBegan, UnitSettled, hearing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ingest.ledger.ledger import Ledger
-    from ingest.pool import Failure, Pool, PoolEvent, UnitTask
+    from ingest.pool import Failure, Pool, PoolEvent, Progress, UnitTask
     from ingest.schedule import Scheduler, Settled
 
 __all__ = ["Driven", "Observer", "Totals", "drive"]
@@ -59,6 +60,14 @@ class Totals:
         for stage, seconds in outcome.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
+    def add_lost(self, progress: Progress) -> None:
+        """Count what a lost worker is known to have committed of its unit: it is there, and nobody makes it again."""
+        self.n_cells += progress.n_cells
+        self.n_chunks += progress.n_chunks
+        self.bytes_read += progress.bytes_read
+        self.bytes_written += progress.bytes_written
+        self.retries += progress.retries
+
     def join(self, other: Totals) -> None:
         """Count what another run has done."""
         for name in ("n_cells", "nnz", "n_chunks", "bytes_read", "bytes_written", "retries", "adopted"):
@@ -69,7 +78,7 @@ class Totals:
 
 
 class Observer(Protocol):
-    """Whoever shows the run to a person."""
+    """Whoever shows the run to a person; one that is an `ingest.run_events.Listener` hears its events, too."""
 
     def began(self) -> None:
         """Take that the first unit is with a worker: what came before was their start."""
@@ -165,12 +174,15 @@ class _Loop:
         has_rivals: bool,
     ) -> None:
         self._scheduler, self._pool, self._ledger, self._observer = scheduler, pool, ledger, observer
+        self._hear = hearing(observer)
         self._clock, self._has_rivals = clock, has_rivals
         self._next_look = -math.inf
         self._first: float | None = None
         self._last = 0.0
         # A repair makes chunks that have receipts: those say nothing of what a lost worker had done.
         self._before = ledger.done()
+        self._latest: dict[int, Progress] = {}
+        self._unit_retries = 0
         self.totals = Totals()
 
     @property
@@ -186,6 +198,7 @@ class _Loop:
                 self._first = self._last = self._clock()
                 self._observer.began()
             self._pool.submit(task, deadline_s=deadline_s(task))
+            self._hear(UnitBegan(task))
 
     def take(self, events: Sequence[PoolEvent], now: float) -> None:
         if events:
@@ -195,17 +208,38 @@ class _Loop:
             if isinstance(event, Ended):
                 self.totals.add(event)
             self._report(event.task, settled)
+            self._hear(UnitSettled(event, settled))
             self._has_rivals = self._has_rivals or bool(settled.adopted)
             # The listing spares work and decides nothing: without it, chunks that exist are made again and adopted.
             with suppress(TransientError):
                 if _may_have_made_more(event):
                     self._scheduler.forget(self._ledger.done_among(event.task.chunks) - self._before)
+                if isinstance(event, Lost) and (said := self._latest.get(event.task.unit_id)):
+                    self.totals.add_lost(said)
         self._look(now)
-        in_hand = self._pool.progress()
-        self._observer.moved(
-            self.totals.n_cells + sum(progress.n_cells for progress in in_hand),
-            self.totals.bytes_written + sum(progress.bytes_written for progress in in_hand),
-            self.totals.retries + sum(progress.retries for progress in in_hand),
+        self._latest = {progress.unit_id: progress for progress in self._pool.progress()}
+        self._tell(list(self._latest.values()))
+
+    def _tell(self, in_hand: Sequence[Progress]) -> None:
+        """Say where the run stands."""
+        totals, scheduler = self.totals, self._scheduler
+        n_cells = totals.n_cells + sum(progress.n_cells for progress in in_hand)
+        bytes_written = totals.bytes_written + sum(progress.bytes_written for progress in in_hand)
+        retries = totals.retries + sum(progress.retries for progress in in_hand)
+        self._observer.moved(n_cells, bytes_written, retries)
+        self._hear(
+            Moved(
+                n_cells=n_cells,
+                bytes_read=totals.bytes_read + sum(progress.bytes_read for progress in in_hand),
+                bytes_written=bytes_written,
+                request_retries=retries - self._unit_retries,
+                units_waiting=scheduler.n_waiting,
+                units_in_flight=scheduler.n_in_flight,
+                chunks_done=len(scheduler.done) + sum(progress.n_chunks for progress in in_hand),
+                chunks_quarantined=len(scheduler.quarantined),
+                chunks_gave_up=len(scheduler.gave_up),
+                rss_bytes=tuple(progress.rss_bytes for progress in in_hand if progress.rss_bytes),
+            )
         )
 
     def _look(self, now: float) -> None:
@@ -222,7 +256,9 @@ class _Loop:
             # A store that is down must not take the run with it: the units in hand end in their own way.
             with suppress(TransientError):
                 self._ledger.record_failures(task.attempt, settled.failures)
-        self.totals.retries += 1 if settled.retried else 0
+        again = 1 if settled.retried else 0
+        self.totals.retries += again
+        self._unit_retries += again
         for failure in settled.failures:
             self._observer.troubled(failure, settled.retried)
 

@@ -126,6 +126,11 @@ class Progress:
     n_cells: int
     bytes_written: int
     retries: int
+    n_chunks: int = 0
+    """Committed."""
+    bytes_read: int = 0
+    rss_bytes: int = 0
+    """Of the worker's process, now; 0 where it does not say."""
 
 
 class UnitWorker(Protocol):

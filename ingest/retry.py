@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from ingest.errors import CorruptError, TransientError
+from ingest.json_lines import log_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Retrier", "retry_after_s"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _CORRUPT_TRIES = 3
 """A damaged transfer heals at the second try; what stays damaged is damaged at rest, and more reads cost only time."""
@@ -96,6 +100,7 @@ class Retrier:
         pause = self._uniform(0.0, min(budget.most_s, budget.first_s * 2.0**earlier)) + (wish or 0.0)
         if earlier + 1 >= budget.attempts or self._clock() - start + pause > budget.total_s:
             raise error
+        log_event(_log, "retry", f"tried again in {pause:.1f} s: {error}", kind=error.kind, key=error.key)
         with self._lock:
             self.retries += 1
             if wish is not None or error.kind == "throttled":

@@ -21,7 +21,9 @@ from ingest.cpu import available_cpus
 from ingest.driver import Driven, Observer, Totals, drive
 from ingest.errors import IngestError
 from ingest.finish import Finished, finish
+from ingest.json_lines import json_lines_are_on
 from ingest.preparing import scratch_of
+from ingest.run_events import RunBegan, RunEnded, hearing
 from ingest.schedule import Scheduler
 from ingest.units import stored_bytes
 from ingest.worker import ChunkWorkerFactory
@@ -150,7 +152,9 @@ def run_units(
     driven: Driven | None = None
     if work.units:
         check_index(opened)
+        hear = hearing(observer)
         opened.ledger.start_run(run_id, {"command": command, **_who(work)})
+        hear(_began(run_id, command, opened, work))
         outcome = "failed"
         try:
             driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested, has_rivals, commit)
@@ -162,7 +166,22 @@ def run_units(
             # For `status` only: a store that refuses it must neither hide why the run failed nor fail one that has not.
             with suppress(IngestError):
                 opened.ledger.end_run(run_id, _ended(outcome, driven, time.perf_counter() - start))
+            hear(RunEnded(run_id, outcome, driven.seconds if driven else 0.0))
     return UnitsRun(run_id, driven, driven.seconds if driven else 0.0)
+
+
+def _began(run_id: str, command: str, opened: OpenPlan, work: Work) -> RunBegan:
+    n_chunks = opened.plan.n_chunks
+    return RunBegan(
+        run=run_id,
+        command=command,
+        dest=opened.store.url,
+        n_chunks=n_chunks,
+        n_kept=n_chunks - len(work.missing),
+        n_units=len(work.units),
+        workers=work.workers,
+        memory_bytes=work.memory.projected,
+    )
 
 
 def _all_done(opened: OpenPlan) -> bool:
@@ -191,6 +210,7 @@ def _drive(
         threads=settings.cpus or max(1, available_cpus() // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,
+        json_lines=json_lines_are_on(),
     )
     # Two drivers that begin at opposite ends meet once in the middle, instead of racing for every unit.
     units = [unit.chunks for unit in work.units]

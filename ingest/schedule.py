@@ -123,6 +123,11 @@ class Scheduler:
         return len(self._in_flight)
 
     @property
+    def n_waiting(self) -> int:
+        """Units that no worker has yet, those to be tried again included."""
+        return len(self._fresh) + len(self._again)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is in flight and nothing may start."""
         return not self._in_flight and (self.fatal is not None or not (self._fresh or self._again))

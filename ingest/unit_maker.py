@@ -6,6 +6,7 @@ write finished chunks (`ingest.uploads`). Only this one keeps the tally, so that
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from ingest.errors import (
     SourceError,
     TransientError,
 )
+from ingest.json_lines import log_event
 from ingest.memory import slab_entries
 from ingest.naming import cell_names
 from ingest.pool import Failure
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Iterator
 
-    from ingest.chunks import Commit
+    from ingest.chunks import Commit, Committed
     from ingest.encode.base import Codec
     from ingest.open_sources import OpenSources
     from ingest.opened import OpenPlan
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from ingest.window_store import HeldRows
 
 __all__ = ["Tally", "UnitMaker", "failure_of"]
+
+_log = logging.getLogger(__name__)
 
 _OF_THE_PROCESS = (ConfigError, ExhaustedError)
 """What ends the unit: the next chunk would meet it again."""
@@ -280,6 +284,7 @@ class UnitMaker:
                 self.tally.n_cells += landed.n_cells
                 self.tally.nnz += landed.nnz
                 self.tally.bytes_written += landed.committed.bytes_written
+                _log_commit(landed, landed.committed)
 
     def _judge(self, chunk: int, error: Exception, uploads: Uploads) -> None:
         if isinstance(error, _OF_THE_PROCESS) or not isinstance(error, IngestError):
@@ -301,6 +306,19 @@ class UnitMaker:
         for chunk in failed:
             self._wanted.drop(chunk)
             self._makers.pop(chunk, None)
+
+
+def _log_commit(landed: Landed, committed: Committed) -> None:
+    log_event(
+        _log,
+        "chunk-committed",
+        f"{landed.n_cells:,} cells",
+        chunk=landed.chunk,
+        cells=landed.n_cells,
+        bytes=committed.bytes_written,
+        adopted=committed.adopted,
+        seconds=round(landed.seconds, 3),
+    )
 
 
 _HANDLING: tuple[tuple[type[IngestError], Handling], ...] = (

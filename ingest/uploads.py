@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ingest.json_lines import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +65,10 @@ class Uploads:
         entry = made.entry
         flight = _Flight(entry.chunk, entry.n_cells, entry.nnz, len(made.encoded.data))
         self._n_bytes += flight.n_bytes
-        self._flights[self._threads.submit(_timed, self._commit, made)] = flight
+        # What is logged on the way says which unit it is about, and which chunk.
+        with about(chunk=flight.chunk):
+            context = copy_context()
+        self._flights[self._threads.submit(context.run, _timed, self._commit, made)] = flight
 
     def wait_for_room(self, n_bytes: int) -> Iterator[Landed]:
         """Block until a file of about `n_bytes` may be made; yield the commits that have ended meanwhile."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import resource
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from ingest.bandwidth import Line
 from ingest.chunks import commit_chunk, fetch_dtype
@@ -15,6 +20,7 @@ from ingest.errors import IngestError
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.fetch.heap import keep_freed_memory
 from ingest.fetch.open import import_readers
+from ingest.json_lines import about, log_event, start_json_lines
 from ingest.open_sources import OpenSources
 from ingest.opened import OpenPlan, open_plan
 from ingest.pool import Progress, UnitOutcome, UnitTask, unforeseen
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
     from ingest.encode.base import Codec
 
 __all__ = ["ChunkWorker", "ChunkWorkerFactory"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class ChunkWorkerFactory:
     """Most that rows may hold which wait for others of their window; of a plan in window order."""
     commit: Commit = commit_chunk
     """`commit_chunk` for a run; a repair replaces what is damaged."""
+    json_lines: bool = False
+    """Log JSON, as the driver does; into the worker's own stderr, which Ray keeps in its session's ``logs``."""
 
     def __call__(self) -> ChunkWorker:
         """Build the worker, in the process that will use it."""
@@ -91,6 +101,8 @@ class ChunkWorker:
         IngestError
             DEST or its plan cannot be read from here.
         """
+        if self._factory.json_lines:
+            start_json_lines(run=self._factory.run_id, host=socket.gethostname(), pid=os.getpid())
         keep_freed_memory()
         opened, sources, _ = self._open()
         # What takes seconds to import or to compile is done now: the first unit's clock and deadline are its own.
@@ -117,6 +129,13 @@ class ChunkWorker:
 
     def run(self, task: UnitTask) -> UnitOutcome:
         """Make the chunks of `task`; expected trouble is reported, not raised."""
+        with about(unit=task.unit_id, attempt=task.attempt):
+            log_event(_log, "unit-began", f"{len(task.chunks):,} chunks from {task.chunks[0]}")
+            outcome = self._run(task)
+            _log_end(task, outcome)
+            return outcome
+
+    def _run(self, task: UnitTask) -> UnitOutcome:
         tally = Tally(task.unit_id)
         self._retries_before = self._retries()
         try:
@@ -172,7 +191,15 @@ class ChunkWorker:
         if maker is None:
             return None
         tally = maker.tally
-        return Progress(tally.unit_id, tally.n_cells, tally.bytes_written, self._retries() - self._retries_before)
+        return Progress(
+            tally.unit_id,
+            tally.n_cells,
+            tally.bytes_written,
+            self._retries() - self._retries_before,
+            n_chunks=len(tally.done),
+            bytes_read=tally.bytes_read,
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
 
     def stop_soon(self) -> None:
         """End after the chunk in hand; callable from any thread."""
@@ -187,6 +214,24 @@ class ChunkWorker:
         if self._opened is not None:
             self._opened.store.close()
         self._sources = self._opened = self._codec = None
+
+
+def _log_end(task: UnitTask, outcome: UnitOutcome) -> None:
+    for failure in outcome.failures:
+        where = {"chunk": failure.chunks[0]} if len(failure.chunks) == 1 else {"n_chunks": len(failure.chunks)}
+        facts = {"kind": failure.kind, "handling": failure.handling, "source": failure.source}
+        log_event(_log, "chunk-failed", failure.message, level=logging.WARNING, **where, **facts)
+    log_event(
+        _log,
+        "unit-ended",
+        f"{len(outcome.done):,} of {len(task.chunks):,} chunks done",
+        cells=outcome.n_cells,
+        bytes_read=outcome.bytes_read,
+        bytes_written=outcome.bytes_written,
+        request_retries=outcome.retries,
+        peak_rss_bytes=outcome.peak_rss_bytes,
+        seconds_by_stage={stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
+    )
 
 
 def _left(task: UnitTask, tally: Tally) -> tuple[int, ...]:

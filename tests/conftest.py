@@ -46,6 +46,13 @@ def plain_gcs_server() -> Iterator[servers.ObjectServer]:
         yield server
 
 
+_RAY_SETTINGS = (
+    "RAY_memory_monitor_refresh_ms",
+    "RAY_enable_metrics_collection",
+    "RAY_metrics_report_interval_ms",
+)
+
+
 @pytest.fixture(scope="session")
 def local_ray(s3_server: servers.ObjectServer, gcs_server: servers.ObjectServer) -> Iterator[Connection]:
     """One local Ray for all tests, in a folder whose name leaves room for Ray's socket names.
@@ -56,12 +63,11 @@ def local_ray(s3_server: servers.ObjectServer, gcs_server: servers.ObjectServer)
 
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     stores = {**s3_server.environment, **gcs_server.environment}
-    before = {
-        name: os.environ.pop(name, None)
-        for name in ("RAY_TMPDIR", "RAY_ADDRESS", "RAY_memory_monitor_refresh_ms", *stores)
-    }
+    before = {name: os.environ.pop(name, None) for name in ("RAY_TMPDIR", "RAY_ADDRESS", *_RAY_SETTINGS, *stores)}
     # Other work on this machine may fill its memory; Ray would end workers for it, which tests would take for a fault.
-    os.environ.update(stores, RAY_TMPDIR=folder, RAY_memory_monitor_refresh_ms="0")
+    # Metrics are on, as on a cluster, and reported often enough for tests that wait for them.
+    own = {"RAY_memory_monitor_refresh_ms": "0", "RAY_enable_metrics_collection": "1"}
+    os.environ.update(stores, RAY_TMPDIR=folder, RAY_metrics_report_interval_ms="2000", **own)
     try:
         with connect(workers=max(4, 2 * (os.cpu_count() or 1))) as connection:
             _restore(before)

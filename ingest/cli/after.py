@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.cli.log_lines import log_run, summarize
+from ingest.cli.meter import Meter
 from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.cpu import available_cpus
+from ingest.errors import ConfigError
 from ingest.settings import DEFAULT_MEMORY_BYTES, WorkSettings
 
 if TYPE_CHECKING:
@@ -65,8 +68,9 @@ def verify(*, dest: str, endpoint_url: str | None, as_json: bool, deep: bool, so
     """
     with _opened(dest, endpoint_url) as opened:
         report = run_verification(opened, deep=deep, source=source)
+        facts = {**asdict(report), "bad": report.bad, "complete": report.complete, "exit_code": report.exit_code}
+        summarize(dest=opened.store.url, **facts)
         if as_json:
-            facts = {**asdict(report), "bad": report.bad, "complete": report.complete, "exit_code": report.exit_code}
             click.echo(json.dumps(facts, indent=1))
             return report.exit_code
         return report_verification(opened, report)
@@ -114,20 +118,74 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
 
 
 @click.command(
-    cls=Command, examples=("python -m ingest status ./lung", "python -m ingest status s3://bucket/lung --json")
+    cls=Command, examples=("python -m ingest status ./lung", "python -m ingest status s3://bucket/lung --watch")
 )
 @_dest_options
-def status(*, dest: str, endpoint_url: str | None, as_json: bool) -> int:
+@click.option(
+    "--watch", is_flag=True, help="Look again and again, from anywhere, until it is complete or nobody works."
+)
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: between two looks; each costs a few listings.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=900.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: end after so long without a sign of life; a store cannot tell a killed run from a slow one.",
+)
+@click.pass_context
+def status(
+    ctx: click.Context,
+    /,
+    *,
+    dest: str,
+    endpoint_url: str | None,
+    as_json: bool,
+    watch: bool,
+    every: float,
+    patience: float,
+) -> int:
     """Say how far DEST is: done, in hand, missing, quarantined and why. Exit code 0 when complete, else 3."""
     from ingest.status import dataset_status
 
+    said = click.core.ParameterSource.COMMANDLINE
+    for name in ("every", "patience"):
+        if not watch and ctx.get_parameter_source(name) == said:
+            raise ConfigError(f"--{name} means nothing without --watch", kind="bad-watch", hint="add --watch")
+    if watch and (code := _watch(dest, endpoint_url, every, patience)) is not None:
+        return code
     with _opened(dest, endpoint_url) as opened:
         found = dataset_status(opened)
+    summarize(**{name: getattr(found, name) for name in _SUMMARY}, exit_code=0 if found.complete else 3)
     if as_json:
         click.echo(json.dumps({**asdict(found), "retry": found.retry, "proceed": found.proceed}, indent=1))
     else:
         _say_status(found)
     return 0 if found.complete else 3
+
+
+_SUMMARY = ("url", "complete", "n_chunks", "n_done", "n_cells", "cells_done", "bytes_done")
+
+
+def _watch(dest: str, endpoint_url: str | None, every_s: float, patience_s: float) -> int | None:
+    """Watch DEST; return None when there is something to say of it then, else the exit code."""
+    from ingest.cli.watch import watch_dest
+    from ingest.store.open import open_store
+
+    store = open_store(dest, endpoint_url=endpoint_url)
+    try:
+        return 3 if watch_dest(store, every_s=every_s, patience_s=patience_s).look is None else None
+    except KeyboardInterrupt:
+        return 130  # nothing was begun, and nothing is to be said of it
+    finally:
+        store.close()
 
 
 _SCREEN = 8
@@ -218,6 +276,7 @@ def repair(
     from ingest.cli.pools import announce_pool, pool_for
     from ingest.interrupt import Interrupt
     from ingest.repairing import chunks_to_repair, repair_dataset
+    from ingest.run_events import Observed
 
     settings = WorkSettings(workers=workers, memory_bytes=memory, endpoint_url=endpoint_url, pool=pool)
     with _opened(dest, endpoint_url) as opened:
@@ -229,17 +288,20 @@ def repair(
         cells = sum(stop - start for start, stop in map(opened.plan.rows, wanted))
         if wanted:
             announce_pool(settings, workers or available_cpus())
+        meter = Meter()
         with RunDisplay(cells, 0, idle=not wanted) as display, Interrupt() as interrupt:
             report = repair_dataset(
                 opened,
                 bad,
                 settings,
-                pool_for(settings),
-                display,
+                pool_for(settings, meter),
+                Observed(display, [meter, *log_run()]),
                 stop_requested=lambda: interrupt.requested,
             )
+        facts = {**asdict(report), "exit_code": report.exit_code}
+        summarize(dest=opened.store.url, **{name: value for name, value in facts.items() if name != "verified"})
         if as_json:
-            click.echo(json.dumps({**asdict(report), "exit_code": report.exit_code}, indent=1))
+            click.echo(json.dumps(facts, indent=1))
         else:
             _say_repair(opened, report)
     return report.exit_code

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ingest.cli.log_lines import log_run, summarize
+from ingest.cli.meter import Meter
 from ingest.cli.pools import announce_pool, pool_for
 from ingest.cli.progress import RunDisplay, note, notice
 from ingest.cli.words import bytes_text, count_text, duration_text
 from ingest.expected import START_SECONDS, expect, shared_line
 from ingest.interrupt import Interrupt
+from ingest.run_events import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +140,7 @@ def describe_work(facts: Facts) -> None:
         f"{facts['read_ratio']:.2f} times the least)"
     )
     writing = f"about {bytes_text(facts['write_bytes'])} to write, about {duration_text(facts['seconds'])}"
-    notice("Plan", what)
+    notice("Plan", what, **facts)
     note(f"{'':8} {reading}, {writing}")
     if "mixing" in facts:
         notice("Shuffle", f"in windows of {facts['mixing']['window_cells']:,} cells, seed {facts['mixing']['seed']}")
@@ -175,8 +178,11 @@ def _execute(opened: OpenPlan, work: Work, settings: WorkSettings) -> RunReport:
     if work.units:
         announce_pool(settings, work.workers)
     before = plan.n_cells - sum(stop - start for start, stop in map(plan.rows, work.missing))
+    meter = Meter()
     with RunDisplay(plan.n_cells, before, idle=not work.units) as display, Interrupt() as interrupt:
-        return run_plan(opened, work, settings, pool_for(settings), display, stop_requested=lambda: interrupt.requested)
+        observer = Observed(display, [meter, *log_run()])
+        pool = pool_for(settings, meter)
+        return run_plan(opened, work, settings, pool, observer, stop_requested=lambda: interrupt.requested)
 
 
 def report_facts(opened: OpenPlan, report: RunReport) -> Facts:
@@ -242,6 +248,7 @@ def speed_line(facts: Facts) -> str:
 def say_end(opened: OpenPlan, report: RunReport) -> Facts:
     """Say how the run ended; return the same as data."""
     facts = report_facts(opened, report)
+    summarize(**facts)
     url = opened.store.url
     _say_failures(facts["quarantined"], "quarantined", f"python -m ingest repair {url}")
     if _held_back_by_sources(report):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,17 +19,21 @@ from ingest.cli.demo import demo
 from ingest.cli.estimate import estimate
 from ingest.cli.hvg import hvg
 from ingest.cli.index import index
+from ingest.cli.log_lines import CommandLog
 from ingest.cli.memmap import memmap
 from ingest.cli.qc import qc
 from ingest.cli.run import run
 from ingest.cli.style import Group
 from ingest.errors import IngestError, TransientError, mask_secrets
+from ingest.json_lines import json_lines_are_on, log_event
 from ingest.thread_pool import leave_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["cli", "main"]
+
+_log = logging.getLogger(__name__)
 
 
 @click.group(
@@ -58,10 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("CELL_INGEST_DEBUG"))
-    sys.exit(_exit_code([word for word in given if word != "--debug"], debug=debug))
+    arguments = [word for word in given if word != "--debug"]
+    with CommandLog(arguments) as log:
+        code = _exit_code(arguments, log, debug=debug)
+        log.end(code)
+    sys.exit(code)
 
 
-def _exit_code(arguments: list[str], *, debug: bool) -> int:
+def _exit_code(arguments: list[str], log: CommandLog, *, debug: bool) -> int:
     try:
         code = cli.main(arguments, prog_name="python -m ingest", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -69,10 +78,11 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         return 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "python -m ingest"
-        _complain(error.format_message(), f"`{command} --help` says how")
+        _complain(error.format_message(), f"`{command} --help` says how", kind="usage")
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
         _complain("stopped at once", _after_a_stop(arguments))
+        log.end(130)
         leave_units(130)
         return 130
     except BrokenPipeError:
@@ -83,13 +93,14 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         if debug:
             _show_traceback()
         again = "run the same command again" if isinstance(error, TransientError) else None
-        _complain(str(error), error.hint or again)
+        where = {"kind": error.kind, "source": error.source, "chunk": error.chunk, "key": error.key}
+        _complain(str(error), error.hint or again, **where)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 # whatever it is, it is said in a line, and where with --debug
         if debug:
             _show_traceback()
         message = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split()))
-        _complain(f"unforeseen: {message}", "with --debug it shows where; please report it")
+        _complain(f"unforeseen: {message}", "with --debug it shows where; please report it", kind="unforeseen")
         return 1
     return code if isinstance(code, int) else 0
 
@@ -102,10 +113,16 @@ def _after_a_stop(arguments: list[str]) -> str:
 
 def _show_traceback() -> None:
     """Say where an error came from, with its causes: clients put requests into theirs, signatures and all."""
+    if json_lines_are_on():
+        log_event(_log, "traceback", mask_secrets(traceback.format_exc()), level=logging.ERROR)
+        return
     click.echo(mask_secrets(traceback.format_exc()), err=True, nl=False)
 
 
-def _complain(message: str, hint: str | None) -> None:
+def _complain(message: str, hint: str | None, **where: Any) -> None:
+    if json_lines_are_on():
+        log_event(_log, "error", message, level=logging.ERROR, hint=hint, **where)
+        return
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"       {hint}", err=True)

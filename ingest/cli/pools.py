@@ -6,8 +6,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ingest.cli.meter import Meter
 from ingest.cli.progress import notice
 from ingest.cli.words import count_text
+from ingest.json_lines import adopt_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +28,8 @@ def announce_pool(settings: WorkSettings, n_workers: int) -> None:
         notice("Ray", f"joining {where}" if where else f"starting a local Ray with {count_text(n_workers, 'worker')}")
 
 
-def pool_for(settings: WorkSettings) -> OpenPool:
-    """Return how to open the pool that the settings ask for."""
+def pool_for(settings: WorkSettings, meter: Meter | None = None) -> OpenPool:
+    """Return how to open the pool that the settings ask for; `meter` hears the events of the run in it."""
 
     @contextmanager
     def open_serial(factory: SizedFactory, size: int, *, memory_bytes: int) -> Iterator[Pool]:
@@ -46,9 +48,11 @@ def pool_for(settings: WorkSettings) -> OpenPool:
         from actors.pool import RayPool
 
         with connect(workers=size, cpus_per_worker=factory.threads, dashboard=settings.dashboard):
+            adopt_logger("ray")
             pool = RayPool(factory, size, num_cpus=factory.threads, memory_bytes=memory_bytes)
             try:
-                yield pool
+                with (meter or Meter()).reading(pool):
+                    yield pool
             finally:
                 pool.close()
 

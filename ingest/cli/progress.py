@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ingest.cli.words import bytes_text, duration_text
+from ingest.json_lines import json_lines_are_on, log_event
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,20 +24,36 @@ if TYPE_CHECKING:
 
 __all__ = ["CountDisplay", "RunDisplay", "note", "notice"]
 
+_log = logging.getLogger(__name__)
+
 _LOG_EVERY_S = 10.0
 _SAID_TROUBLES = 20
 """Troubles spelled out; a broken store would fill a log with thousands."""
 
 
-def notice(word: str, text: str) -> None:
-    """Write one step of the way to stderr: a word in its column and what it came to."""
+def notice(word: str, text: str, **facts: Any) -> None:
+    """Write one step of the way to stderr: a word in its column and what it came to; `facts` are for JSON alone."""
+    if json_lines_are_on():
+        log_event(_log, word.lower().replace(" ", "-"), text, **facts)
+        return
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold]{word:<8}[/bold] ", end="")
     print(text, file=sys.stderr, flush=True)  # noqa: T201  # rich would read brackets in paths as markup
 
 
 def note(text: str) -> None:
     """Write a plain line to stderr."""
+    if json_lines_are_on():
+        _note_as_json(text)
+        return
     print(text, file=sys.stderr, flush=True)  # noqa: T201  # stderr is for progress
+
+
+def _note_as_json(text: str) -> None:
+    said = text.strip()
+    if said.startswith("error: "):
+        log_event(_log, "error", said.removeprefix("error: "), level=logging.ERROR)
+    elif said:
+        log_event(_log, "note", said)
 
 
 class _Rate(ProgressColumn):
@@ -69,7 +87,7 @@ class RunDisplay:
         self._idle = idle
         self._total, self._before = total_cells, before_cells
         self._console = Console(stderr=True, highlight=False)
-        self._live = self._console.is_terminal
+        self._live = self._console.is_terminal and not json_lines_are_on()
         self._start = self._last_line = time.monotonic()
         self._state = (before_cells, 0, 0)
         self._troubles = 0
@@ -116,16 +134,32 @@ class RunDisplay:
         elapsed = max(self._last_line - self._start, 1e-9)
         cells, written, retries = self._state
         speed = (cells - self._before) / elapsed
-        left = f"about {duration_text((self._total - cells) / speed)} left" if speed and cells < self._total else ""
-        note(
-            f"{'Ingest':<8} {cells:,}/{self._total:,} cells  {speed:,.0f} cells/s  "
+        left_s = (self._total - cells) / speed if speed and cells < self._total else None
+        left = f"about {duration_text(left_s)} left" if left_s is not None else ""
+        text = (
+            f"{cells:,}/{self._total:,} cells  {speed:,.0f} cells/s  "
             f"{bytes_text(written / elapsed)}/s  {retries:,} retries  {left}".rstrip()
+        )
+        if not json_lines_are_on():
+            note(f"{'Ingest':<8} {text}")
+            return
+        log_event(
+            _log,
+            "progress",
+            text,
+            cells=cells,
+            cells_total=self._total,
+            cells_per_s=round(speed, 1),
+            bytes_written=written,
+            bytes_per_s=round(written / elapsed),
+            retries=retries,
+            seconds_left=None if left_s is None else round(left_s),
         )
 
     def troubled(self, failure: Failure, retried: int) -> None:
         """Say what went wrong and what is done about it."""
         self._troubles += 1
-        if self._troubles > _SAID_TROUBLES:
+        if self._troubles > _SAID_TROUBLES or json_lines_are_on():  # there it has its own line, with all ids
             return
         what = f"{len(failure.chunks)} chunks" if len(failure.chunks) > 1 else f"chunk {failure.chunks[0]}"
         then = "trying again" if retried else "not made" if failure.handling == "config" else "set aside"
@@ -152,7 +186,7 @@ class CountDisplay:
     def __init__(self, word: str, total: int, things: str) -> None:
         self._word, self._total, self._things = word, total, things
         console = Console(stderr=True, highlight=False)
-        self._live = console.is_terminal
+        self._live = console.is_terminal and not json_lines_are_on()
         self._done = 0
         self._last_line = time.monotonic()
         self._progress = Progress(
@@ -187,4 +221,4 @@ class CountDisplay:
             self._progress.update(self._task, completed=self._done)
         elif time.monotonic() - self._last_line >= _LOG_EVERY_S:
             self._last_line = time.monotonic()
-            note(f"{self._word:<8} {self._done:,}/{self._total:,} {self._things}")
+            notice(self._word, f"{self._done:,}/{self._total:,} {self._things}")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.config_file import QUALITY_TABLES, read_settings, unknown_setting
+from ingest.cli.log_lines import log_format_option
 from ingest.errors import ConfigError
+from ingest.json_lines import json_lines_are_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,15 @@ class Group(click.Group):
         del ctx
         _example_lines(self.examples, formatter)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of an interruption click would end the line on stderr first, which is no JSON."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if json_lines_are_on():
+                raise click.Abort from None
+            raise
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -58,11 +69,12 @@ class Group(click.Group):
 class Command(click.Command):
     """A command whose help ends with examples and whose options may come from the environment.
 
-    Flags beat the config file, which beats ``CELL_INGEST_<OPTION>``, which beats defaults.
+    Flags beat the config file, which beats ``CELL_INGEST_<OPTION>``, which beats defaults. All have ``--log-format``.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.params.append(log_format_option())
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

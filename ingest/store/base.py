@@ -99,8 +99,11 @@ class Store(Protocol):
         """Return size and version of `key`."""
         ...
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield every object whose key starts with `prefix`, in key order, all pages."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
+        """Yield every object whose key starts with `prefix` and comes after `after`, in key order, all pages.
+
+        What comes before is not asked for, where the store can leave it out; a page is asked for when it is wanted.
+        """
         ...
 
     def delete(self, key: str, *, expected: str) -> None:

@@ -163,15 +163,17 @@ class GCSStore:
         found = self._request(self._action("objects.get", "read", key), "GET", url, _as_json)
         return ObjectStat(key, int(found["size"]), str(found["generation"]))
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield every object whose key starts with `prefix`, in key order, all pages."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
+        """Yield every object whose key starts with `prefix` and comes after `after`, in key order, all pages."""
         check_prefix(prefix)
         token = ""
         while True:
-            page = self._page(prefix, token)
+            page = self._page(prefix, token, after=after)
             for entry in page.get("items", []):
-                if not entry["name"].endswith("/"):  # folder markers of other tools are no objects of ours
-                    yield ObjectStat(entry["name"][len(self._base) :], int(entry["size"]), str(entry["generation"]))
+                key = entry["name"][len(self._base) :]
+                # Folder markers of other tools are no objects of ours; startOffset is of what is listed, the first.
+                if not key.endswith("/") and key > after:
+                    yield ObjectStat(key, int(entry["size"]), str(entry["generation"]))
             token = page.get("nextPageToken", "")
             if not token:
                 return
@@ -239,8 +241,10 @@ class GCSStore:
         upload = ResumableUpload(self._client, action, session, body, self._part_bytes)
         return upload.run(self._retrier)
 
-    def _page(self, prefix: str, token: str, limit: int = 1000) -> dict[str, Any]:
+    def _page(self, prefix: str, token: str, limit: int = 1000, *, after: str = "") -> dict[str, Any]:
         more = {"pageToken": token} if token else {}
+        if after:
+            more["startOffset"] = self._base + after
         url = self._client.object_url(
             self._where.bucket,
             "",

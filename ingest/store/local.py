@@ -158,11 +158,12 @@ class LocalStore:
                 raise self._absent(key)
             return _object_stat(key, path.stat())
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield every object whose key starts with `prefix`, in key order."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
+        """Yield every object whose key starts with `prefix` and comes after `after`, in key order."""
         folder = check_prefix(prefix).rpartition("/")[0]
         with self._explained(prefix):
-            found = [(key, entry) for key, entry in _walk(self._root, folder) if key.startswith(prefix)]
+            walked = _walk(self._root, folder)
+            found = [(key, entry) for key, entry in walked if key.startswith(prefix) and key > after]
         for key, entry in sorted(found, key=lambda pair: pair[0]):
             with contextlib.suppress(FileNotFoundError):  # deleted since the walk
                 yield _object_stat(key, entry.stat(follow_symlinks=False))

@@ -182,15 +182,17 @@ class S3Store:
         )
         return ObjectStat(key, reply["ContentLength"], reply["ETag"])
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield every object whose key starts with `prefix`, in key order, all pages."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
+        """Yield every object whose key starts with `prefix` and comes after `after`, in key order, all pages."""
         check_prefix(prefix)
         token: str | None = None
         while True:
-            page = self._page(prefix, token)
+            page = self._page(prefix, token, after=after)
             for entry in page.get("Contents", []):
-                if not entry["Key"].endswith("/"):  # folder markers of other tools are no objects of ours
-                    yield ObjectStat(entry["Key"][len(self._base) :], entry["Size"], entry["ETag"])
+                key = entry["Key"][len(self._base) :]
+                # Folder markers of other tools are no objects of ours; a look-alike may know nothing of StartAfter.
+                if not key.endswith("/") and key > after:
+                    yield ObjectStat(key, entry["Size"], entry["ETag"])
             token = page.get("NextContinuationToken")
             if token is None:
                 return
@@ -267,8 +269,10 @@ class S3Store:
                 f"{self.url}/{key}: the store holds other bytes than were sent", kind="checksum-mismatch", key=key
             )
 
-    def _page(self, prefix: str, token: str | None, limit: int = 1000) -> dict[str, Any]:
+    def _page(self, prefix: str, token: str | None, limit: int = 1000, *, after: str = "") -> dict[str, Any]:
         more = {} if token is None else {"ContinuationToken": token}
+        if after:
+            more["StartAfter"] = self._base + after
         full = self._base + prefix
         return self._call(
             self._action("ListObjectsV2", "list", ""),

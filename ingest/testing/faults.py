@@ -165,15 +165,15 @@ class FaultyStore:
         """Pass on."""
         return self._call("stat", key, lambda: self._store.stat(key), self._struck("stat", key))
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """Pass on; struck in its middle, a listing delivers half of what there is and fails."""
         fault = self._struck("list", prefix)
         if fault is None or fault.when != "middle":
-            return iter(self._call("list", prefix, lambda: [*self._store.list(prefix)], fault))
-        return self._list_half(prefix, fault)
+            return iter(self._call("list", prefix, lambda: [*self._store.list(prefix, after=after)], fault))
+        return self._list_half(prefix, after, fault)
 
-    def _list_half(self, prefix: str, fault: StoreFault) -> Iterator[ObjectStat]:
-        found = [*self._store.list(prefix)]
+    def _list_half(self, prefix: str, after: str, fault: StoreFault) -> Iterator[ObjectStat]:
+        found = [*self._store.list(prefix, after=after)]
         yield from found[: len(found) // 2]
         self._fail(fault, prefix)
 

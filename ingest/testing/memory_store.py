@@ -117,11 +117,11 @@ class MemoryStore:
                 raise self._absent(key)
             return self._stat(key)
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """See `Store.list`; what is there at the first step is listed."""
         check_prefix(prefix)
         with self.objects.lock:
-            found = [self._stat(key) for key in sorted(self.objects.data) if key.startswith(prefix)]
+            found = [self._stat(key) for key in sorted(self.objects.data) if key.startswith(prefix) and key > after]
         yield from found
 
     def delete(self, key: str, *, expected: str) -> None:

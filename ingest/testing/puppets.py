@@ -161,9 +161,9 @@ class PuppetStore:
         """Stand, then pass on."""
         return self._act("stat", key, lambda: self._store.stat(key))
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """Stand, then pass on."""
-        return iter(self._act("list", prefix, lambda: [*self._store.list(prefix)]))
+        return iter(self._act("list", prefix, lambda: [*self._store.list(prefix, after=after)]))
 
     def get(self, key: str) -> bytes:
         """Pass on, unless the puppet is dead."""

@@ -273,6 +273,15 @@ class StoreConformance:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: store.put_new(key, b""), keys))
         assert _keys(store, "many/") == keys
+        assert [stat.key for stat in store.list("many/", after=keys[10])] == keys[11:]
+
+    @pytest.mark.parametrize("after", ["a", "a/", "a/1", "a/1x", "a/3", "a/3/", "b", "é"])
+    def test_listing_begins_after_a_key(self, store: Store, after: str) -> None:
+        keys = ["0", "a/1", "a/2", "a/3", "b", "z"]
+        for key in keys:
+            store.put_new(key, b"")
+        assert [stat.key for stat in store.list("", after=after)] == [key for key in keys if key > after]
+        assert [stat.key for stat in store.list("a/", after=after)] == [key for key in keys[1:4] if key > after]
 
     @pytest.mark.parametrize("prefix", ["/", "../", "a/../../", "a//"])
     def test_a_listing_stays_inside(self, store: Store, prefix: str) -> None:

@@ -91,10 +91,10 @@ def store_machine(open_empty: Callable[[], Store]) -> type[RuleBasedStateMachine
             else:
                 assert self.store.get_range(key, start, length) == self.model[key][start : start + length]
 
-        @rule(prefix=PREFIXES)
-        def list_prefix(self, prefix: str) -> None:
-            wanted = [key for key in sorted(self.model) if key.startswith(prefix)]
-            assert [stat.key for stat in self.store.list(prefix)] == wanted
+        @rule(prefix=PREFIXES, after=PREFIXES)
+        def list_prefix(self, prefix: str, after: str) -> None:
+            wanted = [key for key in sorted(self.model) if key.startswith(prefix) and key > after]
+            assert [stat.key for stat in self.store.list(prefix, after=after)] == wanted
 
         @invariant()
         def listing_is_the_model(self) -> None:

@@ -160,3 +160,23 @@ def test_an_unusable_session_folder_is_replaced(tmp_path, monkeypatch):
         assert folder is not None
         assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
     assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "said", "collected"), [(False, None, "0"), (True, None, None), (False, "1", "1"), (True, "0", "0")]
+)
+def test_a_local_ray_collects_metrics_for_its_dashboard_or_when_asked(monkeypatch, dashboard, said, collected):
+    import ray
+
+    name, seen = "RAY_enable_metrics_collection", []
+    monkeypatch.delenv(name, raising=False)
+    if said is not None:
+        monkeypatch.setenv(name, said)
+    monkeypatch.setattr("actors.cluster._is_connected", lambda: False)
+    monkeypatch.setattr("actors.cluster._describe", lambda **_: None)
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get(name)))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with connect(workers=1, dashboard=dashboard):
+        pass
+    assert seen == [collected]
+    assert os.environ.get(name) == said

@@ -57,6 +57,7 @@ def test_a_worker_killed_while_idle_is_replaced_and_nothing_lost(make_pool, fold
     pool = make_pool(factory, 2)
     drive(pool, tasks_of(range(4)))
     ready(pool, 2)
+    assert pool.n_alive == 2
     os.kill(pids(factory.journal)[0], signal_number)
     eventually(lambda: factory.journal.count("ready") == 3, lambda: pool.wait(0.2))
     events = drive(pool, tasks_of(range(4, 10)))

@@ -8,6 +8,7 @@ import pytest
 from ingest.driver import drive
 from ingest.errors import ConfigError, TransientError
 from ingest.pool import Ended, Failure, Lost, Progress, UnitOutcome
+from ingest.run_events import Moved, Observed, UnitBegan, UnitSettled
 from ingest.schedule import Policy, Scheduler
 
 
@@ -394,3 +395,106 @@ def test_nothing_is_recorded_of_units_that_went_well(run):
     ledger = Counting()
     run([(0,), (1,)], ok, ledger=ledger)
     assert ledger.calls == 0
+
+
+@dataclass
+class Hearer(Watcher):
+    heard: list = field(default_factory=list)
+
+    def hear(self, event):
+        self.heard.append(event)
+
+
+def of_kind(hearer, kind):
+    return [event for event in hearer.heard if isinstance(event, kind)]
+
+
+@pytest.fixture
+def hear():
+    def hear(units, answer, *, ledger=None, pool=None, size=2):
+        hearer, clock = Hearer(), itertools.count(0, 100)
+        plan = Scheduler(units, run_id="r", draw=lambda: 0.0)
+        driven = drive(
+            plan,
+            pool or ScriptedPool(answer, size),
+            ledger or FakeLedger(),
+            hearer,
+            stop_requested=lambda: False,
+            deadline_s=lambda _: 1.0,
+            clock=lambda: float(next(clock)),
+        )
+        return driven, hearer
+
+    return hear
+
+
+def test_an_observer_that_listens_hears_of_every_unit_and_where_the_run_stands(hear):
+    tries = []
+
+    def answer(task, _pool):
+        tries.append(task)
+        return failed(task, "transient", "slow") if len(tries) == 1 else ok(task, bytes_read=7, retries=2)
+
+    driven, hearer = hear([(0, 1), (2,), (3,)], answer)
+    begun = [event.task.unit_id for event in of_kind(hearer, UnitBegan)]
+    settled = of_kind(hearer, UnitSettled)
+    assert begun == [1, 2, 3, 4]
+    assert sorted(event.event.task.unit_id for event in settled) == begun
+    assert [failure.kind for event in settled for failure in event.settled.failures] == ["slow"]
+    moves = of_kind(hearer, Moved)
+    first, last = moves[0], moves[-1]
+    assert (first.units_waiting, first.units_in_flight, first.chunks_done) == (2, 1, 0), "one failed, one is in hand"
+    assert (last.units_waiting, last.units_in_flight, last.chunks_done) == (0, 0, 4)
+    assert (last.n_cells, last.bytes_read, last.bytes_written) == (40, 21, 300)
+    assert last.request_retries == driven.totals.retries - 1 == 6, "of requests, without the unit's own"
+
+
+class DiesHalfWay(ScriptedPool):
+    """The first worker has made two chunks of three when it goes; it said so."""
+
+    def progress(self):
+        return [Progress(task.unit_id, 20, 200, 3, 2, 9, 1 << 20) for task in self.in_hand]
+
+
+def test_what_a_lost_worker_had_committed_counts(hear):
+    """It is there, and nobody makes it again: the totals would lack it, and a counter of cells would go back."""
+    ledger, waits = FakeLedger(), []
+
+    class Dying(DiesHalfWay):
+        def wait(self, timeout_s):
+            waits.append(timeout_s)
+            return [] if len(waits) == 1 else ScriptedPool.wait(self, timeout_s)
+
+    def answer(task, _pool):
+        if len(task.chunks) == 3:
+            ledger.finished |= {0, 1}
+            return Lost(task, "infrastructure", "node-lost", "m")
+        return ok(task)
+
+    driven, hearer = hear([(0, 1, 2)], answer, ledger=ledger, pool=Dying(answer, 1))
+    moves = of_kind(hearer, Moved)
+    assert (moves[0].rss_bytes, moves[0].chunks_done) == ((1 << 20,), 2), "of the unit in hand"
+    assert (driven.totals.n_cells, driven.totals.n_chunks) == (20 + 10, 3)
+    assert (driven.totals.bytes_written, driven.totals.bytes_read) == (300, 9)
+    assert [move.n_cells for move in moves] == sorted(move.n_cells for move in moves)
+
+
+def test_who_fails_to_listen_is_left_out_and_the_run_goes_on(caplog):
+    class Fails:
+        calls = 0
+
+        def hear(self, _event):
+            self.calls += 1
+            raise RuntimeError("no metrics today")
+
+    fails, other, shown = Fails(), Hearer(), Watcher()
+    observer = Observed(shown, [fails, other])
+    plan = Scheduler([(0,), (1,)], run_id="r", draw=lambda: 0.0)
+    driven = drive(
+        plan, ScriptedPool(ok), FakeLedger(), observer, stop_requested=lambda: False, deadline_s=lambda _: 1.0
+    )
+    assert driven.totals.n_chunks == 2
+    assert fails.calls == 1
+    assert len(of_kind(other, UnitSettled)) == 2
+    assert shown.moves[-1][0] == 20
+    assert caplog.text.count("no metrics today") == 1

@@ -141,3 +141,11 @@ def test_retry_after_headers():
     assert retry_after_s("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
     assert retry_after_s(None) is None
     assert retry_after_s("soon") is None
+
+
+def test_each_pause_is_logged_with_its_cause(clock, caplog):
+    caplog.set_level("INFO", "ingest.retry")
+    clock.retrier(Budget()).call(failing(TransientError("https://me:pw@b/k: 503", kind="throttled", key="k")))
+    (record,) = caplog.records
+    assert (record.event, record.fields) == ("retry", {"kind": "throttled", "key": "k"})
+    assert "https://***@b/k: 503" in record.getMessage()

@@ -97,9 +97,11 @@ def test_a_run_from_and_to_a_bucket_says_and_writes_none(s3_server, logs, run, t
     store.put_new("a.h5ad", write_h5ad_variant(tmp_path / "a.h5ad", sample_counts(30, 12)).read_bytes())
     index, dest = tmp_path / "index.feather", f"{bucket}/dest"
     assert run("index", "h5ad", f"{bucket}/in/a.h5ad", "-o", index)[0] == 0
-    assert run("run", dest, "--index", index, "-c", 10, "--pool", "serial", "--json")[0] == 0
+    logged = ("--log-format", "json")
+    assert run("run", dest, "--index", index, "-c", 10, "--pool", "serial", "--json", *logged)[0] == 0
     for words in (
         ("status", dest, "--json"),
+        ("status", dest, "--watch", "--log-format", "json"),
         ("verify", dest, "--deep", "--json"),
         ("hvg", dest, "--n-hvgs", 3, "--pool", "serial", "--json"),
         ("repair", dest, "--pool", "serial", "--json"),

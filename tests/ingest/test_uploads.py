@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import logging
 import threading
 from types import SimpleNamespace
 
@@ -7,6 +9,7 @@ import pytest
 
 from ingest.chunks import Committed, MadeChunk
 from ingest.errors import TransientError
+from ingest.json_lines import about, start_json_lines, stop_json_lines
 from ingest.uploads import Uploads
 
 
@@ -116,3 +119,21 @@ def test_what_is_called_off_never_begins_and_what_has_begun_ends(gate):
     assert gate.begun == [0]
     assert told[0].committed is not None
     assert [(told[chunk].committed, told[chunk].error) for chunk in (1, 2)] == [(None, None)] * 2
+
+
+def test_what_is_logged_on_the_way_says_which_chunk_of_which_unit(capsys):
+    def commit(made_chunk):
+        logging.getLogger("botocore").warning("slow")
+        return Committed(made_chunk.entry, 5, adopted=False)
+
+    start_json_lines()
+    try:
+        under_way = uploads(commit)
+        with about(unit=3):
+            under_way.submit(made(7))
+        list(under_way.drain())
+        under_way.close()
+    finally:
+        stop_json_lines()
+    line = json.loads(capsys.readouterr().err)
+    assert (line["unit"], line["chunk"], line["message"]) == (3, 7, "slow")

@@ -42,7 +42,7 @@ class Bucket:
         self.store = opened(where, endpoint_url=proxy.endpoint_url, budget=QUICK, **sizes)
         self.direct = opened(where, endpoint_url=server.endpoint_url, budget=QUICK)
         page = self.store._page
-        self.store._page = lambda prefix, token, limit=1: page(prefix, token, limit)
+        self.store._page = lambda prefix, token, limit=1, **more: page(prefix, token, limit, **more)
 
     def begin(self, before):
         """Return a new folder with what is there before, and the version of ``k``."""

@@ -230,10 +230,26 @@ def test_a_listing_that_breaks_between_pages_goes_on(bench):
     for i in range(3):
         bench.store.put_new(f"k{i}", b"")
     page = bench.store._page
-    bench.store._page = lambda prefix, token, limit=1: page(prefix, token, limit)
+    bench.store._page = lambda prefix, token, limit=1, **more: page(prefix, token, limit, **more)
     bench.fail("lose-reply", lambda seen: "oken=" in seen.path, times=2)
     assert [stat.key for stat in bench.store.list("")] == ["k0", "k1", "k2"]
     assert bench.store.retries >= 1  # aiohttp itself sends a GET again on a connection that was kept too long
+
+
+def test_a_listing_after_a_key_asks_for_no_more(bench):
+    for i in range(4):
+        bench.store.put_new(f"k{i}", b"")
+    page, pages = bench.store._page, []
+
+    def keep(prefix, token, limit=2, **more):
+        pages.append(page(prefix, token, limit, **more))
+        return pages[-1]
+
+    bench.store._page = keep
+    assert [stat.key for stat in bench.store.list("k", after="k2")] == ["k3"]
+    assert len(pages) == 1
+    asked = next(seen.path for seen in reversed(bench.proxy.seen) if "prefix=" in seen.path)
+    assert "start-after=dest%2Fk2" in asked or "startOffset=dest%2Fk2" in asked
 
 
 # refusals that a person must mend
