@@ -96,7 +96,7 @@ def _from_run() -> list[click.Parameter]:
     """Return the options of `run`: the same words, the same checks, the same defaults."""
     found: list[click.Parameter] = []
     for parameter in run.params:
-        if isinstance(parameter, click.Option) and parameter.name != "config":
+        if isinstance(parameter, click.Option) and parameter.name not in {"config", "log_format"}:
             found.append(option := copy.copy(parameter))
             option.hidden = parameter.name in _CHANGE_NOTHING
     return found
