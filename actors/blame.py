@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actors.worker import WorkerPlace
     from ingest.pool import UnitTask
 
-__all__ = ["Verdict", "any_node_is_alive", "judge", "lost_to_deadline", "node_is_alive"]
+__all__ = ["Verdict", "any_node_is_alive", "draining_nodes", "judge", "lost_to_deadline", "node_is_alive"]
 
 # Ray 2.60 keeps the reason of a death in its protocol and gives Python only the sentence made of it.
 _NODE_DIED = "its node has died"
@@ -25,6 +25,7 @@ _MEMORY_MONITOR = "NODE_OUT_OF_MEMORY"
 _EXIT = re.compile(
     r"Worker exit type: (?P<type>\w+) Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL
 )
+_CREATION = "error raised in its creation task"
 _REASON = re.compile(r"The actor (?:is dead|died) because .*", re.DOTALL)
 
 
@@ -50,6 +51,8 @@ def judge(error: RayError, place: WorkerPlace | None, is_node_alive: Callable[[s
     node_lost = isinstance(error, NodeDiedError) or _NODE_DIED in text
     if node_lost or (place is not None and not is_node_alive(place.node_id)):
         return Verdict("infrastructure", "node-lost", f"{where} went with its node")
+    if _CREATION in text:
+        return Verdict("unit", "worker-start", f"{where} cannot be made there: {_last_line(text)}")
     if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError):
         return Verdict("unit", "worker-died", f"{where} died: {_reason(text)}")
     return Verdict("infrastructure", "unavailable", f"{where} cannot be reached: {_reason(text)}")
@@ -76,6 +79,22 @@ def any_node_is_alive() -> bool:
         return any(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]  # Ray leaves it untyped
     except (RayError, RuntimeError, OSError):
         return True
+
+
+def draining_nodes() -> frozenset[str]:
+    """Return the nodes that are about to go: a spot machine called back, a pod that ends, a cluster that shrinks.
+
+    Ray 2.60 has no public way to ask; its own libraries ask here. Where it cannot say, none is.
+    """
+    try:
+        return frozenset(ray._private.state.state.get_draining_nodes())
+    except (AttributeError, RayError, RuntimeError, OSError):
+        return frozenset()
+
+
+def _last_line(text: str) -> str:
+    """Return the error at the end of a traceback."""
+    return text.strip().splitlines()[-1].strip()[:500]
 
 
 def _reason(text: str) -> str:

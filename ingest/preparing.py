@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from ingest import __version__
 from ingest.cpu import available_cpus
 from ingest.encode.sizes import FileKind
 from ingest.errors import ConfigError, IngestError
@@ -38,11 +39,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Work", "divide_work", "draft_dataset", "file_kind", "profile_of_plan", "scratch_of"]
 
-_SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "tiledbsoma", "cell-ingest")
-"""Packages whose version may shape bytes or data."""
+_SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "tiledbsoma")
+"""Packages whose version may shape bytes or data; as this one's own, which need not be installed to run."""
 
 _SUMS_AT_ONCE = 1 << 21
 """Cells whose non-zeros a source is asked for at once: asking takes opening it."""
+
+_ON_CLUSTER = 1_000
+"""Workers that the work is cut for where a cluster decides how many there are: units are none the shorter for it where
+there are bands enough, and what is cut for few leaves many with nothing to do."""
 
 _NUMERIC = 4
 """Bytes of one count in memory; uint16 and int16 are fetched as int32."""
@@ -109,7 +114,7 @@ def draft_dataset(
         data,
         work,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: importlib.metadata.version(name) for name in _SHAPING},
+        versions={name: importlib.metadata.version(name) for name in _SHAPING} | {"cell-ingest": __version__},
         recorded=_recorded(work) | ({} if quality is None else {"quality_control": dict(quality)}),
     )
 
@@ -199,7 +204,7 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
     plan = plan_of.plan
     memory = _memory(profile, plan_of, work)
     missing = tuple(chunk for chunk in range(plan.n_chunks) if chunk not in done)
-    workers = work.workers or _default_workers(memory.projected)
+    workers = work.workers or (_ON_CLUSTER if work.on_cluster else _default_workers(memory.projected))
     if workers < 1:
         raise ConfigError(f"-d {workers}: at least one worker is needed", kind="bad-workers")
     units = tuple(cut_units(profile, missing, workers=workers))
