@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
+from ingest.errors import VersionMismatchError
 from ingest.pool import Lost
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from actors.worker import WorkerPlace
     from ingest.pool import UnitTask
 
-__all__ = ["Verdict", "any_node_is_alive", "draining_nodes", "judge", "lost_to_deadline", "node_is_alive"]
+__all__ = ["Verdict", "any_node_is_alive", "draining_nodes", "judge", "lost_to_deadline", "node_is_alive", "other_build"]
 
 # Ray 2.60 keeps the reason of a death in its protocol and gives Python only the sentence made of it.
 _NODE_DIED = "its node has died"
@@ -25,7 +26,7 @@ _MEMORY_MONITOR = "NODE_OUT_OF_MEMORY"
 _EXIT = re.compile(
     r"Worker exit type: (?P<type>\w+) Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL
 )
-_CREATION = "error raised in its creation task"
+_CREATION = re.compile(r"error raised in its creation task.*?\bip=(?P<ip>[^,)\s]+)", re.DOTALL)
 _REASON = re.compile(r"The actor (?:is dead|died) because .*", re.DOTALL)
 
 
@@ -51,11 +52,24 @@ def judge(error: RayError, place: WorkerPlace | None, is_node_alive: Callable[[s
     node_lost = isinstance(error, NodeDiedError) or _NODE_DIED in text
     if node_lost or (place is not None and not is_node_alive(place.node_id)):
         return Verdict("infrastructure", "node-lost", f"{where} went with its node")
-    if _CREATION in text:
-        return Verdict("unit", "worker-start", f"{where} cannot be made there: {_last_line(text)}")
     if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError):
         return Verdict("unit", "worker-died", f"{where} died: {_reason(text)}")
     return Verdict("infrastructure", "unavailable", f"{where} cannot be reached: {_reason(text)}")
+
+
+def other_build(error: RayError) -> VersionMismatchError | None:
+    """Return what it means that an actor could not even be made: its node lacks this package, or has another one.
+
+    `actors.worker.WorkerActor` does nothing in its beginning that fails otherwise. None for any other death.
+    """
+    match = _CREATION.search(str(error))
+    if match is None:
+        return None
+    cause = str(error).strip().splitlines()[-1].strip()[:500]
+    return VersionMismatchError(
+        f"the node {match['ip']} does not have this package, or another version of it ({cause})",
+        hint="use an image that has it, or bring it along: `ray job submit --working-dir .` in a clone",
+    )
 
 
 def lost_to_deadline(task: UnitTask, place: WorkerPlace, deadline_s: float) -> Lost:
@@ -90,11 +104,6 @@ def draining_nodes() -> frozenset[str]:
         return frozenset(ray._private.state.state.get_draining_nodes())
     except (AttributeError, RayError, RuntimeError, OSError):
         return frozenset()
-
-
-def _last_line(text: str) -> str:
-    """Return the error at the end of a traceback."""
-    return text.strip().splitlines()[-1].strip()[:500]
 
 
 def _reason(text: str) -> str:

@@ -160,6 +160,8 @@ class RayPool:
         """Do what is due, without blocking."""
         now = time.monotonic()
         spent = self._budget.spent and not self._members
+        if spent:
+            self._recruiter.withdraw()  # who waits for room would be tried one after another
         if spent and not self._recruiter.pending:
             raise self._budget.error() from self._budget.cause
         self._look_for_life(now)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from actors.blame import judge, node_is_alive
+from actors.blame import judge, node_is_alive, other_build
 from actors.calls import kill, settled
 from actors.flight import Member
 from actors.worker import WorkerPlace, start_actor
@@ -62,6 +62,7 @@ class Recruiter:
         self._start_timeout_s = start_timeout_s
         self._due: list[float] = []
         self._starts: list[_Start] = []
+        self._said: set[str] = set()
 
     @property
     def pending(self) -> list[ObjectRef[Any]]:
@@ -125,6 +126,8 @@ class Recruiter:
             answer = ray.get(start.ready)
         except RayError as error:
             kill(start.actor)
+            if (other := other_build(error)) is not None:
+                raise other from error
             self.failed(judge(error, None, node_is_alive), error)
             return None
         if isinstance(answer, VersionMismatchError):
@@ -150,7 +153,9 @@ class Recruiter:
 
     def _count(self, cause: Exception) -> None:
         self._budget.failed(cause)
-        _log.warning("a worker could not be started: %s", cause)
+        if str(cause) not in self._said:
+            self._said.add(str(cause))
+            _log.warning("a worker could not be started: %s", cause)
         self.want_one()
 
     def _too_slow(self, start: _Start) -> ConfigError:

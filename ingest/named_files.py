@@ -7,6 +7,7 @@ last.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["fetched", "is_remote", "local_path", "read_text"]
 
 _REMOTE = ("s3", "s3a", "gs", "gcs", "http", "https")
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 _PART_BYTES = 8 << 20
 _AT_ONCE = 4
 _MOST_TEXT_BYTES = 64 << 20
@@ -87,13 +89,13 @@ def fetched(name: str, scratch: Scratch, *, endpoint_url: str | None = None) -> 
     Raises
     ------
     ConfigError
-        See `is_remote`; the scratch folder is full.
+        See `is_remote`; it is not there (``no-such-file``), or the scratch folder is full.
     SourceError, SourceChangedError, CorruptError, CredentialsError, TransientError
-        It is not there, changes meanwhile, is not what the store's checksum is of, or cannot be read.
+        It changes meanwhile, is not what the store's checksum is of, or cannot be read.
     """
     if not is_remote(name):
         return local_path(name)
-    path = scratch.path / "fetched"
+    path = scratch.path / (_UNUSUAL.sub("_", urlsplit(name).path.rsplit("/", 1)[-1]) or "fetched")
     with scratch.guarded(), path.open("wb") as file:
         for part in _parts(name, endpoint_url):
             file.write(part)
@@ -105,7 +107,10 @@ def _parts(url: str, endpoint_url: str | None, *, most_bytes: int | None = None)
     from ingest.fetch.h5ad_remote import Checksum, remote_filesystem, stat_remote
 
     filesystem = remote_filesystem(url, endpoint_url=endpoint_url)
-    stat = stat_remote(url, filesystem)
+    try:
+        stat = stat_remote(url, filesystem)
+    except SourceError as error:  # of what a person has named, not of the data
+        raise ConfigError(error.message, kind=error.kind, hint=error.hint) from error
     if most_bytes is not None and stat.size > most_bytes:
         raise ConfigError(f"{url}: {stat.size:,} bytes are too many for such a file", kind="too-large")
     checksum = Checksum()
