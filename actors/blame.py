@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from actors.worker import WorkerPlace
     from ingest.pool import UnitTask
 
-__all__ = ["Verdict", "any_node_is_alive", "draining_nodes", "judge", "lost_to_deadline", "node_is_alive", "other_build"]
+__all__ = [
+    "Verdict",
+    "any_node_is_alive",
+    "draining_nodes",
+    "judge",
+    "lost_to_deadline",
+    "node_is_alive",
+    "other_build",
+]
 
 # Ray 2.60 keeps the reason of a death in its protocol and gives Python only the sentence made of it.
 _NODE_DIED = "its node has died"

@@ -77,5 +77,5 @@ def mismatch(driver: Mapping[str, str], worker: Mapping[str, str], where: str) -
     here, there = (", ".join(f"{name} {build.get(name, 'none')}" for name in names) for build in (driver, worker))
     return VersionMismatchError(
         f"the driver has {here}, the worker on {where} has {there}",
-        hint="use one image or one upload for all: `ray job submit` with --working-dir brings the same code to all nodes",
+        hint="use one image for all, or bring the code along: `ray job submit --working-dir .` in a clone",
     )

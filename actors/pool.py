@@ -15,13 +15,13 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util import ActorPool
 
-from actors.blame import any_node_is_alive, draining_nodes, judge, lost_to_deadline, node_is_alive
+from actors.blame import lost_to_deadline
 from actors.budget import StartBudget
 from actors.calls import error_of, kill, settled
 from actors.flight import Flight
+from actors.node_watch import NodeWatch
 from actors.recruiter import Recruiter
 from actors.worker import WorkerSpec
-from ingest.errors import TransientError
 from ingest.pool import Ended, UnitOutcome, unforeseen
 
 if TYPE_CHECKING:
@@ -30,16 +30,11 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-    from actors.blame import Verdict
     from actors.flight import Member
     from actors.growth import Growth
     from ingest.pool import Lost, PoolEvent, Progress, UnitTask, WorkerFactory
 
 __all__ = ["RayPool"]
-
-_LOOK_EVERY_S = 2.0
-_LIFELESS_S = 10.0
-"""How long no node may live before the pool gives up: a head that is being replaced comes back sooner."""
 
 _IDLE_S = 60.0
 """On a cluster, how long an actor may have nothing to do before it gives back its room."""
@@ -94,12 +89,9 @@ class RayPool:
         self._pool: Any = ActorPool([])
         self._members: dict[ActorHandle[Any], Member] = {}
         self._flights: dict[ActorHandle[Any], Flight] = {}
-        self._lost_nodes: set[str] = set()
-        self._draining: frozenset[str] = frozenset()
+        self._nodes = NodeWatch()
         self._stopping = False
         self._closed = False
-        self._last_life = time.monotonic()
-        self._next_look = self._next_drain_look = self._last_life
         for _ in range(size if growth is None else growth.missing(working=0, coming=0)):
             self._recruiter.want_one()
         self._recruiter.launch(hold=False)
@@ -164,8 +156,8 @@ class RayPool:
             self._recruiter.withdraw()  # who waits for room would be tried one after another
         if spent and not self._recruiter.pending:
             raise self._budget.error() from self._budget.cause
-        self._look_for_life(now)
-        self._look_for_drains(now)
+        self._nodes.look_for_life(now, has_workers=bool(self._members))
+        self._look_who_leaves(now)
         self._adjust(now)
         self._recruiter.launch(hold=spent, has_workers=bool(self._members))
         for flight in self._flights.values():
@@ -187,31 +179,12 @@ class RayPool:
                 self._take_out(member.actor)
                 kill(member.actor)
 
-    def _look_for_drains(self, now: float) -> None:
-        """Have those stop whose node is about to go: what they commit until then is kept, and the rest made elsewhere."""
-        if now < self._next_drain_look:
-            return
-        self._next_drain_look = now + _LOOK_EVERY_S
-        self._draining = draining_nodes()
+    def _look_who_leaves(self, now: float) -> None:
+        """Have workers stop whose node is about to go: what they commit until then is kept, the rest made elsewhere."""
+        self._nodes.look_who_leaves(now)
         for member in self._members.values():
-            if member.place.node_id in self._draining and not member.leaving:
-                member.leaving = True
-                _log.info("node %s is about to go: its workers finish the chunk in hand", member.place.node_id[:8])
-
-    def _look_for_life(self, now: float) -> None:
-        """Notice that Ray itself has died: it would let new workers wait for ever."""
-        if self._members:
-            self._last_life = now
-        elif now >= self._next_look:
-            self._next_look = now + _LOOK_EVERY_S
-            if any_node_is_alive():
-                self._last_life = now
-            elif now - self._last_life > _LIFELESS_S:
-                raise TransientError(
-                    "Ray has no node left: the local Ray, or the head of the cluster, has died",
-                    kind="ray-lost",
-                    hint="run the same command again; what was committed is kept",
-                )
+            # That cannot be taken back, should the node stay after all.
+            member.leaving = member.leaving or member.place.node_id in self._nodes.leaving
 
     def _join(self) -> bool:
         members = self._recruiter.joined()
@@ -307,18 +280,7 @@ class RayPool:
         self._recruiter.want_one()
         if flight.overdue:
             return lost_to_deadline(flight.task, member.place, flight.deadline_s)
-        return self._judge(member, error).lost(flight.task)
-
-    def _judge(self, member: Member, error: RayError) -> Verdict:
-        """Say what became of `member`; the node it went with is known as lost from then on: Ray gives no id twice.
-
-        A node that drains ends its workers first and counts as living a while longer.
-        """
-        going = self._lost_nodes | self._draining
-        verdict = judge(error, member.place, lambda node: node not in going and node_is_alive(node))
-        if verdict.kind == "node-lost":
-            self._lost_nodes.add(member.place.node_id)
-        return verdict
+        return self._nodes.judge(error, member.place).lost(flight.task)
 
     def _idle_members(self) -> list[Member]:
         return [member for member in self._members.values() if member.actor not in self._flights]
@@ -334,7 +296,7 @@ class RayPool:
         for member in idle:
             if member.watch in dead:
                 self._replace_idle(member, error_of(member.watch) or ActorDiedError())
-            elif member.place.node_id in self._lost_nodes:
+            elif member.place.node_id in self._nodes.lost:
                 self._replace_idle(member, ActorDiedError())
             elif member.leaving:
                 self._retire(member)
@@ -350,7 +312,7 @@ class RayPool:
 
     def _replace_idle(self, member: Member, error: RayError) -> None:
         self._take_out(member.actor)
-        verdict = self._judge(member, error)
+        verdict = self._nodes.judge(error, member.place)
         kill(member.actor)
         if member.used or verdict.blame == "infrastructure":
             _log.warning("an idle worker is replaced: %s", verdict.message)

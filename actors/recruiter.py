@@ -95,8 +95,7 @@ class Recruiter:
         self._due = [when for when in self._due if when > now]
         for _ in due:
             actor = start_actor(self._spec)
-            here, ready = actor.here.remote(), actor.ready.remote()
-            self._starts.append(_Start(actor, here, ready, now + self._start_timeout_s))
+            self._starts.append(_Start(actor, actor.here.remote(), actor.ready.remote(), now + self._start_timeout_s))
 
     def _look_who_has_room(self, now: float, *, has_workers: bool) -> None:
         waiting = [start for start in self._starts if not start.has_room]

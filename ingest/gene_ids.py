@@ -9,7 +9,7 @@ __all__ = ["gene_ids"]
 
 
 def gene_ids(text: str, *, option: str, endpoint_url: str | None = None) -> tuple[str, ...]:
-    """Read ``ID,ID`` or ``@file``, also ``@s3://…``, with ids separated by commas or white space, ``#`` before comments.
+    """Read ``ID,ID`` or ``@file``, or ``@s3://…``: ids separated by commas or white space, comments after ``#``.
 
     Parameters
     ----------

@@ -137,7 +137,9 @@ def _part(filesystem: Any, url: str, start: int, size: int) -> bytes:
         # A web server that knows no ranges will do for what fits into one.
         data = bytes(filesystem.cat_file(url) if whole else filesystem.cat_file(url, start=start, end=stop))
         if len(data) == size and not whole:
-            raise SourceError(f"{url}: the server serves no ranges", kind="no-ranges", hint="copy it to disk", source=url)
+            raise SourceError(
+                f"{url}: the server serves no ranges", kind="no-ranges", hint="copy it to disk", source=url
+            )
         if len(data) != stop - start:
             raise short_read(url, len(data), stop - start)
         return data

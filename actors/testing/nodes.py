@@ -66,7 +66,12 @@ def serve(lines: Iterable[str], *, cpus: int, jobs: bool = False) -> Iterator[st
                     own = {name: float(amount) for name, amount in (text.split("=") for text in resources)}
                     with _patience():
                         node = cluster.add_node(
-                            wait=False, num_cpus=cpus, resources=own, include_dashboard=False, temp_dir=_own_folder(folder), **small
+                            wait=False,
+                            num_cpus=cpus,
+                            resources=own,
+                            include_dashboard=False,
+                            temp_dir=_own_folder(folder),
+                            **small,
                         )
                     raylet = _raylet_of(node)
                     threading.Thread(target=raylet.wait, daemon=True).start()
@@ -107,12 +112,13 @@ def _own_folder(folder: str) -> str:
 
 def _drain(cluster: Any, node_id: str) -> bool:
     """Tell a node that it is called back in a minute, as its own handler of SIGTERM does."""
-    from ray._raylet import GcsClient
+    from ray import _raylet
     from ray.core.generated import autoscaler_pb2
 
-    accepted, _ = GcsClient(address=cluster.address).drain_node(
+    client: Any = vars(_raylet)["GcsClient"](address=cluster.address)  # compiled, as the other is made: no types
+    accepted, _ = client.drain_node(
         node_id,
-        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+        vars(autoscaler_pb2)["DrainNodeReason"].Value("DRAIN_NODE_REASON_PREEMPTION"),
         "called back",
         int((time.time() + _CALLED_BACK_S) * 1000),
     )

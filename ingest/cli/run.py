@@ -73,7 +73,13 @@ _ONLY_WITH_INDEX = (
     show_default=", ".join(f"{usual.cells_per_chunk} for {name}" for name, usual in FORMATS.items()),
     metavar="N",
 )
-@click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs, or as many as memory holds. On a cluster the most; as many as it has room for.")
+@click.option(
+    "-d",
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Workers; all CPUs, or as many as memory holds. On a cluster the most; as many as it has room for.",
+)
 @click.option(
     "--cpus",
     type=click.IntRange(1),

@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import time
-import venv
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,10 @@ import boto3
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from ingest.opened import open_plan
+from ingest.settings import DataSettings
 from ingest.store.open import open_store
 from ingest.testing.datasets import make_dataset, write_sources
 from ingest.testing.kills import Nodes
-from ingest.settings import DataSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

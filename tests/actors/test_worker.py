@@ -11,10 +11,11 @@ from ingest.testing.scripted_worker import ScriptedFactory
 
 PROGRAM = """
 import os, pickle, signal
+from actors.build import this_build
 from actors.worker import THREAD_VARIABLES, WorkerActor
 from ingest.pool import UnitTask
 from ingest.testing.scripted_worker import ScriptedFactory
-actor = WorkerActor(pickle.dumps(ScriptedFactory({folder!r})), 3)
+actor = WorkerActor(pickle.dumps(ScriptedFactory({folder!r})), 3, this_build())
 signal.raise_signal(signal.SIGINT)
 print(*(os.environ[name] for name in THREAD_VARIABLES))
 try:
