@@ -174,11 +174,12 @@ class Nodes:
         except (BrokenPipeError, psutil.NoSuchProcess) as error:
             raise NodesLostError("a Ray node does not start") from error
 
-    def drain_node(self) -> None:
-        """Have the oldest node called back, as a spot machine is, and start another in its place."""
+    def drain_node(self) -> bool:
+        """Have the oldest node called back, as a spot machine is, and start another in its place; say if Ray agrees."""
         raylet = self._raylets.pop(0)
-        self._say(f"drain {raylet.pid}")
+        agreed = self._say(f"drain {raylet.pid}") == "True"
         self._raylets.append(self._add())
+        return agreed
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that hold a worker, oldest first."""
@@ -202,6 +203,13 @@ class Nodes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._raylets.append(self._add())
+
+    def kill_all(self) -> None:
+        """Kill every process of the cluster, the head's first; another is another cluster."""
+        for process in (psutil.Process(self._process.pid), *self._children()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End every process of the cluster; those of a killed node, too."""

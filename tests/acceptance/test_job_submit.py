@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,3 +133,75 @@ def test_a_job_outlives_a_node_and_takes_another_in(shelf, environment, tmp_path
     assert status == JobStatus.SUCCEEDED, log
     assert log[-2].startswith(f"  cells {N_CELLS:,}"), "a job's log ends with the summary"
     assert digest_of(shelf, "shaken") == shelf.digest
+
+
+@pytest.mark.long
+def test_jobs_that_are_stopped_drained_incomplete_or_lose_their_head(shelf, environment, tmp_path):
+    with cluster(environment, tmp_path) as (nodes, jobs):
+        # Stopped: what Ctrl-C does.
+        job = submit(nodes, shelf, shelf.command("shaken"), name="first")
+        until(lambda: shelf.n_done("shaken") >= N_CHUNKS // 20, lambda: jobs.get_job_logs(job))
+        jobs.stop_job(job)
+        status, log = ended(jobs, job)
+        n_done = shelf.n_done("shaken")
+        assert status == JobStatus.STOPPED
+        assert log[-1] == f"stopped: {n_done:,} of {N_CHUNKS:,} chunks done; run the same command to go on"
+        assert n_done < N_CHUNKS
+        # Again, and a node is called back meanwhile: nobody is to blame, nothing is even tried again.
+        job = submit(nodes, shelf, shelf.command("shaken"), name="second")
+        until(lambda: shelf.n_done("shaken") >= n_done + N_CHUNKS // 20, lambda: jobs.get_job_logs(job))
+        assert nodes.drain_node()
+        n_drained = shelf.n_done("shaken")
+        status, log = ended(jobs, job)
+        assert status == JobStatus.SUCCEEDED, log
+        assert n_drained < N_CHUNKS, "the node was called back in mid-run"
+        assert any(line.startswith(f"Resume   {n_done:,} of {N_CHUNKS:,} chunks") for line in log)
+        assert not any("again" in line or "set aside" in line for line in log), log
+        assert digest_of(shelf, "shaken") == shelf.digest
+        # One file of two is missing.
+        client = boto3.client("s3", endpoint_url=shelf.variables["AWS_ENDPOINT_URL"])
+        whole = client.get_object(Bucket="jobs", Key="sample1.h5ad")["Body"].read()
+        client.delete_object(Bucket="jobs", Key="sample1.h5ad")
+        status, log = ended(jobs, submit(nodes, shelf, shelf.command("half"), name="half"))
+        info = jobs.get_job_info("half")
+        assert (status, info.driver_exit_code) == (JobStatus.FAILED, 3), log
+        assert "failed with exit code 3" in info.message
+        client.put_object(Bucket="jobs", Key="sample1.h5ad", Body=whole)
+        # The head dies.
+        job = submit(nodes, shelf, shelf.command("beheaded"), name="third")
+        until(lambda: shelf.n_done("beheaded") >= N_CHUNKS // 20, lambda: jobs.get_job_logs(job))
+        nodes.kill_all()
+    n_done = shelf.n_done("beheaded")
+    assert n_done < N_CHUNKS
+    with cluster(environment, tmp_path) as (nodes, jobs):
+        status, log = ended(jobs, submit(nodes, shelf, shelf.command("beheaded"), name="third"))
+    assert status == JobStatus.SUCCEEDED, log
+    assert digest_of(shelf, "beheaded") == shelf.digest
+
+
+@pytest.mark.long
+def test_a_cluster_without_the_package_is_told_apart_and_served_by_an_upload(shelf, environment, tmp_path):
+    """Its Python has what the package depends on, and nothing of the package."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = tmp_path / "bare" / "bin" / "python"
+    (site,) = (tmp_path / "bare").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # of which no .pth is read: ours is one
+    path = f"{python.parent}{os.pathsep}{environment['PATH']}"
+    bare = {name: value for name, value in environment.items() if name != "PYTHONPATH"} | {"PATH": path}
+    few = ("-n", "40")
+    with cluster(bare, tmp_path, python=str(python)) as (nodes, jobs):
+        outside = subprocess.run(
+            [sys.executable, *shelf.command("outside", *few)],
+            env={**environment, **shelf.variables, "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert outside.returncode == 1, outside.stderr
+        assert "does not have this package" in outside.stderr
+        assert "No module named 'actors'" in outside.stderr
+        job = submit(nodes, shelf, shelf.command("carried", *few), name="carried", working_dir=ROOT)
+        status, log = ended(jobs, job)
+    assert status == JobStatus.SUCCEEDED, log
+    assert log[-2].startswith("  cells 40"), log
