@@ -50,11 +50,17 @@ def _modules() -> Iterator[tuple[str, Path]]:
                 yield f"{package}/{path.relative_to(folder).as_posix()}", path
 
 
-def this_build() -> Build:
-    """Return the build of this process."""
+def this_build(*, sources: bool = True) -> Build:
+    """Return the build of this process.
+
+    Parameters
+    ----------
+    sources
+        With the digest of all modules: not where both ends run the very same files, which somebody may be editing.
+    """
     return {
         "cell-ingest": __version__,
-        "sources": _sources_digest(),
+        **({"sources": _sources_digest()} if sources else {}),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         **{name: _major(name) for name in _LIBRARIES},
     }
@@ -70,8 +76,8 @@ def _major(name: str) -> str:
 
 
 def mismatch(driver: Mapping[str, str], worker: Mapping[str, str], where: str) -> VersionMismatchError | None:
-    """Return the error of a worker that is not of the driver's build, None where it is."""
-    names = [name for name in {**driver, **worker} if driver.get(name) != worker.get(name)]
+    """Return the error of a worker that is not of the driver's build, as far as the driver says; None where it is."""
+    names = [name for name in driver if driver[name] != worker.get(name)]
     if not names:
         return None
     here, there = (", ".join(f"{name} {build.get(name, 'none')}" for name in names) for build in (driver, worker))

@@ -17,6 +17,7 @@ from ray.util import ActorPool
 
 from actors.blame import lost_to_deadline
 from actors.budget import StartBudget
+from actors.build import this_build
 from actors.calls import error_of, kill, settled
 from actors.flight import Flight
 from actors.node_watch import NodeWatch
@@ -83,7 +84,8 @@ class RayPool:
             raise ValueError(f"a pool of {size} workers")
         self._size = size
         self._budget = StartBudget(max_failed_starts)
-        spec = WorkerSpec(factory, num_cpus, memory_bytes, resources or {})
+        build = this_build(sources=growth is not None)  # else the workers are on this machine
+        spec = WorkerSpec(factory, num_cpus, memory_bytes, resources or {}, build)
         self._recruiter = Recruiter(spec, self._budget, start_timeout_s)
         self._growth = growth
         self._pool: Any = ActorPool([])

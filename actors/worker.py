@@ -51,6 +51,8 @@ class WorkerSpec:
     """Only schedules: Ray enforces no limit per worker. None asks for none."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """Custom resources of a node that one worker takes: which nodes may have it, and how many."""
+    build: Build = field(default_factory=this_build)
+    """What a worker must run."""
 
     @property
     def n_threads(self) -> int:
@@ -107,7 +109,8 @@ class WorkerActor:
         """Start the worker; return where it lives, or why it cannot work. Raises nothing on purpose."""
         context = ray.get_runtime_context()
         node_id, host = context.get_node_id(), socket.gethostname()
-        if (other := mismatch(self._driver_build, this_build(), f"{host} (node {node_id[:8]})")) is not None:
+        here = this_build(sources="sources" in self._driver_build)
+        if (other := mismatch(self._driver_build, here, f"{host} (node {node_id[:8]})")) is not None:
             return other
         try:
             worker: UnitWorker = pickle.loads(self._pickled)()  # noqa: S301 # made by our own driver, over Ray itself
@@ -158,5 +161,5 @@ _RemoteWorker = _remote(
 def start_actor(spec: WorkerSpec) -> ActorHandle[Any]:
     """Ask Ray for an actor and return at once; it dies with this driver."""
     pickled = cloudpickle.dumps(spec.factory)  # type: ignore[no-untyped-call]  # Ray leaves it untyped
-    handle: ActorHandle[Any] = _RemoteWorker.options(**spec.options).remote(pickled, spec.n_threads, this_build())
+    handle: ActorHandle[Any] = _RemoteWorker.options(**spec.options).remote(pickled, spec.n_threads, spec.build)
     return handle

@@ -83,7 +83,7 @@ class Command(click.Command):
 def _said(args: Sequence[str], option: str) -> str | None:
     """Return what stands behind `option` in a command line, the last time."""
     found = None
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip(args, [*args, ""][1:], strict=True):
         if word == option:
             found = following
         elif word.startswith(f"{option}="):

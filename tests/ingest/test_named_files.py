@@ -199,10 +199,8 @@ def test_an_endpoint_is_that_of_the_option_or_of_the_environment(s3_server, monk
 
 
 def test_gcs_too(gcs_server, monkeypatch):
-    import gcsfs
-
     for name, value in gcs_server.environment.items():
         monkeypatch.setenv(name, value)
     bucket = gcs_server.create_bucket("named")
-    gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs_server.endpoint_url).pipe(f"{bucket}/genes.txt", b"ENSG2")
+    h5ad_remote.remote_filesystem(bucket, endpoint_url=gcs_server.endpoint_url).pipe(f"{bucket}/genes.txt", b"ENSG2")
     assert read_text(f"{bucket}/genes.txt") == "ENSG2"

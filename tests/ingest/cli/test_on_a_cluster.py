@@ -69,7 +69,7 @@ def test_resources_are_names_with_amounts():
     "text", ["spot", "spot=", "spot=x", "spot=0", "spot=-1", "spot=1.5", "spot=nan", "=1", "spot=inf"]
 )
 def test_what_is_no_resource_says_how_to_write_one(text):
-    with pytest.raises(ConfigError, match="such as spot=0.01") as caught:
+    with pytest.raises(ConfigError, match="write NAME=AMOUNT") as caught:
         resource_amounts([text], away=True)
     assert caught.value.kind == "bad-resource"
 
@@ -118,9 +118,8 @@ def test_a_pool_on_a_cluster_follows_its_size(monkeypatch, workers, most, at_onc
 
 def test_without_a_cluster_a_pool_has_one_size(monkeypatch):
     made = {}
-    monkeypatch.setattr(
-        "actors.pool.RayPool", lambda *_, **options: made.update(options) or type("P", (), {"close": print})
-    )
+    closing = type("Pool", (), {"close": lambda _: None})
+    monkeypatch.setattr("actors.pool.RayPool", lambda *_, **options: made.update(options) or closing())
     monkeypatch.setattr("actors.cluster.connect", lambda **_: nullcontext())
     with pool_for(WorkSettings())(type("Factory", (), {"threads": 2})(), 4, memory_bytes=1):
         pass
