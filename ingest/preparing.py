@@ -45,9 +45,9 @@ _SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "
 _SUMS_AT_ONCE = 1 << 21
 """Cells whose non-zeros a source is asked for at once: asking takes opening it."""
 
-_ON_CLUSTER = 1_000
-"""Workers that the work is cut for where a cluster decides how many there are: units are none the shorter for it where
-there are bands enough, and what is cut for few leaves many with nothing to do."""
+_ON_CLUSTER = 256
+"""Workers that the work is cut for where a cluster decides how many there are. Of 162 M cells it makes 1,400 units, by
+which a thousand workers come to an end together nearly as well; cutting for them takes seconds, and short units."""
 
 _NUMERIC = 4
 """Bytes of one count in memory; uint16 and int16 are fetched as int32."""
@@ -209,7 +209,8 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
         raise ConfigError(f"-d {workers}: at least one worker is needed", kind="bad-workers")
     units = tuple(cut_units(profile, missing, workers=workers))
     read, least = read_bytes(profile, units)
-    return Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+    most = len(units) if work.on_cluster and work.workers is None else workers
+    return Work(units, missing, max(1, min(most, len(units))), profile, memory, read, least)
 
 
 def _memory(profile: Profile, plan_of: Draft | OpenPlan, work: WorkSettings) -> MemoryPlan:

@@ -90,11 +90,10 @@ def test_an_actor_that_cannot_be_made_is_of_another_build(cause):
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("size", [1, 3])
-def test_another_build_ends_the_run_before_any_unit_and_is_not_tried_again(tmp_path, monkeypatch, size):
+def test_another_build_ends_the_run_before_any_unit_and_is_not_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr("actors.pool.this_build", lambda **_: this_build() | {"sources": "feedbeef", "numba": "0.1"})
     factory = ScriptedFactory(str(tmp_path))
-    pool = RayPool(factory, size, num_cpus=0.5)
+    pool = RayPool(factory, 3, num_cpus=0.5)
     try:
         with pytest.raises(VersionMismatchError, match="the driver has sources feedbeef, numba") as one:
             drive(pool, tasks_of(range(3)))
