@@ -151,8 +151,8 @@ def test_jobs_that_are_stopped_drained_incomplete_or_lose_their_head(shelf, envi
         # Again, and a node is called back meanwhile: nobody is to blame, nothing is even tried again.
         job = submit(nodes, shelf, shelf.command("shaken"), name="second")
         until(lambda: shelf.n_done("shaken") >= n_done + N_CHUNKS // 20, lambda: jobs.get_job_logs(job))
-        assert nodes.drain_node()
         n_drained = shelf.n_done("shaken")
+        assert nodes.drain_node()
         status, log = ended(jobs, job)
         assert status == JobStatus.SUCCEEDED, log
         assert n_drained < N_CHUNKS, "the node was called back in mid-run"
