@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
+from ingest.errors import VersionMismatchError
 from ingest.pool import Lost
 
 if TYPE_CHECKING:
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
     from actors.worker import WorkerPlace
     from ingest.pool import UnitTask
 
-__all__ = ["Verdict", "any_node_is_alive", "judge", "lost_to_deadline", "node_is_alive"]
+__all__ = [
+    "Verdict",
+    "any_node_is_alive",
+    "draining_nodes",
+    "judge",
+    "lost_to_deadline",
+    "node_is_alive",
+    "other_build",
+]
 
 # Ray 2.60 keeps the reason of a death in its protocol and gives Python only the sentence made of it.
 _NODE_DIED = "its node has died"
@@ -25,6 +34,7 @@ _MEMORY_MONITOR = "NODE_OUT_OF_MEMORY"
 _EXIT = re.compile(
     r"Worker exit type: (?P<type>\w+) Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL
 )
+_CREATION = re.compile(r"error raised in its creation task.*?\bip=(?P<ip>[^,)\s]+)", re.DOTALL)
 _REASON = re.compile(r"The actor (?:is dead|died) because .*", re.DOTALL)
 
 
@@ -55,6 +65,21 @@ def judge(error: RayError, place: WorkerPlace | None, is_node_alive: Callable[[s
     return Verdict("infrastructure", "unavailable", f"{where} cannot be reached: {_reason(text)}")
 
 
+def other_build(error: RayError) -> VersionMismatchError | None:
+    """Return what it means that an actor could not even be made: its node lacks this package, or has another one.
+
+    `actors.worker.WorkerActor` does nothing in its beginning that fails otherwise. None for any other death.
+    """
+    match = _CREATION.search(str(error))
+    if match is None:
+        return None
+    cause = str(error).strip().splitlines()[-1].strip()[:500]
+    return VersionMismatchError(
+        f"the node {match['ip']} does not have this package, or another version of it ({cause})",
+        hint="use an image that has it, or bring it along: `ray job submit --working-dir .` in a clone",
+    )
+
+
 def lost_to_deadline(task: UnitTask, place: WorkerPlace, deadline_s: float) -> Lost:
     """Return the event for a unit whose worker was killed for being late."""
     message = f"worker {place.pid} on {place.host} was killed: not done after {deadline_s:g} s"
@@ -76,6 +101,17 @@ def any_node_is_alive() -> bool:
         return any(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]  # Ray leaves it untyped
     except (RayError, RuntimeError, OSError):
         return True
+
+
+def draining_nodes() -> frozenset[str]:
+    """Return the nodes that are about to go: a spot machine called back, a pod that ends, a cluster that shrinks.
+
+    Ray 2.60 has no public way to ask; its own libraries ask here. Where it cannot say, none is.
+    """
+    try:
+        return frozenset(ray._private.state.state.get_draining_nodes())
+    except (AttributeError, RayError, RuntimeError, OSError):
+        return frozenset()
 
 
 def _reason(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -34,6 +34,9 @@ class Member:
     """Fails when the process dies."""
     used: bool = False
     """Whether it ever took a unit."""
+    leaving: bool = False
+    """Whether its node is about to go: it was asked to stop, and is given nothing more."""
+    idle_since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, eq=False)

@@ -15,30 +15,30 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util import ActorPool
 
-from actors.blame import any_node_is_alive, judge, lost_to_deadline, node_is_alive
+from actors.blame import lost_to_deadline
 from actors.budget import StartBudget
+from actors.build import this_build
 from actors.calls import error_of, kill, settled
 from actors.flight import Flight
+from actors.node_watch import NodeWatch
 from actors.recruiter import Recruiter
 from actors.worker import WorkerSpec
-from ingest.errors import TransientError
 from ingest.pool import Ended, UnitOutcome, unforeseen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-    from actors.blame import Verdict
     from actors.flight import Member
+    from actors.growth import Growth
     from ingest.pool import Lost, PoolEvent, Progress, UnitTask, WorkerFactory
 
 __all__ = ["RayPool"]
 
-_LOOK_EVERY_S = 2.0
-_LIFELESS_S = 10.0
-"""How long no node may live before the pool gives up: a head that is being replaced comes back sooner."""
+_IDLE_S = 60.0
+"""On a cluster, how long an actor may have nothing to do before it gives back its room."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +56,16 @@ class RayPool:
     factory
         Makes the worker inside each actor; of a module that is installed on the nodes.
     size
-        Actors wanted; a dead one is replaced.
-    num_cpus, memory_bytes
+        Actors wanted; a dead one is replaced. With `growth`, the most there can be.
+    num_cpus, memory_bytes, resources
         What the scheduler keeps free for one actor.
+    growth
+        On a cluster: ask for more while all have a unit, and for fewer once some have none.
     max_failed_starts
         Starts that may fail one after another, while no worker lives, before the pool gives up.
     start_timeout_s
-        Seconds an actor may take to be scheduled and ready: a cluster may have to grow for it.
+        Seconds an actor may wait for room while no other works (a cluster may have to grow for it), and then take
+        to be ready.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class RayPool:
         *,
         num_cpus: float = 1,
         memory_bytes: int | None = None,
+        resources: Mapping[str, float] | None = None,
+        growth: Growth | None = None,
         max_failed_starts: int = 4,
         start_timeout_s: float = 600.0,
     ) -> None:
@@ -79,16 +84,17 @@ class RayPool:
             raise ValueError(f"a pool of {size} workers")
         self._size = size
         self._budget = StartBudget(max_failed_starts)
-        self._recruiter = Recruiter(WorkerSpec(factory, num_cpus, memory_bytes), self._budget, start_timeout_s)
+        build = this_build(sources=growth is not None)  # else the workers are on this machine
+        spec = WorkerSpec(factory, num_cpus, memory_bytes, resources or {}, build)
+        self._recruiter = Recruiter(spec, self._budget, start_timeout_s)
+        self._growth = growth
         self._pool: Any = ActorPool([])
         self._members: dict[ActorHandle[Any], Member] = {}
         self._flights: dict[ActorHandle[Any], Flight] = {}
-        self._lost_nodes: set[str] = set()
+        self._nodes = NodeWatch()
         self._stopping = False
         self._closed = False
-        self._last_life = time.monotonic()
-        self._next_look = self._last_life
-        for _ in range(size):
+        for _ in range(size if growth is None else growth.missing(working=0, coming=0)):
             self._recruiter.want_one()
         self._recruiter.launch(hold=False)
 
@@ -133,6 +139,7 @@ class RayPool:
         ------
         ConfigError
             Kind ``pool-start``: the budget of failed starts is spent and no worker lives; its cause says why.
+            ``version-mismatch``: a node has another build of this package.
         TransientError
             Kind ``ray-lost``: no node is left, so no worker will ever start.
         """
@@ -152,27 +159,39 @@ class RayPool:
         """Do what is due, without blocking."""
         now = time.monotonic()
         spent = self._budget.spent and not self._members
+        if spent:
+            self._recruiter.withdraw()  # who waits for room would be tried one after another
         if spent and not self._recruiter.pending:
             raise self._budget.error() from self._budget.cause
-        self._look_for_life(now)
-        self._recruiter.launch(hold=spent)
+        self._nodes.look_for_life(now, has_workers=bool(self._members))
+        self._look_who_leaves(now)
+        self._adjust(now)
+        self._recruiter.launch(hold=spent, has_workers=bool(self._members))
         for flight in self._flights.values():
-            flight.tend(now, stopping=self._stopping)
+            flight.tend(now, stopping=self._stopping or flight.member.leaving)
 
-    def _look_for_life(self, now: float) -> None:
-        """Notice that Ray itself has died: it would let new workers wait for ever."""
-        if self._members:
-            self._last_life = now
-        elif now >= self._next_look:
-            self._next_look = now + _LOOK_EVERY_S
-            if any_node_is_alive():
-                self._last_life = now
-            elif now - self._last_life > _LIFELESS_S:
-                raise TransientError(
-                    "Ray has no node left: the local Ray, or the head of the cluster, has died",
-                    kind="ray-lost",
-                    hint="run the same command again; what was committed is kept",
-                )
+    def _adjust(self, now: float) -> None:
+        """Ask a cluster for more actors while all have a unit; for none, and fewer, while there is nothing to do."""
+        if self._growth is None:
+            return
+        idle = self._idle_members()
+        if not idle and not self._stopping:
+            missing = self._growth.missing(working=len(self._members), coming=self._recruiter.n_coming)
+            for _ in range(missing):
+                self._recruiter.want_one()
+            return
+        self._recruiter.withdraw()
+        for member in idle:
+            if now - member.idle_since > _IDLE_S and len(self._members) > 1:
+                self._take_out(member.actor)
+                kill(member.actor)
+
+    def _look_who_leaves(self, now: float) -> None:
+        """Have workers stop whose node is about to go: what they commit until then is kept, the rest made elsewhere."""
+        self._nodes.look_who_leaves(now)
+        for member in self._members.values():
+            # That cannot be taken back, should the node stay after all.
+            member.leaving = member.leaving or member.place.node_id in self._nodes.leaving
 
     def _join(self) -> bool:
         members = self._recruiter.joined()
@@ -236,11 +255,16 @@ class RayPool:
             return self._lose(self._flights[self._take_returned()], error)
         flight = next(flight for flight in self._flights.values() if flight.task.unit_id == outcome.unit_id)
         del self._flights[flight.member.actor]
+        flight.member.idle_since = time.monotonic()
         if outcome.worker_is_spent:
-            self._take_out(flight.member.actor)
-            kill(flight.member.actor)
-            self._recruiter.want_one()
+            self._retire(flight.member)
         return Ended(flight.task, outcome)
+
+    def _retire(self, member: Member) -> None:
+        """End an idle worker and ask for another."""
+        self._take_out(member.actor)
+        kill(member.actor)
+        self._recruiter.want_one()
 
     def _take_returned(self) -> ActorHandle[Any]:
         """Take out the actor that `get_next_unordered` put back before it raised: its idle list is a stack."""
@@ -263,14 +287,7 @@ class RayPool:
         self._recruiter.want_one()
         if flight.overdue:
             return lost_to_deadline(flight.task, member.place, flight.deadline_s)
-        return self._judge(member, error).lost(flight.task)
-
-    def _judge(self, member: Member, error: RayError) -> Verdict:
-        """Say what became of `member`; the node it went with is known as lost from then on: Ray gives no id twice."""
-        verdict = judge(error, member.place, lambda node: node not in self._lost_nodes and node_is_alive(node))
-        if verdict.kind == "node-lost":
-            self._lost_nodes.add(member.place.node_id)
-        return verdict
+        return self._nodes.judge(error, member.place).lost(flight.task)
 
     def _idle_members(self) -> list[Member]:
         return [member for member in self._members.values() if member.actor not in self._flights]
@@ -278,15 +295,18 @@ class RayPool:
     def _bury_idle(self) -> None:
         """Take out and replace actors that died between units: they must not be handed any.
 
-        One whose node another actor was seen to go with is dead before its own watch says so.
+        One whose node another actor was seen to go with is dead before its own watch says so. One whose node is about
+        to go leaves it.
         """
         idle = self._idle_members()
         dead = settled(member.watch for member in idle)
         for member in idle:
             if member.watch in dead:
                 self._replace_idle(member, error_of(member.watch) or ActorDiedError())
-            elif member.place.node_id in self._lost_nodes:
+            elif member.place.node_id in self._nodes.lost:
                 self._replace_idle(member, ActorDiedError())
+            elif member.leaving:
+                self._retire(member)
 
     def _take_out(self, actor: ActorHandle[Any]) -> None:
         others = []
@@ -299,7 +319,7 @@ class RayPool:
 
     def _replace_idle(self, member: Member, error: RayError) -> None:
         self._take_out(member.actor)
-        verdict = self._judge(member, error)
+        verdict = self._nodes.judge(error, member.place)
         kill(member.actor)
         if member.used or verdict.blame == "infrastructure":
             _log.warning("an idle worker is replaced: %s", verdict.message)

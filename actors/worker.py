@@ -8,18 +8,22 @@ import pickle
 import signal
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import cloudpickle
 
+from actors.build import mismatch, this_build
 from ingest.errors import ConfigError, IngestError
 from ingest.pool import run_unit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ray.actor import ActorHandle
 
+    from actors.build import Build
     from ingest.pool import Progress, UnitOutcome, UnitTask, UnitWorker, WorkerFactory
 
 __all__ = ["THREAD_VARIABLES", "WorkerActor", "WorkerPlace", "WorkerSpec", "start_actor"]
@@ -45,11 +49,30 @@ class WorkerSpec:
     num_cpus: float = 1
     memory_bytes: int | None = None
     """Only schedules: Ray enforces no limit per worker. None asks for none."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom resources of a node that one worker takes: which nodes may have it, and how many."""
+    build: Build = field(default_factory=this_build)
+    """What a worker must run."""
 
     @property
     def n_threads(self) -> int:
         """Threads for each library pool of the worker."""
         return max(1, math.ceil(self.num_cpus))
+
+    def __str__(self) -> str:
+        memory = [] if self.memory_bytes is None else [f"{self.memory_bytes:,} bytes"]
+        own = [f"{amount:g} {name}" for name, amount in self.resources.items()]
+        return " and ".join([f"{self.num_cpus:g} CPU", *memory, *own])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How Ray is asked: anywhere that has room, and rather on nodes that have few."""
+        wants: dict[str, Any] = {"num_cpus": self.num_cpus, "scheduling_strategy": "SPREAD"}
+        if self.memory_bytes is not None:
+            wants["memory"] = self.memory_bytes
+        if self.resources:
+            wants["resources"] = dict(self.resources)
+        return wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +89,11 @@ class WorkerActor:
     """Hold one `UnitWorker`; `run` has a thread of its own, so has each group of other calls.
 
     The factory arrives pickled and is opened by `ready`: then the libraries it imports find the thread variables
-    set, and a module that is missing on this node is an error of the start, with its name.
+    set, and a module that is missing on this node is an error of the start, with its name. Before that, builds are
+    compared: what one pickles another may misread. For the same reason arguments are never taken away or renamed.
     """
 
-    def __init__(self, factory: bytes, n_threads: int) -> None:
+    def __init__(self, factory: bytes, n_threads: int, build: Build) -> None:
         # A terminal sends Ctrl-C to the whole foreground group. The driver drains; workers must live to finish.
         # (Ray 2.60 gives workers a group of their own and blocks the signal, which nothing promises.)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -77,12 +101,17 @@ class WorkerActor:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for name in THREAD_VARIABLES:
             os.environ.setdefault(name, str(n_threads))
-        self._pickled = factory
+        self._pickled, self._driver_build = factory, build
         self._worker: UnitWorker | None = None
         self._stopping = False
 
     def ready(self) -> WorkerPlace | IngestError:
         """Start the worker; return where it lives, or why it cannot work. Raises nothing on purpose."""
+        context = ray.get_runtime_context()
+        node_id, host = context.get_node_id(), socket.gethostname()
+        here = this_build(sources="sources" in self._driver_build)
+        if (other := mismatch(self._driver_build, here, f"{host} (node {node_id[:8]})")) is not None:
+            return other
         try:
             worker: UnitWorker = pickle.loads(self._pickled)()  # noqa: S301 # made by our own driver, over Ray itself
             worker.ready()
@@ -93,19 +122,17 @@ class WorkerActor:
         self._worker = worker
         if self._stopping:
             worker.stop_soon()
-        context = ray.get_runtime_context()
-        return WorkerPlace(
-            actor_id=str(context.get_actor_id()),
-            node_id=context.get_node_id(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
+        return WorkerPlace(actor_id=str(context.get_actor_id()), node_id=node_id, host=host, pid=os.getpid())
 
     def run(self, task: UnitTask) -> UnitOutcome:
         """Make the chunks of `task`."""
         if self._worker is None:
             raise RuntimeError("run before ready")
         return run_unit(self._worker, task)
+
+    @ray.method(concurrency_group="control")
+    def here(self) -> None:
+        """Return: this process has found room on a node."""
 
     @ray.method(concurrency_group="control")
     def progress(self) -> Progress | None:
@@ -133,9 +160,6 @@ _RemoteWorker = _remote(
 
 def start_actor(spec: WorkerSpec) -> ActorHandle[Any]:
     """Ask Ray for an actor and return at once; it dies with this driver."""
-    options: dict[str, Any] = {"num_cpus": spec.num_cpus}
-    if spec.memory_bytes is not None:
-        options["memory"] = spec.memory_bytes
     pickled = cloudpickle.dumps(spec.factory)  # type: ignore[no-untyped-call]  # Ray leaves it untyped
-    handle: ActorHandle[Any] = _RemoteWorker.options(**options).remote(pickled, spec.n_threads)
+    handle: ActorHandle[Any] = _RemoteWorker.options(**spec.options).remote(pickled, spec.n_threads, spec.build)
     return handle

@@ -8,7 +8,8 @@
     │   ├── EmptySelectionError nothing would be ingested
     │   ├── NoColumnError       a KeyError: a table lacks the column asked for
     │   ├── UnfitError          a ValueError: what is to be written does not fit the file
-    │   └── IncompleteError     what is asked wants the whole dataset           exit 3
+    │   ├── IncompleteError     what is asked wants the whole dataset           exit 3
+    │   └── VersionMismatchError a worker has another build than the driver     exit 1
     ├── SourceError      record, skip, count: the source's data are at fault
     │   ├── SourceChangedError  the pinned version is gone or has moved
     │   ├── NoFileError         a FileNotFoundError: there is no such file
@@ -60,6 +61,7 @@ __all__ = [
     "SourceError",
     "TransientError",
     "UnfitError",
+    "VersionMismatchError",
     "mask_secrets",
 ]
 
@@ -178,6 +180,13 @@ class IncompleteError(ConfigError):
 
     default_kind = "incomplete"
     exit_code = 3
+
+
+class VersionMismatchError(ConfigError):
+    """A worker runs another build of this package, or on other libraries, than the driver."""
+
+    default_kind = "version-mismatch"
+    exit_code = 1
 
 
 class SourceError(IngestError):

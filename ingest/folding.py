@@ -47,6 +47,8 @@ S = TypeVar("S")
 _POLL_S = 0.25
 _UNITS_A_WORKER = 8
 """So many units each, that the last to end is not waited for long; each brings home one result."""
+_ON_CLUSTER = 64
+"""Workers at most where a cluster decides how many there are."""
 _MOST_UNIT_CELLS = 1 << 19
 """What a dead worker costs at most is done again."""
 _BASE_BYTES = 320 * MIB
@@ -114,6 +116,9 @@ def cut_even_units(cells: Sequence[tuple[int, int]], *, workers: int) -> list[tu
 def planned_workers(entries: Sequence[ChunkReceipt], settings: WorkSettings, state_bytes: int = 0) -> int:
     """Return how many workers: those asked for, else one a CPU, fewer where memory or chunks are few.
 
+    Of a cluster's machines nothing is known here: there may be so many that adding up what they return takes no longer
+    than reading.
+
     Raises
     ------
     ConfigError
@@ -124,7 +129,8 @@ def planned_workers(entries: Sequence[ChunkReceipt], settings: WorkSettings, sta
     if settings.workers is not None and settings.workers < 1:
         raise ConfigError(f"-d {settings.workers}: at least one worker is needed", kind="bad-workers")
     fits = max(1, psutil.virtual_memory().available // _projected_bytes(entries, state_bytes))
-    return max(1, min(settings.workers or min(available_cpus(), fits), len(entries)))
+    usual = _ON_CLUSTER if settings.on_cluster else min(available_cpus(), fits)
+    return max(1, min(settings.workers or usual, len(entries)))
 
 
 def _projected_bytes(entries: Sequence[ChunkReceipt], state_bytes: int) -> int:

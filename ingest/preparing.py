@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from ingest import __version__
 from ingest.bandwidth import LEAST_SHARE, Line, share_of
 from ingest.cpu import available_cpus
 from ingest.encode.sizes import FileKind
@@ -40,11 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Work", "divide_work", "draft_dataset", "file_kind", "profile_of_plan", "scratch_of"]
 
-_SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "tiledbsoma", "cell-ingest")
-"""Packages whose version may shape bytes or data."""
+_SHAPING = ("anndata", "h5py", "numba", "numpy", "pandas", "pyarrow", "scipy", "tiledbsoma")
+"""Packages whose version may shape bytes or data; as this one's own, which need not be installed to run."""
 
 _SUMS_AT_ONCE = 1 << 21
 """Cells whose non-zeros a source is asked for at once: asking takes opening it."""
+
+_ON_CLUSTER = 256
+"""Workers that the work is cut for where a cluster decides how many there are. Of 162 M cells it makes 1,400 units, by
+which a thousand workers come to an end together nearly as well; cutting for them takes seconds, and short units."""
 
 _NUMERIC = 4
 """Bytes of one count in memory; uint16 and int16 are fetched as int32."""
@@ -111,7 +116,7 @@ def draft_dataset(
         data,
         work,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: importlib.metadata.version(name) for name in _SHAPING},
+        versions={name: importlib.metadata.version(name) for name in _SHAPING} | {"cell-ingest": __version__},
         recorded=_recorded(work) | ({} if quality is None else {"quality_control": dict(quality)}),
     )
 
@@ -201,12 +206,14 @@ def divide_work(profile: Profile, plan_of: Draft | OpenPlan, done: Collection[in
     plan = plan_of.plan
     memory = _memory(profile, plan_of, work)
     missing = tuple(chunk for chunk in range(plan.n_chunks) if chunk not in done)
-    workers = work.workers or _default_workers(memory.projected, work.bytes_per_s)
+    few = _ON_CLUSTER if work.on_cluster else 0
+    workers = work.workers or few or _default_workers(memory.projected, work.bytes_per_s)
     if workers < 1:
         raise ConfigError(f"-d {workers}: at least one worker is needed", kind="bad-workers")
     units = tuple(cut_units(profile, missing, workers=workers))
     read, least = read_bytes(profile, units)
-    divided = Work(units, missing, min(workers, max(1, len(units))), profile, memory, read, least)
+    most = len(units) if work.on_cluster and work.workers is None else workers
+    divided = Work(units, missing, max(1, min(most, len(units))), profile, memory, read, least)
     share_of(work.bytes_per_s, divided.workers)  # refuses one that is too small
     return divided
 

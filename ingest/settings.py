@@ -10,6 +10,7 @@ from ingest.vocabulary import GeneRule
 from ingest.window_order import window_order
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ingest.window_order import WindowOrder
@@ -55,9 +56,13 @@ class WorkSettings:
     """How the work is done; recorded, never compared."""
 
     workers: int | None = None
-    """None: one a CPU, fewer when memory is short."""
+    """None: one a CPU, fewer when memory is short; on a cluster as many as it has room for."""
     cpus: int | None = None
     """Of one worker: what it asks of Ray, and its threads. None: its share of this machine, one on a cluster."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Of a cluster's nodes, by name: what one worker takes beside CPUs and memory."""
+    on_cluster: bool = False
+    """Whether workers are on machines of which nothing is known here."""
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     """Most that one worker may hold."""
     scratch: Path | None = None

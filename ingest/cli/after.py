@@ -273,12 +273,14 @@ def repair(
     What is replaced was examined and found wrong, and is replaced only while it is still that. A chunk made again
     must have the content that its receipt records.
     """
-    from ingest.cli.pools import announce_pool, pool_for
+    from ingest.cli.pools import announce_pool, on_cluster, pool_for
     from ingest.interrupt import Interrupt
     from ingest.repairing import chunks_to_repair, repair_dataset
     from ingest.run_events import Observed
 
-    settings = WorkSettings(workers=workers, memory_bytes=memory, endpoint_url=endpoint_url, pool=pool)
+    settings = WorkSettings(
+        workers=workers, memory_bytes=memory, endpoint_url=endpoint_url, pool=pool, on_cluster=on_cluster(pool)
+    )
     with _opened(dest, endpoint_url) as opened:
         verified = None if chunks else run_verification(opened, deep=deep, source=False)
         bad = tuple(chunks) if verified is None else verified.bad

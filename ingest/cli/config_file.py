@@ -20,10 +20,10 @@ import json
 import re
 import tomllib
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import ConfigError
+from ingest.named_files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,16 +40,23 @@ def without_comments(text: str) -> str:
     return "".join("" if piece.startswith("//") else piece for piece in _PIECES.findall(text))
 
 
-def read_settings(path: str) -> dict[str, Any]:
-    """Read a file of settings: JSON where it begins with a brace, else TOML.
+def read_settings(path: str, *, endpoint_url: str | None = None) -> dict[str, Any]:
+    """Read a file of settings, local or remote: JSON where it begins with a brace, else TOML.
+
+    Parameters
+    ----------
+    endpoint_url
+        Of a look-alike that has the file.
 
     Raises
     ------
     ConfigError
         It cannot be read (kind ``bad-config``); the message has the line.
+    IngestError
+        It is remote and cannot be fetched (`ingest.named_files`).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path, endpoint_url=endpoint_url)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})", kind="bad-config") from error
     stripped = without_comments(text)

@@ -67,6 +67,7 @@ def plan_facts(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, *,
         "missing_chunks": len(work.missing),
         "units": len(work.units),
         "workers": work.workers,
+        "workers_follow_cluster": settings.on_cluster and settings.workers is None,
         "read_bytes": round(work.read_bytes),
         "read_bytes_per_cell": round(work.read_bytes / max(1, expected.n_cells)),
         "read_ratio": round(work.read_bytes / work.least_bytes, 3) if work.least_bytes else 1.0,
@@ -130,10 +131,11 @@ def describe_work(facts: Facts) -> None:
     made = facts["chunks"] - facts["missing_chunks"]
     if made:
         notice("Resume", f"{made:,} of {facts['chunks']:,} chunks are there")
+    most = "up to " if facts["workers_follow_cluster"] else ""
     what = (
         f"{facts['missing_cells']:,} cells x {facts['genes']:,} genes -> "
         f"{count_text(facts['missing_chunks'], 'chunk')} of {facts['cells_per_chunk']:,}, "
-        f"{count_text(facts['units'], 'unit')} for {count_text(facts['workers'], 'worker')}"
+        f"{count_text(facts['units'], 'unit')} for {most}{count_text(facts['workers'], 'worker')}"
     )
     reading = (
         f"{bytes_text(facts['read_bytes'])} to read ({bytes_text(facts['read_bytes_per_cell'])} a cell, "

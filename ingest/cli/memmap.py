@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.cli.pools import on_cluster
 from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.style import Command
 from ingest.cli.words import bytes_text, count_text, duration_text
@@ -106,8 +106,8 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
     from ingest.load.memmap.convert.run import planned_workers
 
     workers = 1 if options["pool"] == "serial" else planned_workers(1 << 30, options["workers"])
-    on_cluster = options["pool"] == "ray" and "RAY_ADDRESS" in os.environ  # of whose nodes nothing is known here
-    threads = options["cpus"] or (1 if on_cluster else max(1, available_cpus() // workers))
+    away = on_cluster(options["pool"])  # of whose nodes nothing is known here
+    threads = options["cpus"] or (1 if away else max(1, available_cpus() // workers))
     return ReadOptions(options["use_x"], options["allow_incomplete"], options["endpoint_url"], threads)
 
 

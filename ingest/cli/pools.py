@@ -2,30 +2,96 @@
 
 from __future__ import annotations
 
-import os
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ingest.cli.meter import Meter
 from ingest.cli.progress import notice
 from ingest.cli.words import count_text
+from ingest.errors import ConfigError
 from ingest.json_lines import adopt_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from actors.growth import Growth
     from ingest.pool import Pool, SizedFactory
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
 
-__all__ = ["announce_pool", "pool_for", "shared_cluster"]
+__all__ = ["announce_pool", "on_cluster", "pool_for", "resource_amounts", "shared_cluster"]
+
+_ASKED_FOR_OTHERWISE = {"CPU": "--cpus", "memory": "--memory"}
+
+
+def on_cluster(pool: str) -> bool:
+    """Say whether workers run on a cluster that is there already, on machines of which nothing is known here."""
+    from actors.cluster import cluster_address
+
+    return pool == "ray" and cluster_address() is not None
+
+
+def resource_amounts(texts: Sequence[str], *, away: bool) -> dict[str, float]:
+    """Read ``NAME=AMOUNT`` of each of `texts`.
+
+    Parameters
+    ----------
+    away
+        Whether there is a cluster, whose nodes may have such resources.
+
+    Raises
+    ------
+    ConfigError
+        Kind ``bad-resource``.
+    """
+    if texts and not away:
+        raise ConfigError(
+            f"--resource {texts[0]}: only nodes of a cluster have resources of their own",
+            kind="bad-resource",
+            hint="set RAY_ADDRESS to its head, or submit the command as a Ray job",
+        )
+    return dict(_resource_amount(text) for text in texts)
+
+
+def _resource_amount(text: str) -> tuple[str, float]:
+    name, _, said = text.partition("=")
+    name = name.strip()
+    if option := _ASKED_FOR_OTHERWISE.get(name):
+        raise ConfigError(f"--resource {text}: {option} says that", kind="bad-resource")
+    try:
+        amount = float(said)
+    except ValueError:
+        amount = math.nan
+    # Ray's own rule: parts of one, or whole ones.
+    if not name or not (0 < amount <= 1 or (amount > 1 and amount.is_integer())):
+        raise ConfigError(
+            f"--resource {text}: write NAME=AMOUNT, a part of one or a whole number, such as spot=0.01",
+            kind="bad-resource",
+        )
+    return name, amount
 
 
 def announce_pool(settings: WorkSettings, n_workers: int) -> None:
     """Say what is started: it takes seconds in which nothing else moves."""
-    if settings.pool == "ray":
-        where = os.environ.get("RAY_ADDRESS")
-        notice("Ray", f"joining {where}" if where else f"starting a local Ray with {count_text(n_workers, 'worker')}")
+    if settings.pool != "ray":
+        return
+    from actors.cluster import cluster_address
+
+    if (where := cluster_address()) is None:
+        notice("Ray", f"starting a local Ray with {count_text(n_workers, 'worker')}")
+        return
+    many = count_text(n_workers, "worker") if settings.workers else "as many workers as it has room for"
+    notice("Ray", f"joining {where}, {many}")
+
+
+def _growth(settings: WorkSettings, size: int) -> Growth | None:
+    """Return how the pool follows a cluster's size; on a local Ray it has one."""
+    if not settings.on_cluster:
+        return None
+    from actors.growth import Growth
+
+    return Growth(size, at_once=settings.workers is not None)
 
 
 def pool_for(settings: WorkSettings, meter: Meter | None = None) -> OpenPool:
@@ -49,7 +115,14 @@ def pool_for(settings: WorkSettings, meter: Meter | None = None) -> OpenPool:
 
         with connect(workers=size, cpus_per_worker=factory.threads, dashboard=settings.dashboard):
             adopt_logger("ray")
-            pool = RayPool(factory, size, num_cpus=factory.threads, memory_bytes=memory_bytes)
+            pool = RayPool(
+                factory,
+                size,
+                num_cpus=factory.threads,
+                memory_bytes=memory_bytes,
+                resources=settings.resources,
+                growth=_growth(settings, size),
+            )
             try:
                 with (meter or Meter()).reading(pool):
                     yield pool

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingest.cli.pools import on_cluster
 from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.style import Command
 from ingest.cli.words import bytes_text, count_text
@@ -131,6 +132,7 @@ def _settings(options: dict[str, Any]) -> WorkSettings:
         scratch=None if options["scratch"] is None else Path(options["scratch"]),
         endpoint_url=options["endpoint_url"],
         pool=options["pool"],
+        on_cluster=on_cluster(options["pool"]),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ingest.bandwidth import Line
+from ingest.cli.pools import on_cluster, resource_amounts
 from ingest.cli.progress import notice
 from ingest.cli.style import CONFIG_RULES, ByteSize, Command, MegabytesPerSecond, config_option
 from ingest.cli.words import count_text, short_source
@@ -64,7 +65,7 @@ _ONLY_WITH_INDEX = (
     ),
 )
 @click.argument("dest", metavar="DEST")
-@click.option("--index", "index_path", type=click.Path(path_type=Path), metavar="FILE", help="The cells; needed once.")
+@click.option("--index", "index_path", metavar="FILE|URL", help="The cells; needed once.")
 @click.option("-n", "--max-cells", type=int, metavar="N", help="Take the first N cells of the index.")
 @click.option(
     "-c",
@@ -73,14 +74,26 @@ _ONLY_WITH_INDEX = (
     show_default=", ".join(f"{usual.cells_per_chunk} for {name}" for name, usual in FORMATS.items()),
     metavar="N",
 )
-@click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs, or as many as memory holds.")
+@click.option(
+    "-d",
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Workers; all CPUs, or as many as memory holds. On a cluster the most; as many as it has room for.",
+)
 @click.option(
     "--cpus",
     type=click.IntRange(1),
     metavar="N",
     help="CPUs of one worker; its share of this machine, one on a cluster.",
 )
-@click.option("--gene-filter", metavar="ID,ID|@FILE", help="Exactly these genes, in this order.")
+@click.option(
+    "--resource",
+    multiple=True,
+    metavar="NAME=AMOUNT",
+    help="Of a cluster's nodes, taken by each worker: spot=0.01 keeps to the nodes that have it; repeatable.",
+)
+@click.option("--gene-filter", metavar="ID,ID|@FILE|@URL", help="Exactly these genes, in this order.")
 @click.option(
     "--genes",
     type=click.Choice(["union", "intersection"]),
@@ -191,14 +204,28 @@ def run(ctx: click.Context, /, **options: Any) -> int:
         store.close()
 
 
+def _index_file(stack: ExitStack, name: str, work: WorkSettings) -> Path:
+    """Return the index on this machine; one that is elsewhere lies in the scratch folder until the run ends."""
+    from ingest.named_files import fetched, is_remote, local_path
+    from ingest.scratch import Scratch
+
+    if not is_remote(name):
+        return local_path(name)
+    scratch = Scratch(work.scratch)
+    stack.callback(scratch.close)
+    return fetched(name, scratch, endpoint_url=work.endpoint_url)
+
+
 def bring(ctx: click.Context, store: Store, data: DataSettings, work: WorkSettings, options: dict[str, Any]) -> int:
     """Go the way of `run` to `store`; where ``options["look"]`` is something, to the plan, and call it with that."""
     if options["index_path"] is None:
         return _resume(ctx, store, work, options)
-    rules = _rules(ctx, options)
-    if rules is not None:
-        return _run_judged(store, data, work, rules, options)
-    return _from_index(store, options["index_path"], data, work, options, limit=data.max_cells)
+    with ExitStack() as stack:
+        index = _index_file(stack, options["index_path"], work)
+        rules = _rules(ctx, options)
+        if rules is not None:
+            return _run_judged(store, index, data, work, rules, options)
+        return _from_index(store, index, data, work, options, limit=data.max_cells)
 
 
 def _rules(ctx: click.Context, options: dict[str, Any]) -> QcRules | None:
@@ -218,7 +245,9 @@ def _rules(ctx: click.Context, options: dict[str, Any]) -> QcRules | None:
     return found if found.document() else None
 
 
-def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcRules, options: dict[str, Any]) -> int:
+def _run_judged(
+    store: Store, index: Path, data: DataSettings, work: WorkSettings, rules: QcRules, options: dict[str, Any]
+) -> int:
     from ingest.cli.judged import run_judged
 
     def bring_index(
@@ -235,7 +264,7 @@ def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcR
 
     return run_judged(
         store,
-        options["index_path"],
+        index,
         rules,
         data,
         work,
@@ -248,7 +277,9 @@ def _run_judged(store: Store, data: DataSettings, work: WorkSettings, rules: QcR
 
 def data_settings(options: dict[str, Any]) -> DataSettings:
     """Return what shapes the data; raises ``ConfigError`` for what cannot be."""
-    wanted = None if options["gene_filter"] is None else gene_ids(options["gene_filter"], option="--gene-filter")
+    wanted = None
+    if options["gene_filter"] is not None:
+        wanted = gene_ids(options["gene_filter"], option="--gene-filter", endpoint_url=options["endpoint_url"])
     usual, size = FORMATS[options["format"]], options["cells_per_chunk"]
     data = DataSettings(
         max_cells=options["max_cells"],
@@ -286,12 +317,15 @@ def work_settings(options: dict[str, Any]) -> WorkSettings:
     # Of the nodes of a cluster nothing is known here.
     if options["memory"] < MIB:
         raise ConfigError(f"--memory {options['memory']}: that is bytes", kind="bad-memory", hint="write 1.5G or 800M")
-    on_cluster = options["pool"] == "ray" and "RAY_ADDRESS" in os.environ
-    if options["cpus"] is not None and not on_cluster and options["cpus"] > available_cpus():
+    away = on_cluster(options["pool"])
+    resources = resource_amounts(options["resource"], away=away)
+    if options["cpus"] is not None and not away and options["cpus"] > available_cpus():
         raise ConfigError(f"--cpus {options['cpus']}: there are {available_cpus()} here", kind="bad-cpus")
     return WorkSettings(
         workers=options["workers"],
-        cpus=options["cpus"] or (1 if on_cluster else None),
+        cpus=options["cpus"] or (1 if away else None),
+        resources=resources,
+        on_cluster=away,
         memory_bytes=options["memory"],
         scratch=options["scratch"],
         endpoint_url=options["endpoint_url"],

@@ -22,6 +22,9 @@ __all__ = ["CONFIG_RULES", "ByteSize", "Command", "Group", "MegabytesPerSecond",
 CONFIG_RULES = "quality_control"
 """Where a context keeps (file, rules) of a config file."""
 
+_ENDPOINT = "endpoint_url"
+"""Where a context keeps the look-alike that a config file may lie in."""
+
 _ENVIRONMENT = "CELL_INGEST_"
 _GENE_OPTIONS = ("gene-filter", "genes", "max-genes", "strip-version", "normalize", "target-sum")
 _GENE_RULES = ("min_cells", "min_cells_pct", "min_cells_per_gene", "mito_genes")
@@ -85,7 +88,20 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, with the environment below everything that is said more directly."""
         ctx.default_map = {**_from_environment(self), **(ctx.default_map or {})}
+        # Settings are read before any other option: where they are is looked for by hand.
+        ctx.meta[_ENDPOINT] = _said(args, "--endpoint-url") or ctx.default_map.get("endpoint_url")
         return super().parse_args(ctx, args)
+
+
+def _said(args: Sequence[str], option: str) -> str | None:
+    """Return what stands behind `option` in a command line, the last time."""
+    found = None
+    for word, following in zip(args, [*args, ""][1:], strict=True):
+        if word == option:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
+    return found
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
@@ -111,7 +127,7 @@ _ALIASES = {"chunk-size": "cells-per-chunk", "compression-level": "level"}
 def _read_config(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
-    settings = read_settings(value)
+    settings = read_settings(value, endpoint_url=ctx.meta.get(_ENDPOINT))
     names = _spellings(ctx.command)
     tables = QUALITY_TABLES if "qc" in names else ()
     rules: dict[str, Any] = {}
@@ -123,7 +139,7 @@ def _read_config(ctx: click.Context, _parameter: click.Parameter, value: str | N
             rules[key] = setting
         else:
             _read_setting(value, key, setting, names, said)
-    ctx.default_map = {**(ctx.default_map or {}), **said}
+    ctx.default_map = {**(ctx.default_map or {}), **_as_typed(ctx.command, said)}
     ctx.meta[CONFIG_RULES] = (value, rules)
     return value
 
@@ -135,7 +151,7 @@ def _read_setting(path: str, key: str, setting: Any, names: dict[str, str], said
         raise unknown_setting(path, key, [*names, *(_ALIASES if "level" in names else ())])
     if isinstance(setting, dict):
         raise ConfigError(f"{path}: '{key}' is a table; settings stand at the top level", kind="bad-config")
-    said[names[name]] = _as_typed(setting)
+    said[names[name]] = setting
 
 
 def _read_table(
@@ -165,17 +181,25 @@ def _spellings(command: click.Command) -> dict[str, str]:
     }
 
 
-def _as_typed(setting: Any) -> Any:
-    """Return a list as the command line spells it: its items with commas between."""
-    return ",".join(str(item) for item in setting) if isinstance(setting, list) else setting
+def _as_typed(command: click.Command, said: dict[str, Any]) -> dict[str, Any]:
+    """Return lists as the command line spells them: an option for each item, or the items with commas between."""
+    repeatable = {name for name, option in _options(command).items() if option.multiple}
+    return {name: _listed(setting) if name in repeatable else _joined(setting) for name, setting in said.items()}
+
+
+def _listed(setting: Any) -> list[str]:
+    return [str(item) for item in setting] if isinstance(setting, list) else [str(setting)]
+
+
+def _joined(setting: Any) -> Any:
+    return ",".join(_listed(setting)) if isinstance(setting, list) else setting
 
 
 config_option = click.option(
     "--config",
-    type=click.Path(dir_okay=False),
     is_eager=True,
     callback=_read_config,
-    metavar="FILE",
+    metavar="FILE|URL",
     help="TOML or JSON file of settings, named as the long options; flags beat it.",
 )
 

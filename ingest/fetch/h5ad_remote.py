@@ -28,11 +28,22 @@ from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
 from ingest.masked_logs import mask_logs
 from ingest.retry import Budget, Retrier, retry_after_s
 from ingest.scbasecount import PUBLIC_BUCKET
+from ingest.store.url import check_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["RemoteBytes", "RemoteStat", "remote_error", "remote_filesystem", "retried", "stat_of_info", "stat_remote"]
+__all__ = [
+    "Checksum",
+    "RemoteBytes",
+    "RemoteStat",
+    "remote_error",
+    "remote_filesystem",
+    "retried",
+    "short_read",
+    "stat_of_info",
+    "stat_remote",
+]
 
 Result = TypeVar("Result")
 
@@ -63,16 +74,21 @@ class RemoteStat:
     """CRC-32C of all bytes, big-endian in base64, where the store states it (GCS does)."""
 
 
-def remote_filesystem(url: str) -> Any:
+def remote_filesystem(url: str, *, endpoint_url: str | None = None) -> Any:
     """Return the fsspec file system of `url` without listing caches; credentials come from the environment.
 
     S3 without any credentials is read anonymously. ``CELL_INGEST_BILLING_PROJECT`` names the project that pays
     for Google buckets that bill the reader.
 
+    Parameters
+    ----------
+    endpoint_url
+        Of an S3 or GCS look-alike; that of the environment unless said.
+
     Raises
     ------
     ConfigError
-        No file system speaks this scheme.
+        No file system speaks this scheme, or the endpoint is none.
     """
     # Probing each bucket for hierarchical namespaces costs up to a minute against anything but Google itself.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -82,10 +98,12 @@ def remote_filesystem(url: str) -> Any:
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):
         options["anon"] = not has_s3_credentials()
-        if endpoint := s3_endpoint():
-            options["endpoint_url"] = endpoint
+        if endpoint := endpoint_url or s3_endpoint():
+            options["endpoint_url"] = check_endpoint(endpoint)
     elif scheme in ("gs", "gcs"):
-        if os.environ.get("STORAGE_EMULATOR_HOST"):
+        if endpoint_url:
+            options["endpoint_url"] = check_endpoint(endpoint_url)
+        if endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST"):
             options["token"] = "anon"  # noqa: S105  # gcsfs's word for no credentials
         if project := os.environ.get("CELL_INGEST_BILLING_PROJECT"):
             options["requester_pays"] = project
@@ -248,7 +266,7 @@ class RemoteBytes(SourceBytes):
             self._line.begin(stop - start)
             data = bytes(self._filesystem.cat_file(self.url, start=start, end=stop))
             if len(data) != stop - start:
-                raise _short(self.url, len(data), stop - start)
+                raise short_read(self.url, len(data), stop - start)
             return data
 
         return retried(self.url, get)
@@ -316,19 +334,36 @@ class RemoteBytes(SourceBytes):
         self._line.begin(stop - start)
         data = bytes(self._handle.read(stop - start))
         if len(data) != stop - start:
-            raise _short(self.url, len(data), stop - start)
+            raise short_read(self.url, len(data), stop - start)
         return data
 
 
-def _short(url: str, n_came: int, n_asked: int) -> TransientError:
+def short_read(url: str, n_came: int, n_asked: int) -> TransientError:
+    """Return the error of an answer that was cut short."""
     return TransientError(f"{url}: {n_came} bytes came where {n_asked} were asked", kind="short-read", source=url)
 
 
+class Checksum:
+    """CRC-32C of bytes that come one part after another, as Google Cloud Storage states it."""
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def add(self, part: bytes) -> None:
+        """Take the next part."""
+        self._value = google_crc32c.extend(self._value, part)
+
+    @property
+    def text(self) -> str:
+        """Big-endian in base64."""
+        return base64.b64encode(self._value.to_bytes(4, "big")).decode()
+
+
 def _crc32c(data: bytearray) -> str:
-    value = 0
+    checksum = Checksum()
     for start in range(0, len(data), _BLOCK_BYTES):
-        value = google_crc32c.extend(value, bytes(data[start : start + _BLOCK_BYTES]))
-    return base64.b64encode(value.to_bytes(4, "big")).decode()
+        checksum.add(bytes(data[start : start + _BLOCK_BYTES]))
+    return checksum.text
 
 
 def retried(url: str, call: Callable[[], Result], budget: Budget | None = None) -> Result:

@@ -123,12 +123,25 @@ class Nodes:
     ----------
     log
         Takes what Ray complains of.
+    jobs
+        Run a job server; `jobs_url` is its address then.
+    python
+        The interpreter of all its nodes, which need not have this package.
     """
 
-    def __init__(self, environment: dict[str, str], log: Path, n_nodes: int = _NODES) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        log: Path,
+        n_nodes: int = _NODES,
+        *,
+        jobs: bool = False,
+        python: str = sys.executable,
+    ) -> None:
+        program = Path(__file__).parents[2] / "actors" / "testing" / "nodes.py"
         with log.open("ab") as complaints:
-            self._process = subprocess.Popen(  # a module of this project
-                [sys.executable, "-m", "actors.testing.nodes", "1"],
+            self._process = subprocess.Popen(  # noqa: S603  # a module of this project
+                [python, str(program), "1", *(["jobs"] if jobs else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
@@ -136,7 +149,7 @@ class Nodes:
                 env=environment,
             )
         self._family: set[psutil.Process] = set()
-        self.address = self._answer()
+        self.address, _, self.jobs_url = self._answer().partition(" ")
         self._raylets = [self._add() for _ in range(n_nodes)]
 
     def _pipe(self, name: Literal["stdin", "stdout"]) -> IO[str]:
@@ -150,13 +163,23 @@ class Nodes:
             raise NodesLostError(f"the Ray nodes have ended (exit code {self._process.wait(timeout=60)})")
         return said
 
+    def _say(self, line: str) -> str:
+        self._pipe("stdin").write(f"{line}\n")
+        self._pipe("stdin").flush()
+        return self._answer()
+
     def _add(self) -> psutil.Process:
         try:
-            self._pipe("stdin").write("add\n")
-            self._pipe("stdin").flush()
-            return psutil.Process(int(self._answer()))
+            return psutil.Process(int(self._say("add")))
         except (BrokenPipeError, psutil.NoSuchProcess) as error:
             raise NodesLostError("a Ray node does not start") from error
+
+    def drain_node(self) -> bool:
+        """Have the oldest node called back, as a spot machine is, and start another in its place; say if Ray agrees."""
+        raylet = self._raylets.pop(0)
+        agreed = self._say(f"drain {raylet.pid}") == "True"
+        self._raylets.append(self._add())
+        return agreed
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that hold a worker, oldest first."""
@@ -180,6 +203,13 @@ class Nodes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._raylets.append(self._add())
+
+    def kill_all(self) -> None:
+        """Kill every process of the cluster, the head's first; another is another cluster."""
+        for process in (psutil.Process(self._process.pid), *self._children()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End every process of the cluster; those of a killed node, too."""

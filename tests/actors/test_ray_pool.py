@@ -11,11 +11,13 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
+from actors.growth import Growth
 from actors.pool import RayPool
 from ingest.errors import ConfigError
 from ingest.pool import Ended, Lost
 from ingest.testing.pool_conformance import PATIENCE_S, PoolConformance, drive, eventually, tasks_of
 from ingest.testing.scripted_worker import ScriptedFactory, Step
+from ingest.testing.thread_counts import ThreadCountsFactory
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -102,6 +104,7 @@ def test_a_start_that_hangs_is_given_up(make_pool, folder):
     pool = make_pool(factory, 1)
     eventually(lambda: factory.journal.count("start") == 1)
     [start] = pool._recruiter._starts
+    eventually(lambda: start.has_room, lambda: pool.wait(0.2))
     start.give_up = time.monotonic()  # its time is over; the next one has as long as it needs
     [event] = drive(pool, tasks_of([0]))
     assert isinstance(event, Ended)
@@ -110,6 +113,123 @@ def test_a_start_that_hangs_is_given_up(make_pool, folder):
 def test_what_cannot_be_scheduled_ends_with_what_it_asked_for(make_pool, folder):
     pool = make_pool(ScriptedFactory(folder), 1, memory_bytes=2**60, max_failed_starts=1, start_timeout_s=0.5)
     with pytest.raises(ConfigError, match="1,152,921,504,606,846,976 bytes"):
+        drive(pool, tasks_of([0]))
+
+
+def waiting(pool):
+    return [start for start in pool._recruiter._starts if not start.has_room]
+
+
+def test_who_waits_for_room_while_others_work_is_no_failed_start(make_pool, folder):
+    """Two have room on four CPUs or more; the others wait beyond any patience, and join when there is some."""
+    factory = ScriptedFactory(folder, {n: (Step("gate"),) for n in range(2)})
+    half = ray.cluster_resources()["CPU"] // 2
+    pool = make_pool(factory, 4, num_cpus=half, max_failed_starts=1, start_timeout_s=60.0)
+    ready(pool, 2)
+    for task in tasks_of(range(2)):
+        pool.submit(task, deadline_s=PATIENCE_S)
+    for start in waiting(pool):
+        start.give_up = 0.0
+    eventually(lambda: all(start.give_up > 0 for start in waiting(pool)), lambda: pool.wait(0.2))
+    assert len(waiting(pool)) == 2
+    assert not pool._budget.failures
+    for n in range(2):
+        factory.journal.open(n)
+    assert all(isinstance(event, Ended) for event in drive(pool, tasks_of(range(2, 4))))
+
+
+def test_a_pool_grows_while_all_work_and_asks_for_nobody_once_some_do_not(make_pool, folder):
+    factory = ScriptedFactory(folder, {0: (Step("gate"),), 1: (Step("gate"),)})
+    half = ray.cluster_resources()["CPU"] // 2
+    pool = make_pool(factory, 10, num_cpus=half, growth=Growth(10))
+    first, second = tasks_of(range(2))
+    ready(pool)
+    pool.submit(first, deadline_s=PATIENCE_S)
+    ready(pool)
+    eventually(lambda: not waiting(pool), lambda: pool.wait(0.2))  # one is idle: there is not work for more
+    pool.submit(second, deadline_s=PATIENCE_S)
+    eventually(lambda: len(waiting(pool)) == 8, lambda: pool.wait(0.2))
+    factory.journal.open(0)
+    eventually(lambda: not waiting(pool), lambda: pool.wait(0.2))
+    assert pool.size == 10
+    assert not pool._budget.failures
+    factory.journal.open(1)
+
+
+def test_an_idle_worker_of_a_cluster_gives_back_its_room(make_pool, folder, monkeypatch):
+    monkeypatch.setattr("actors.pool._IDLE_S", 0.0)
+    factory = ScriptedFactory(folder, {0: (Step("gate"),)})
+    pool = make_pool(factory, 2, growth=Growth(2, at_once=True))
+    [task] = tasks_of([0])
+    ready(pool)
+    pool.submit(task, deadline_s=PATIENCE_S)
+    busy = next(iter(pool._flights.values())).member
+    eventually(lambda: factory.journal.count("ready") == 2 and list(pool._members.values()) == [busy], pool_waits(pool))
+    factory.journal.open(0)
+    eventually(lambda: not pool._flights, pool_waits(pool))
+    pool.wait(0.5)
+    assert list(pool._members.values()) == [busy], "the last one stays"
+
+
+def pool_waits(pool):
+    return lambda: pool.wait(0.2)
+
+
+def test_workers_of_a_node_that_is_about_to_go_finish_the_chunk_in_hand_and_are_replaced(
+    make_pool, folder, monkeypatch
+):
+    factory = ScriptedFactory(folder, {0: (Step("gate"),)})
+    pool = make_pool(factory, 2)
+    ready(pool, 2)
+    before = set(pids(factory.journal))
+    [task] = tasks_of([0, 1, 2], per_unit=3)
+    pool.submit(task, deadline_s=PATIENCE_S)
+    eventually(lambda: factory.journal.count("begin", 0) == 1)
+    there = {member.place.node_id for member in pool._members.values()}
+    monkeypatch.setattr("actors.node_watch.draining_nodes", lambda: frozenset(there))
+    eventually(lambda: factory.journal.count("stop") == 1, lambda: pool.wait(0.2))
+    monkeypatch.setattr("actors.node_watch.draining_nodes", frozenset)
+    pool._nodes.look_who_leaves(float("inf"))  # the only node stays, in truth: Ray starts nobody on one that goes
+    factory.journal.open(0)
+    ended = []
+    eventually(lambda: ended, lambda: ended.extend(pool.wait(0.2)))
+    assert [(event.outcome.done, event.outcome.undone) for event in ended] == [((0,), (1, 2))]
+    more = drive(pool, tasks_of([1, 2]))
+    assert all(isinstance(event, Ended) and event.outcome.done for event in more), "no new unit went to who was to stop"
+    assert not before & {entry.pid for entry in factory.journal.entries() if entry.chunk in (1, 2)}
+
+
+def test_a_death_on_a_node_that_is_about_to_go_is_the_nodes(make_pool, folder, monkeypatch):
+    factory = ScriptedFactory(folder, {0: (Step("hang"),)})
+    pool = make_pool(factory, 1)
+    ready(pool)
+    [member] = pool._members.values()
+    [task] = tasks_of([0])
+    pool.submit(task, deadline_s=PATIENCE_S)
+    eventually(lambda: factory.journal.count("begin", 0) == 1)
+    monkeypatch.setattr("actors.node_watch.draining_nodes", lambda: frozenset({member.place.node_id}))
+    pool._nodes.look_who_leaves(float("inf"))
+    os.kill(member.place.pid, signal.SIGKILL)
+    lost = []
+    eventually(lambda: lost, lambda: lost.extend(pool.wait(0.2)))
+    assert [(event.blame, event.kind) for event in lost] == [("infrastructure", "node-lost")]
+
+
+def test_every_library_has_as_many_threads_as_its_worker_has_cpus(make_pool):
+    threads = 3  # neither one nor as many as this machine is likely to have
+    pool = make_pool(ThreadCountsFactory(threads), 1, num_cpus=threads)
+    [ended] = drive(pool, tasks_of([0]))
+    counts = ended.outcome.result
+    assert set(counts["environment"].values()) == {str(threads)}
+    assert (counts["numba"], counts["arrow"]) == (threads, threads)
+    assert counts["tiledb"] == dict.fromkeys(counts["tiledb"], str(threads))
+    assert counts["blas"], "there is one"
+    assert all(n <= threads for n in counts["blas"] + counts["openmp"])
+
+
+def test_custom_resources_are_asked_for_and_named_where_there_are_none(make_pool, folder):
+    pool = make_pool(ScriptedFactory(folder), 1, resources={"spot": 0.01}, max_failed_starts=1, start_timeout_s=0.5)
+    with pytest.raises(ConfigError, match=r"no node had room .* 0\.5 CPU and 0\.01 spot"):
         drive(pool, tasks_of([0]))
 
 
@@ -194,7 +314,7 @@ def test_an_idle_worker_is_given_nothing_once_its_node_is_known_to_be_lost(make_
     factory = ScriptedFactory(folder, {0: (Step("kill"),)})
     pool = make_pool(factory, 2)
     ready(pool, 2)
-    monkeypatch.setattr("actors.pool.node_is_alive", lambda _node: False)
+    monkeypatch.setattr("actors.node_watch.node_is_alive", lambda _node: False)
     [task] = tasks_of([0])
     pool.submit(task, deadline_s=99)
     [other] = pool._idle_members()

@@ -17,6 +17,7 @@ KINDS = {
     "NoColumnError": "unknown-column",
     "UnfitError": "unfit",
     "IncompleteError": "incomplete",
+    "VersionMismatchError": "version-mismatch",
     "SourceError": "source",
     "SourceChangedError": "source-changed",
     "NoFileError": "no-such-file",
