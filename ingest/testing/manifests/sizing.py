@@ -49,8 +49,9 @@ def sizing_complaints(
             yield from _node(pod, size, cpus)
     for name, cluster in clusters:
         room = sum(_workers(group.get("rayStartParams", {}), cpus) * group["maxReplicas"] for group in _groups(cluster))
-        if int(settings.get("workers", 1)) > room:
-            yield f"{name}: {settings['workers']} workers are asked for, and its groups grow to {room}"
+        wanted = int(settings.get("workers", 1))
+        if wanted > room:
+            yield f"{name}: workers that are asked for: {wanted}; that its groups grow to: {room}"
 
 
 def _groups(cluster: Mapping[str, Any]) -> list[dict[str, Any]]:
