@@ -25,12 +25,14 @@ RUN export NUMBA_CACHE_DIR=/opt/cell-ingest/kernels NUMBA_CPU_NAME=${NUMBA_CPU} 
  && cd / \
  && /opt/cell-ingest/bin/python -m ingest.warm \
  && /opt/cell-ingest/bin/python -c 'import ingest.testing.census_counts'
-# What nothing imports: tests of dependencies, headers, static libraries.
-RUN cd /opt/cell-ingest/lib/python3*/site-packages \
+# What nothing imports, and what only a debugger reads: tests of dependencies, headers, static libraries, 220 MB of symbols.
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils \
+ && cd /opt/cell-ingest/lib/python3*/site-packages \
  && find h5py matplotlib networkx numba numpy pandas pyarrow scipy shapely sklearn statsmodels -type d -name tests \
     -prune -exec rm -r {} + \
  && rm -r pyarrow/include \
- && find . -name '*.a' -delete
+ && find . -name '*.a' -delete \
+ && find hdf5plugin numcodecs zstandard -name '*.so' -exec strip --strip-debug {} +
 
 FROM ${BASE}
 # KubeRay's probes are `bash -c "wget …"` until 1.5, python from then on. Where its ENABLE_LOGIN_SHELL is set, it starts

@@ -206,6 +206,23 @@ print(cpu_target.target_context.codegen().magic_tuple()[1:], time.process_time()
     assert done.stdout.startswith("('x86-64-v3', '')")
 
 
+def test_libraries_that_lost_their_symbols_still_work(image, dest):
+    script = """
+import h5py, hdf5plugin, numcodecs, numpy as np, zstandard
+values = np.arange(10_000, dtype=np.int32)
+with h5py.File("/tmp/x.h5", "w") as file:
+    for codec in (hdf5plugin.Zstd, hdf5plugin.LZ4, hdf5plugin.Blosc, hdf5plugin.Blosc2, hdf5plugin.Bitshuffle):
+        file.create_dataset(codec.__name__, data=values, chunks=(1_000,), **codec())
+with h5py.File("/tmp/x.h5") as file:
+    assert all((file[name][:] == values).all() for name in file)
+for codec in (numcodecs.Blosc(), numcodecs.Zstd(), numcodecs.LZ4()):
+    assert (np.frombuffer(codec.decode(codec.encode(values)), np.int32) == values).all()
+assert zstandard.decompress(zstandard.compress(values.tobytes())) == values.tobytes()
+"""
+    done = image.run(dest, "python", "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("shell", ["-c", "-lc", "-ce", "-cel"])
 def test_what_kuberay_calls_is_there(image, dest, shell):
     """Its commands, its probes (wget until 1.5, python from then on) and its init container, by each kind of shell."""
@@ -231,4 +248,4 @@ def test_nothing_is_left_to_compile_or_install_with(image, dest):
 
 def test_the_image_is_small_and_says_of_what_it_is(image):
     sizes = {name: int(call("du", "-sm", image.root / name).split()[0]) for name in ("", "opt/cell-ingest")}
-    assert sizes[""] < 1_800, sizes
+    assert sizes[""] < 1_650, sizes
