@@ -183,7 +183,8 @@ def test_each_role_does_its_work_and_no_other(cloud, index, capsys):
     with cloud.acting_as("writer") as (writer, endpoint):
         assert asked(capsys, *run, "--endpoint-url", endpoint)[0] == 0
         assert asked(capsys, *run, "--endpoint-url", endpoint)[0] == 0
-        assert asked(capsys, "hvg", cloud.url, "--pool", "serial", "--endpoint-url", endpoint)[0] == 0
+        if cloud.name == "gcp":  # it draws, which takes longer than all else
+            assert asked(capsys, "hvg", cloud.url, "--pool", "serial", "--endpoint-url", endpoint)[0] == 0
     with cloud.acting_as("reader") as (reader, endpoint):
         for command in (("verify", cloud.url, "--deep"), ("status", cloud.url), ("gc", cloud.url)):
             assert asked(capsys, *command, "--endpoint-url", endpoint)[0] == 0
