@@ -31,7 +31,11 @@ BASE = re.search(r"^ARG BASE=(\S+)$", DOCKERFILE, re.MULTILINE)[1]
 
 CONTAINED = r"""
 root=$1; dest=$2; shift 2
-mount --bind "$root" "$root"; mount -o remount,bind,ro "$root"
+ip link set lo up
+[ -e "$root/etc/hosts" ] || : >"$root/etc/hosts"
+mount --bind "$root" "$root"
+mount --bind /etc/hosts "$root/etc/hosts" # which a runtime brings along
+mount -o remount,bind,ro "$root"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 mkdir "$root/dev/shm"; mount -t tmpfs -o mode=1777,size=512m tmpfs "$root/dev/shm"
@@ -43,7 +47,7 @@ mount -t proc proc "$root/proc"
 exec chroot "$root" setpriv --reuid 10001 --regid 10001 --clear-groups --bounding-set=-all --inh-caps=-all \
   --no-new-privs /usr/bin/env -i "$@"
 """
-"""What `docker run --read-only --cap-drop ALL --tmpfs /tmp --volume DEST` comes to."""
+"""What `docker run --read-only --cap-drop ALL --network none --tmpfs /tmp --volume DEST` comes to."""
 
 
 class Image(NamedTuple):
@@ -54,7 +58,8 @@ class Image(NamedTuple):
 
     def run(self, dest, *command):
         """Run a command as the image's user, who may write to /tmp and `dest` and has no capability."""
-        outer = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "bash", "-euc", CONTAINED, "bash"]
+        namespaces = ["--mount", "--pid", "--net", "--fork", "--propagation", "private"]
+        outer = ["unshare", *namespaces, "bash", "-euc", CONTAINED, "bash"]
         return subprocess.run(
             [*outer, str(self.root), str(dest), *self.environment, *command],
             capture_output=True,
@@ -238,6 +243,31 @@ def test_what_kuberay_calls_is_there(image, dest, shell):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:1] == ["/opt/cell-ingest/bin/ray"]
     assert done.stdout.split("\n")[-3:] == ["unhealthy", "starts", ""]
+
+
+def test_it_is_a_head_as_kuberay_starts_it(image, dest):
+    """Its command is process 1, so SIGTERM reaches Ray, which drains; its probes find it well; no token, no job."""
+    script = r"""
+        export RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | base64 | tr -d '=+/\n')
+        bash -c -- "ulimit -n 65536; ray start --head --block --num-cpus=0 --object-store-memory=100000000 \
+          --dashboard-host=0.0.0.0 --dashboard-agent-listen-port=52365 --metrics-export-port=8080 --no-monitor \
+          --node-ip-address=127.0.0.1" >/tmp/head.log 2>&1 &
+        head=$!
+        for second in $(seq 300); do
+          wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep -q success &&
+          wget --tries 1 -T 2 -q -O- http://localhost:8265/api/gcs_healthz | grep -q success &&
+          { echo healthy; break; }
+          sleep 1
+        done
+        ray health-check --address 127.0.0.1:6379 2>/dev/null && echo ready
+        RAY_AUTH_TOKEN=wrong ray job list --address http://127.0.0.1:8265 >/dev/null 2>&1 || echo refused
+        ray job submit --address http://127.0.0.1:8265 -- python -m ingest --help 2>&1 | grep -o succeeded
+        tr '\0' ' ' </proc/$head/cmdline | grep -q 'ray start' && echo first
+        kill -TERM $head; wait $head
+        grep -o 'finished draining' /tmp/head.log
+    """
+    done = image.run(dest, "bash", "-c", script)
+    assert done.stdout.split("\n")[:-1] == ["healthy", "ready", "refused", "succeeded", "first", "finished draining"]
 
 
 def test_nothing_is_left_to_compile_or_install_with(image, dest):
