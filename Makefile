@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long test-image lint check bench bench-loading bench-memmap bench-stream clean
+.PHONY: demo test test-long test-image coverage lint check bench bench-loading bench-memmap bench-stream clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
@@ -31,6 +31,14 @@ test-long: $(VENV)/.installed-dev
 # The Dockerfile for real, as root on a Debian: tests/image/test_image.py says what it needs.
 test-image: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m image tests/image
+
+# Every branch of ledger, driver, plan and validation is taken by a test; kernels are looked at uncompiled.
+JUDGES := amendments begun_by_older committing crash_points driver ledger plan plan_index planning read_once \
+  record_fields repairing running schedule unit_maker units verifying without_bad
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage run -m pytest -q $(patsubst %,tests/ingest/test_%.py,$(JUDGES))
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run --append -m pytest -q tests/ingest/test_validate.py
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -84,9 +84,6 @@ class _HashingFile(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._raw.tell()
-
     def write(self, data: Buffer) -> int:
         self.sha256.update(data)
         return self._raw.write(data)

@@ -198,11 +198,11 @@ class OpenH5ad:
         except UnicodeError as error:
             raise self.error(what, "holds text that is not UTF-8", "not-utf8") from error
         except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError alike
-            if (spent := exhausted(error, str(self.source))) is not None:
-                raise spent from error
             failure, self._stream.failure = self._stream.failure, None
             if failure is not None:
                 raise failure from error
+            if (spent := exhausted(error, str(self.source))) is not None:
+                raise spent from error
             raise self.error(what, f"cannot be read ({error})", "unreadable") from error
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ingest.amendments import Amendment
     from ingest.pool import Failure
-    from ingest.store.base import ObjectStat, Store
+    from ingest.store.base import Store
 
 __all__ = ["Ledger", "put_same", "put_same_file"]
 
@@ -264,9 +264,3 @@ class Ledger:
         with ThreadPoolExecutor(_READERS) as readers:
             for key, data in zip(keys, readers.map(self.store.get, keys), strict=True):
                 yield key, parse(data, key=key)
-
-    # -- everything ----------------------------------------------------------------------------------------------
-
-    def objects(self, prefix: str = "") -> Iterator[ObjectStat]:
-        """Yield every object under DEST that starts with `prefix`."""
-        return self.store.list(prefix)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ingest.amendments import Amendment, Amendments, LeftOut, parse_amendment
 from ingest.chunk_rows import committed_rows, rows_to_make
+from ingest.documents import seal
 from ingest.errors import CorruptError
 from ingest.layout import AMENDMENTS
 from ingest.ledger.ledger import Ledger
@@ -33,6 +34,20 @@ def test_an_amendment_survives_and_notices_damage():
     assert parse_amendment(data, key="k") == amendment()
     with pytest.raises(CorruptError):
         parse_amendment(data.replace(b"truncated", b"truncateD"), key="k")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"run": "r", "left_out": []},
+        {"plan": PLAN, "run": 1, "left_out": []},
+        {"plan": PLAN, "run": "r", "left_out": [{"source": -1}]},
+        {"plan": PLAN, "run": "r", "left_out": [3]},
+    ],
+)
+def test_a_sealed_document_of_another_kind_is_no_amendment(document):
+    with pytest.raises(CorruptError, match="k is no amendment"):
+        parse_amendment(seal(document), key="k")
 
 
 def test_amendments_are_numbered_and_never_replaced(tmp_path):

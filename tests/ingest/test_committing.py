@@ -13,6 +13,7 @@ from ingest.errors import AlreadyExistsError, ConfigError, ConflictError, Corrup
 from ingest.genes import Genes
 from ingest.layout import PLAN_KEY
 from ingest.opened import open_plan
+from ingest.plan_index import IndexWriter, PlanIndex
 from ingest.plan_rows import plan_batches
 from ingest.planning import draft_plan
 from ingest.preparing import draft_dataset
@@ -58,6 +59,18 @@ def test_a_new_plan_is_four_objects_and_comes_back(store, draft_of, index):
     found = [row for batch in plan_batches(opened) for row in batch.table.to_pylist()]
     assert found == [row for batch in read_cells(index).batches() for row in batch.table.to_pylist()]
     assert sorted(keys(store)) == sorted([*draft.plan.files.values(), PLAN_KEY])
+
+
+def test_an_index_that_has_lost_its_coordinates_is_damage(store, draft_of, tmp_path):
+    opened = commit_plan(store, draft_of())
+    key, rows = opened.plan.files["index"], opened.index.rows(0, opened.plan.n_cells)
+    with IndexWriter(tmp_path / "index.feather") as writer:
+        writer.add(rows.drop_columns(["row"]).combine_chunks().to_batches()[0])
+    (tmp_path / "dest" / key).write_bytes((tmp_path / "index.feather").read_bytes())
+    damaged = replace(opened, index=PlanIndex(store, key, opened.plan.identity.cells_per_chunk))
+    with pytest.raises(CorruptError, match="is damaged") as caught:
+        list(plan_batches(damaged))
+    assert (caught.value.kind, caught.value.key) == ("plan-damaged", key)
 
 
 def test_a_driver_overtaken_before_it_began_joins(store, draft_of):

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest.documents import seal, unseal
 from ingest.encode.base import Offsets
 from ingest.errors import ConflictError, CorruptError, NotFoundError
 from ingest.layout import receipt_key
-from ingest.ledger.ledger import Ledger, put_same
+from ingest.ledger.ledger import Ledger, put_same, put_same_file
 from ingest.ledger.receipts import ChunkReceipt, Receipt, parse_receipt
 from ingest.pool import Failure
 from ingest.store.local import LocalStore
@@ -46,6 +48,40 @@ def chunk_receipts(draw, number=3):
         notes=tuple(draw(st.lists(st.text(max_size=5), max_size=2))),
         offsets=(Offsets("X/data", (1024,), tuple(offsets), tuple(offsets)),),
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"n_cells":2', '"n_cells":-2'),
+        ('"n_cells":2', '"n_calls":2'),
+        ('"maximum":5', '"maximum":"5"'),
+        ('"sizes":[7]', '"sizes":[7,8]'),
+        ('"plan":"p"', '"plan":7'),
+    ],
+)
+def test_a_sealed_document_of_another_kind_is_no_receipt(old, new):
+    one = receipt(3)
+    entry = replace(one.chunks[0], offsets=(Offsets("X/data", (9,), (5,), (7,)),))
+    key = receipt_key(3, 3)
+    document = unseal(replace(one, chunks=(entry,)).seal(), key=key)
+    assert parse_receipt(seal(document), key=key).chunks == (entry,)
+    text = json.dumps(document, separators=(",", ":"))
+    assert old in text
+    with pytest.raises(CorruptError, match="is no receipt"):
+        parse_receipt(seal(json.loads(text.replace(old, new))), key=key)
+
+
+def test_a_file_is_put_once_and_another_is_refused(tmp_path):
+    store, one, other = LocalStore(tmp_path / "dest"), tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"one")
+    other.write_bytes(b"other")
+    assert put_same_file(store, "k", one) is True
+    assert put_same_file(store, "k", one) is False
+    with pytest.raises(ConflictError, match="exists with other content") as caught:
+        put_same_file(store, "k", other)
+    assert caught.value.kind == "other-content"
+    assert store.get("k") == b"one"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import CorruptError
-from ingest.plan_index import IndexWriter, PlanIndex, batch_rows
+from ingest.plan_index import IndexWriter, PlanIndex, _RangeFile, batch_rows
 from ingest.store.local import LocalStore
 from ingest.testing.blocks import dictionary
 from ingest.testing.faults import FaultyStore
@@ -49,6 +50,23 @@ def open_index(tmp_path):
         return PlanIndex(store, KEY, cells_per_chunk), store
 
     return open_index
+
+
+@given(st.data())
+def test_a_file_of_ranges_is_a_file(tmp_path_factory, data):
+    store = LocalStore(tmp_path_factory.mktemp("ranges"))
+    content = data.draw(st.binary(min_size=1, max_size=200))
+    store.put_new(KEY, content)
+    ranged, plain = _RangeFile(store, KEY, data.draw(st.integers(1, 50))), io.BytesIO(content)
+    for _ in range(8):
+        offset, whence = data.draw(st.sampled_from([(0, 0), (3, 0), (99, 0), (250, 0), (0, 2), (-1, 2)]))
+        assert ranged.seek(offset, whence) == plain.seek(offset, whence)
+        size = data.draw(st.integers(-1, 60))
+        assert ranged.read(size) == plain.read(size)
+        assert ranged.tell() == max(plain.tell(), 0)
+    ranged.seek(0)
+    buffered, size = io.BufferedReader(ranged, 16), data.draw(st.integers(1, 60))
+    assert b"".join(iter(lambda: buffered.read(size), b"")) == content
 
 
 @given(st.data())
@@ -101,6 +119,29 @@ def test_another_number_of_rows_is_damage_for_who_reads_on(open_index):
     for n_cells in (9, 11, 4, 400_000):
         with pytest.raises(CorruptError, match="planned"):
             list(index.batches(n_cells))
+
+
+def test_an_index_with_another_number_of_batches_is_damage(open_index):
+    index, _ = open_index(table_of(10), 4)
+    index.check_length(10)
+    with pytest.raises(CorruptError, match="1 batches of cells where 10 were planned") as caught:
+        index.check_length(batch_rows(4) * 10)
+    assert caught.value.kind == "plan-damaged"
+
+
+def test_damage_further_on_is_met_by_who_reads_on(open_index):
+    whole = index_to_bytes(table_of(200_000), 1000)
+    middle = len(whole) // 2
+    zeros = whole[:middle] + bytes(4096) + whole[middle + 4096 :]
+    index, _ = open_index(None, 1000, data=zeros)
+    with pytest.raises(CorruptError):
+        list(index.batches(200_000))
+
+
+def test_who_gives_up_before_the_first_batch_leaves_a_closed_file(tmp_path):
+    with pytest.raises(RuntimeError), IndexWriter(tmp_path / "index.feather") as writer:
+        raise RuntimeError
+    assert writer.path.stat().st_size == 0
 
 
 def test_opening_asks_little(open_index):

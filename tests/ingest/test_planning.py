@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from pyarrow import feather
 from ingest import preparing
 from ingest.cells import read_cells
 from ingest.cells_digest import CellsDigest
+from ingest.errors import ConfigError, SourceError
 from ingest.genes import Genes
 from ingest.plan_index import PlanIndex
 from ingest.planning import draft_plan
@@ -167,6 +169,52 @@ def test_a_digest_takes_one_set_of_columns():
     taken.add(pa.RecordBatch.from_pydict({"x": [1]}))
     with pytest.raises(ValueError, match="columns"):
         taken.add(pa.RecordBatch.from_pydict({"y": [1]}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"normalize": 1e4}, None),
+        ({"cells_per_chunk": 0}, "bad-chunk-size"),
+        ({"allow_noninteger": True, "dtype": "int32"}, "bad-dtype"),
+        ({"normalize": 1e4, "dtype": "uint16"}, "bad-dtype"),
+        ({"normalize": 0.5}, "bad-target-sum"),
+        ({"normalize": 1e30}, "bad-target-sum"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_anything_is_read(tmp_path, settings, kind):
+    pd.DataFrame({"source": SOURCES[1], "row": range(3)}).to_feather(tmp_path / "index.feather")
+    cells, data = read_cells(tmp_path / "index.feather"), DataSettings(**settings)
+    surveys = [survey(source) for source in cells.sources]
+    found = None
+    try:
+        draft_plan(cells, surveys, data, WorkSettings(), created="", versions={}, recorded={})
+    except ConfigError as error:
+        found = error.kind
+    assert found == kind
+
+
+def test_a_layer_is_of_files_and_not_of_a_census(tmp_path):
+    pd.DataFrame({"source": SOURCES[0], "soma_joinid": range(3)}).to_feather(tmp_path / "index.feather")
+    with pytest.raises(ConfigError) as caught:
+        preparing.draft_dataset(
+            read_cells(tmp_path / "index.feather"), DataSettings(layer="counts"), WorkSettings(), cache=None
+        )
+    assert caught.value.kind == "layer-of-census"
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("no-cell-sums", True), ("census-gone", False)])
+def test_a_census_that_knows_no_sums_is_taken_without_and_any_other_trouble_is_told(tmp_path, kind, passes):
+    pd.DataFrame({"source": SOURCES[0], "soma_joinid": range(3)}).to_feather(tmp_path / "index.feather")
+    cells = read_cells(tmp_path / "index.feather")
+    surveys = tuple(survey(source) for source in cells.sources)
+    error = SourceError("asked for sums", kind=kind)
+    with mock.patch("ingest.survey.soma.cell_sums", side_effect=error):
+        if passes:
+            assert preparing._with_promises(cells, surveys, None) is cells
+        else:
+            with pytest.raises(SourceError, match="asked for sums"):
+                preparing._with_promises(cells, surveys, None)
 
 
 def test_a_draft_leaves_nothing_on_scratch(tmp_path):

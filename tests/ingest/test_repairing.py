@@ -7,6 +7,7 @@ import pickle
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import anndata
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 from ingest.chunks import commit_chunk
 from ingest.errors import ConfigError, CorruptError, PreconditionError
 from ingest.layout import SUCCESS_KEY
+from ingest.ledger.receipts import parse_receipt
 from ingest.pool import Failure
 from ingest.recommit import Recommit
-from ingest.repairing import repair_dataset
+from ingest.repairing import RepairReport, repair_dataset
 from ingest.settings import WorkSettings
+from ingest.store.local import LocalStore
 from ingest.store.open import open_store
 from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
 from ingest.testing.datasets import (
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ingest.opened import OpenPlan
-    from ingest.repairing import RepairReport
 
 WORK = WorkSettings(workers=1)
 
@@ -395,6 +397,101 @@ def test_a_run_does_not_replace_what_a_repair_would(dest):
     assert report.failures[2].handling == "conflict"
     assert touched(dest, before) == set()
     assert PreconditionError.default_kind == "precondition"
+
+
+def test_a_joint_receipt_that_others_correct_all_the_time_is_left_in_the_end(dest):
+    joint = dest.join_receipts(3, 4, 5)
+    whole = joint.read_bytes()
+    add_one_count(dest.chunk(4))
+    receipt = parse_receipt(whole, key=f"_ingest/receipts/{joint.name}")
+    # What stands of chunk 4 is about other cells: no testimony, so the receipt is to be corrected.
+    strange = [replace(receipt.chunks[1], rows=f"{number:032x}") for number in range(9)]
+    turns = iter(strange)
+
+    class Restless(LocalStore):
+        """Its joint receipt says something else of chunk 3 whenever somebody wants to replace it."""
+
+        def replace(self, key, data, *, expected):
+            if key == receipt.key:
+                third = replace(receipt.chunks[0], notes=(next(turns).rows,))
+                joint.write_bytes(replace(receipt, chunks=(third, strange[0], receipt.chunks[2])).seal())
+            return super().replace(key, data, expected=expected)
+
+    joint.write_bytes(replace(receipt, chunks=(receipt.chunks[0], strange[0], receipt.chunks[2])).seal())
+    commit = commit_through(Restless(dest.path), {4: receipt.key})
+    report = repair(dest.open(), [4], open_pool=lambda *a, **k: pool_with(commit, *a, **k))
+    assert report.failures[4].kind == "precondition"
+    assert "changes all the time" in report.failures[4].message
+    assert len(list(turns)) == 9 - 5
+
+
+def commit_through(store, spans):
+    """Return a repair's commit that sees the dataset through `store`."""
+
+    def commit(opened, made, *, attempt):
+        return Recommit(spans)(replace(opened, ledger=type(opened.ledger)(store)), made, attempt=attempt)
+
+    return commit
+
+
+def test_an_object_that_appears_meanwhile_with_other_bytes_is_not_adopted(dest):
+    dest.chunk(2).unlink()
+    other = b"somebody else's"
+
+    class Filled(LocalStore):
+        def put_new(self, key, data):
+            if key.endswith("chunk_000002.h5ad"):
+                dest.chunk(2).write_bytes(other)
+            return super().put_new(key, data)
+
+    commit = commit_through(Filled(dest.path), {})
+    report = repair(dest.open(), [2], open_pool=lambda *a, **k: pool_with(commit, *a, **k))
+    assert report.failures[2].handling == "conflict"
+    assert dest.chunk(2).read_bytes() == other
+
+
+def test_a_receipt_that_cannot_be_read_whole_is_written_again(dest, finished):
+    class Torn(LocalStore):
+        def get(self, key):
+            if key == "_ingest/receipts/" + dest.receipt(2).name:
+                raise CorruptError("cut short", key=key)
+            return super().get(key)
+
+    commit = commit_through(Torn(dest.path), {})
+    report = repair(dest.open(), [2], open_pool=lambda *a, **k: pool_with(commit, *a, **k))
+    assert report.exit_code == 0
+    assert contents(dest.path) == contents(finished)
+    assert dest.read_receipt(2).chunks == DamageableDataset(finished).read_receipt(2).chunks
+
+
+def test_a_damaged_joint_receipt_waits_for_all_of_its_chunks(dest, finished):
+    joint = dest.join_receipts(3, 4, 5)
+    flip_bit(joint)
+    damaged = joint.read_bytes()
+    assert repair(dest.open(), [3, 5]).exit_code == 1
+    assert joint.read_bytes() == damaged, "rebuilt without one of its chunks"
+    assert repair(dest.open(), [4]).exit_code == 0
+    assert parse_receipt(joint.read_bytes(), key=f"_ingest/receipts/{joint.name}").chunks == tuple(
+        DamageableDataset(finished).read_receipt(number).chunks[0] for number in (3, 4, 5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 3),
+        ({"interrupted": True}, 130),
+        ({"fatal": Failure((), "config", "credentials", "expired")}, 2),
+        ({"fatal": Failure((), "transient", "ray-lost", "gone")}, 1),
+        ({"unfinished": "no summaries"}, 1),
+        ({"failures": {1: Failure((1,), "conflict", "other-content", "x")}}, 1),
+        ({"failures": {1: Failure((1,), "source", "truncated", "x")}}, 3),
+        ({"finished": SimpleNamespace(complete=True)}, 0),
+        ({"finished": SimpleNamespace(complete=False)}, 3),
+    ],
+)
+def test_how_a_repair_ends_is_its_exit_code(changes, code):
+    assert RepairReport(None, None, (), (), **changes).exit_code == code
 
 
 # -- an object store -----------------------------------------------------------------------------------------------

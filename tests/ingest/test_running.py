@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from ingest.cells import read_cells
 from ingest.committing import commit_plan
+from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, CredentialsError, TransientError
-from ingest.pool import Ended, UnitOutcome
-from ingest.preparing import divide_work, draft_dataset
+from ingest.pool import Ended, Failure, UnitOutcome
+from ingest.preparing import divide_work, draft_dataset, profile_of_plan
 from ingest.running import run_plan, run_units
 from ingest.settings import DataSettings, WorkSettings
 from ingest.store.local import LocalStore
@@ -61,6 +66,50 @@ def test_what_failed_is_told_and_not_that_it_could_not_be_recorded(tmp_path):
         run(*prepared(RefusesTheEnd(tmp_path / "dest"), tmp_path), no_pool)
 
 
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (None, 3),
+        (Failure((), "config", "credentials", "expired"), 2),
+        (Failure((), "config", "disk-full", "full"), 1),
+        (Failure((), "transient", "ray-lost", "gone"), 1),
+    ],
+)
+def test_why_a_run_stopped_decides_its_exit_code(tmp_path, failure, code):
+    opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path)
+    assert run(opened, work, fixed_pool(Deadlines(failure))).exit_code == code
+
+
+def test_a_share_of_failures_stops_the_run_early(tmp_path):
+    opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path)
+    pool = Deadlines(Failure((), "source", "truncated", "cut short"))
+    report = run(opened, work, fixed_pool(pool), WorkSettings(workers=1, max_failed_pct=1))
+    assert (report.exit_code, report.driven.stopped_early) == (3, True)
+
+
+def test_a_user_without_a_name_is_recorded_by_number(tmp_path):
+    with mock.patch("getpass.getuser", side_effect=KeyError("uid not found")):
+        assert run(*prepared(LocalStore(tmp_path / "dest"), tmp_path)).exit_code == 0
+    (start,) = (tmp_path / "dest" / "_ingest" / "runs").rglob("start.json")
+    assert json.loads(start.read_bytes())["user"] == str(os.getuid())
+
+
+@pytest.mark.parametrize(("available", "workers"), [(0, None), (1 << 62, "some")])
+def test_as_many_workers_as_memory_holds_and_none_is_an_error(tmp_path, available, workers):
+    opened, _ = prepared(LocalStore(tmp_path / "dest"), tmp_path)
+    profile = profile_of_plan(opened, WORK)
+    with mock.patch("psutil.virtual_memory", return_value=SimpleNamespace(available=available)):
+        if workers is None:
+            with pytest.raises(ConfigError) as caught:
+                divide_work(profile, opened, (), WorkSettings())
+            assert caught.value.kind == "memory"
+        else:
+            assert 1 <= divide_work(profile, opened, (), WorkSettings()).workers <= available_cpus()
+    with pytest.raises(ConfigError) as caught:
+        divide_work(profile, opened, (), WorkSettings(workers=-1))
+    assert caught.value.kind == "bad-workers"
+
+
 def test_a_second_signal_is_recorded_as_an_interruption(tmp_path):
     @contextmanager
     def impatient(*_, **__):
@@ -78,8 +127,9 @@ class Deadlines:
 
     size = 1
 
-    def __init__(self):
+    def __init__(self, failure=None):
         self.given, self._tasks = [], []
+        self._failure = failure
 
     def has_free(self):
         return not self._tasks
@@ -89,12 +139,28 @@ class Deadlines:
         self._tasks.append(task)
 
     def wait(self, _timeout_s):
-        ended = [Ended(task, UnitOutcome(task.unit_id, done=task.chunks)) for task in self._tasks]
+        ended = [Ended(task, self._outcome(task)) for task in self._tasks]
         self._tasks.clear()
         return ended
 
+    def _outcome(self, task):
+        if self._failure is None:
+            return UnitOutcome(task.unit_id, done=task.chunks)
+        return UnitOutcome(task.unit_id, done=(), failures=(replace(self._failure, chunks=task.chunks),))
+
+    def stop_soon(self):
+        """Nothing is in hand."""
+
     def progress(self):
         return []
+
+
+def fixed_pool(pool):
+    @contextmanager
+    def open_pool(*_, **__):
+        yield pool
+
+    return open_pool
 
 
 @pytest.mark.parametrize(("layout", "wholes"), [("csr", 1), ("csc", 3)])
@@ -102,13 +168,8 @@ def test_a_unit_has_time_to_read_what_it_must_read(tmp_path, layout, wholes):
     file = write_h5ad_variant(tmp_path / "one.h5ad", sample_counts(20, 400), layout=layout)
     opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path, [file])
     pool = Deadlines()
-
-    @contextmanager
-    def open_pool(*_, **__):
-        yield pool
-
     for settings in (WORK, WorkSettings(workers=1, deadline_s=7.0)):
-        run_units(opened, work, settings, open_pool, SilentObserver(), stop_requested=lambda: False)
+        run_units(opened, work, settings, fixed_pool(pool), SilentObserver(), stop_requested=lambda: False)
     stored = opened.surveys[0].stored_bytes
     default = pool.given[: len(work.units)]
     assert set(pool.given[len(work.units) :]) == {7.0}

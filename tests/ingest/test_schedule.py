@@ -264,6 +264,20 @@ def test_a_workers_word_counts_for_its_own_chunks_once():
     assert [plan.next(99).chunks, plan.next(99).chunks, plan.next(99)] == [(3,), (1,), None]
 
 
+def test_a_unit_that_is_given_back_is_made_again_at_once_after_progress_and_given_up_without():
+    plan = scheduler((0, 1, 2), draw=lambda: 1.0, infrastructure=3)
+    plan.settle(ended(plan.next(0), (0,), undone=(1, 2)), 0)
+    task = plan.next(0)
+    assert task.chunks == (1, 2)
+    for now in (0, 100):
+        assert plan.settle(ended(task, undone=(1, 2)), now).retried == 2
+        assert plan.next(now) is None, "it waits"
+        task = plan.next(now + 99)
+    assert plan.settle(ended(task, undone=(1, 2)), 300).retried == 0
+    assert {chunk: failure.kind for chunk, failure in plan.gave_up.items()} == {1: "left-undone", 2: "left-undone"}
+    assert plan.finished
+
+
 def test_attempts_are_named_after_run_and_unit():
     plan = scheduler((0,), (1,))
     assert [plan.next(0).attempt, plan.next(0).attempt] == ["r-0000001", "r-0000002"]

@@ -9,9 +9,12 @@ import pickle
 import socket
 import threading
 import traceback
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ingest.cli.main import main
 from ingest.errors import CredentialsError, IngestError, mask_secrets
@@ -21,6 +24,7 @@ from ingest.preparing import divide_work, profile_of_plan
 from ingest.retry import Budget, Retrier
 from ingest.settings import WorkSettings
 from ingest.store.open import open_store
+from ingest.testing.fault_proxy import Fault, FaultProxy
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 from ingest.worker import ChunkWorkerFactory
 
@@ -32,7 +36,9 @@ SECRET = "canarySecretKey/7fK3qLzPw9vXn2bTgYhJmR5sDcEe"
 TOKEN = "canarySessionToken//9yQwErTyUiOpAsDfGhJkLzXcVbNm0123456789=="
 PASSWORD = "canary-password-in-a-url"
 SIGNATURE = "canarySignature0a1b2c3d4e5f"
-CANARIES = (SECRET, TOKEN, PASSWORD, SIGNATURE)
+BEARER = "ya29.canaryLiveToken-0123456789abcdef_ghij"
+CANARIES = (SECRET, TOKEN, PASSWORD, SIGNATURE, BEARER)
+HOST = "storage.googleapis.com"
 
 
 @pytest.fixture(autouse=True)
@@ -139,16 +145,22 @@ class Echo(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def echo():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)  # clients keep their connections
-    server.code, server.word = 403, "AccessDenied"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+@contextmanager
+def serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)  # clients keep their connections
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield server
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def echo():
+    with serving(Echo) as server:
+        server.code, server.word = 403, "AccessDenied"
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -220,6 +232,79 @@ def test_a_key_of_a_service_account_that_cannot_be_used(logs, run, tmp_path, mon
         open_store("gs://bucket/x")
     check(mask_secrets(chain(caught.value)), "the traceback")
     check(logs.getvalue(), "the logs")
+
+
+class Tokens(BaseHTTPRequestHandler):
+    """Gives out live tokens, as Google's own server does for a key."""
+
+    def do_POST(self):  # http.server's name
+        self.rfile.read(int(self.headers["Content-Length"]))
+        data = json.dumps({"access_token": BEARER, "expires_in": 3600, "token_type": "Bearer"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def account(tmp_path, monkeypatch):
+    """The key of a service account, for which tokens are to be had."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
+    with serving(Tokens) as server:
+        facts = {
+            "type": "service_account",
+            "project_id": "p",
+            "private_key_id": "k",
+            "private_key": private,
+            "client_email": "a@p.iam.gserviceaccount.com",
+            "token_uri": f"http://127.0.0.1:{server.server_port}/token",
+        }
+        (tmp_path / "account.json").write_text(json.dumps(facts))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+        yield private.splitlines()[3]
+
+
+@pytest.fixture
+def googles(gcs_server, monkeypatch):
+    """A bucket's server under a name of Google's, which alone are sent tokens."""
+    find = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: find("127.0.0.1" if host == HOST else host, *a, **k)
+    )
+    with FaultProxy(gcs_server.endpoint_url) as proxy:
+        yield proxy, f"http://{HOST}:{proxy.endpoint_url.rpartition(':')[2]}"
+
+
+def test_a_live_token_of_google_goes_to_google_and_nowhere_else(account, googles, gcs_server, logs, run, tmp_path):
+    """And one that Google has ended: what is said of it, and what a refusal sends back."""
+    proxy, endpoint = googles
+    source, index, dest = tmp_path / "a.h5ad", tmp_path / "index.feather", f"{gcs_server.create_bucket('live')}/dest"
+    write_h5ad_variant(source, sample_counts(30, 12))
+    assert run("index", "h5ad", source, "-o", index)[0] == 0
+    words = ("--endpoint-url", endpoint, "--json")
+    assert run("run", dest, "--index", index, "-c", 10, "--pool", "serial", *words)[0] == 0
+    assert run("verify", dest, "--deep", *words)[0] == 0
+    assert {seen.headers["authorization"] for seen in proxy.seen} == {f"Bearer {BEARER}"}
+    store = open_store(dest, endpoint_url=endpoint)
+    for stat in store.list(""):
+        check(store.get(stat.key), stat.key)
+    sent_back = f'{{"error": {{"code": 401, "message": "Authorization: Bearer {BEARER}"}}}}'.encode()
+    proxy.faults.append(Fault("answer", times=99, status=401, body=sent_back))
+    assert run("--debug", "status", dest, "--endpoint-url", endpoint)[0] in (1, 2)
+    with pytest.raises(CredentialsError) as caught:
+        store.get("_ingest/plan.json")
+    check(str(caught.value), "the error")
+    check(pickle.dumps(caught.value), "the error on its way")
+    check(mask_secrets(chain(caught.value)), "the traceback")
+    store.close()
+    check(logs.getvalue(), "the logs")
+    assert account not in logs.getvalue(), "the key"
 
 
 @pytest.mark.parametrize(

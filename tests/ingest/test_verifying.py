@@ -13,9 +13,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather
 
+from ingest.chunk_check import read_object
 from ingest.digest import content_digest, sums_digest
 from ingest.encode.decode import decode_chunk
+from ingest.errors import CorruptError, NotFoundError
+from ingest.layout import receipt_key
+from ingest.ledger.receipts import parse_receipt
+from ingest.opened import open_plan
 from ingest.settings import DataSettings
+from ingest.store.local import LocalStore
 from ingest.summary_check import SUMMARY_KEYS
 from ingest.testing.census import CensusSpec, build_census
 from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
@@ -144,6 +150,77 @@ def test_an_edited_receipt_is_found_even_when_it_is_sealed_again(dest):
         (5, "receipt-disagrees"),
         (6, "receipt-damaged"),
     }
+
+
+def test_a_receipt_of_fewer_or_other_chunks_than_its_key_says_is_found(dest):
+    joint = dest.join_receipts(3, 4, 5)
+    receipt = parse_receipt(joint.read_bytes(), key=f"_ingest/receipts/{joint.name}")
+    first, second, third = receipt.chunks
+    joint.write_bytes(replace(receipt, chunks=(first, third)).seal())
+    found = {finding.chunk: finding.message for finding in verify_dataset(dest.open()).findings}
+    assert found.keys() == {4, 5}
+    assert "records chunk 5, not 4" in found[4]
+    assert "says nothing of chunk 5" in found[5]
+    joint.write_bytes(replace(receipt, chunks=(first, replace(second, chunk=7), third)).seal())
+    (finding,) = verify_dataset(dest.open()).findings
+    assert (finding.chunk, finding.kind) == (4, "receipt-disagrees")
+    assert "records chunk 7, not 4" in finding.message
+
+
+def test_two_receipts_that_disagree_about_a_chunk_are_found(dest):
+    own = dest.receipt(4).read_bytes()
+    dest.join_receipts(3, 4, 5)
+    assert verify_dataset(dest.open()).exit_code == 0
+    receipt = parse_receipt(own, key=receipt_key(4, 4))
+    dest.receipt(4).write_bytes(own)
+    assert verify_dataset(dest.open()).exit_code == 0
+    dest.receipt(4).write_bytes(replace(receipt, chunks=(replace(receipt.chunks[0], content="0" * 32),)).seal())
+    assert (4, "receipts-disagree") in kinds(verify_dataset(dest.open()))
+
+
+def test_a_file_of_the_plan_that_is_gone_is_found(dest):
+    opened = dest.open()
+    (dest.path / opened.plan.files["survey"]).unlink()
+    (dest.path / opened.plan.files["index"]).unlink()
+    report = verify_dataset(opened, source=True)
+    assert [finding.kind for finding in report.findings] == ["plan-file", "plan-file"]
+    assert all("cannot be read" in finding.message for finding in report.findings)
+    assert report.checked_chunks == 9
+
+
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(NotFoundError("gone"), "chunk-missing"), (CorruptError("cut short"), "chunk-sha256")]
+)
+def test_a_chunk_that_goes_between_the_listing_and_its_reading_is_found(dest, deep, fault, kind):
+    class Goes(LocalStore):
+        def _of(self, key):
+            if key.endswith("chunk_000002.h5ad"):
+                raise fault
+
+        def get(self, key):
+            self._of(key)
+            return super().get(key)
+
+        def get_range(self, key, start, length):
+            self._of(key)
+            return super().get_range(key, start, length)
+
+    report = verify_dataset(open_plan(Goes(dest.path)), deep=deep)
+    assert kinds(report) == {(2, kind)}
+
+
+def test_bytes_are_handed_out_only_if_their_receipt_testifies_for_them(dest):
+    store, entry = LocalStore(dest.path), dest.read_receipt(2).chunks[0]
+    assert read_object(store, entry.key, entry.sha256, chunk=2) == dest.chunk(2).read_bytes()
+    flip_bit(dest.chunk(2))
+    with pytest.raises(CorruptError, match="is damaged") as caught:
+        read_object(store, entry.key, entry.sha256, chunk=2)
+    assert (caught.value.kind, caught.value.chunk) == ("chunk-sha256", 2)
+    dest.chunk(2).unlink()
+    with pytest.raises(CorruptError, match="is gone") as caught:
+        read_object(store, entry.key, entry.sha256, chunk=2)
+    assert caught.value.kind == "chunk-missing"
 
 
 def test_a_receipt_of_no_planned_chunk_is_found(dest):

@@ -37,9 +37,11 @@ class Attempt(Staging):
         return self.folder
 
     def commit(self) -> None:
-        """As of any, and nothing else is left."""
-        super().commit()
-        self.discard()
+        """As of any; whether or not it goes well, nothing else is left."""
+        try:
+            super().commit()
+        finally:
+            self.discard()
 
     def discard(self) -> None:
         """Remove the folder, with what is still in it."""

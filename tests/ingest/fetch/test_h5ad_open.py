@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ingest.errors import ConfigError, HostileFileError, SourceChangedError, SourceError
+from ingest.errors import ConfigError, ExhaustedError, HostileFileError, SourceChangedError, SourceError, TransientError
 from ingest.fetch.base import FetchLimits, FetchOptions
 from ingest.fetch.h5ad import H5adFetcher
 from ingest.fetch.h5ad_obs import iter_obs, obs_columns, obs_names
@@ -270,6 +270,19 @@ def test_a_heap_that_hdf5_would_walk_for_ever_is_refused_before(good, number, si
     with pytest.raises(HostileFileError) as caught:
         read_everything(good, good.parent)
     assert caught.value.kind == "damaged-heap"
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"), [(TransientError("reset", kind="reset"), TransientError), (None, ExhaustedError)]
+)
+def test_what_the_stream_met_is_told_before_what_hdf5_made_of_it(good, failure, expected):
+    def read(file):
+        with file.reading("X"):
+            file._stream.failure = failure
+            raise MemoryError
+
+    with open_h5ad(str(good)) as file, pytest.raises(expected):
+        read(file)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
