@@ -30,7 +30,7 @@ test-long: $(VENV)/.installed-dev
 
 # The Dockerfile for real, as root on a Debian: tests/image/test_image.py says what it needs.
 test-image: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m image tests/image
+	$(BIN)/python -m pytest -q -m image -o faulthandler_timeout=3500 tests/image
 
 # Every branch of ledger, driver, plan and validation is taken by a test; kernels are looked at uncompiled.
 JUDGES := amendments begun_by_older committing crash_points driver ledger plan plan_index planning read_once \
