@@ -184,7 +184,10 @@ def test_the_demo_runs_where_nothing_but_tmp_and_dest_can_be_written(image, dest
         echo "compiled: $(find /tmp/numba -type f | wc -l), brought: $(find /tmp/numba -type l | wc -l)"
         id -u
     """
-    done = image.run(dest, "bash", "-c", script)
+    for _ in range(3):
+        done = image.run(dest, "bash", "-c", script)
+        if "timed out during startup" not in done.stderr:  # Ray gives itself 30 s, which a busy machine does not have
+            break
     assert done.returncode == 0, done.stderr
     *_, kernels, user = done.stdout.split("\n")[:-1]
     assert user == "10001"
