@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-long coverage lint check bench bench-loading bench-memmap bench-stream clean
+.PHONY: demo test test-long test-image coverage lint check bench bench-loading bench-memmap bench-stream clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ingest demo
@@ -27,6 +27,10 @@ test: $(VENV)/.installed-dev
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m long
 	CELL_INGEST_DEEP=1 $(BIN)/python -m pytest -q -m "hypothesis and not long"
+
+# The Dockerfile for real, as root on a Debian: tests/image/test_image.py says what it needs.
+test-image: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m image -o faulthandler_timeout=3500 tests/image
 
 # Every branch of ledger, driver, plan and validation is taken by a test; kernels are looked at uncompiled.
 JUDGES := amendments begun_by_older committing crash_points driver ledger plan plan_index planning read_once \

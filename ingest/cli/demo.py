@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -151,7 +152,9 @@ def _index_samples(built: BuiltScBaseCount, path: Path, options: dict[str, Any])
 def _settings(options: dict[str, Any]) -> WorkSettings:
     from ingest.settings import WorkSettings
 
-    return WorkSettings(workers=options["workers"], pool=options["pool"])
+    # As `run` has it: a cluster's nodes are not this machine, whose share a worker would otherwise ask for.
+    on_cluster = options["pool"] == "ray" and "RAY_ADDRESS" in os.environ
+    return WorkSettings(workers=options["workers"], cpus=1 if on_cluster else None, pool=options["pool"])
 
 
 def _run(dest: Path, index: Path, options: dict[str, Any]) -> tuple[OpenPlan, int]:

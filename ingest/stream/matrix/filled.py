@@ -14,6 +14,7 @@ import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 from ingest.fetch.h5ad_planes import bits_of
@@ -27,8 +28,21 @@ Array = np.ndarray[Any, Any]
 _STEP = 64
 _FEW = 4
 """Entries of a step that are taken one by one."""
-_COMPRESSES = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 _VECTOR_BITS = 512
+
+
+def _compresses() -> bool:
+    """Whether what is compiled may use AVX-512: of this CPU, unless numba is told which features there are.
+
+    An image is, for it runs on others than it was built on: LLVM then ends the process over an instruction too many.
+    """
+    told = getattr(config, "CPU_FEATURES", None)  # numba sets its configuration where mypy does not look
+    if told is not None:
+        return "+avx512f" in told.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+
+
+_COMPRESSES = _compresses()
 
 
 def _splat(builder: Any, value: Any, vector: Any) -> Any:

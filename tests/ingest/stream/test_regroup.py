@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 
+import numba.core.config
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,6 +109,13 @@ def test_pieces_are_all_lines_and_small(lengths, most):
     assert [line for begin, end in found for line in range(begin, end)] == list(range(len(lengths)))
     for begin, end in found:
         assert end - begin == 1 or sum(lengths[begin:end]) <= most
+
+
+@pytest.mark.parametrize(("features", "may"), [("", False), ("+avx2,-avx512f", False), ("+avx2,+avx512f", True)])
+def test_no_instruction_is_used_that_numba_was_told_is_not_there(monkeypatch, features, may):
+    """An image is compiled for other CPUs than the one that builds it: LLVM aborts over what those lack."""
+    monkeypatch.setattr(numba.core.config, "CPU_FEATURES", features)
+    assert filled_module._compresses() is may
 
 
 @given(

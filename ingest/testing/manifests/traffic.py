@@ -1,0 +1,65 @@
+"""Who may reach whom, and who may be moved: rules about what selects pods by their labels."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+from ingest.testing.manifests.documents import of_kind, pods
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ingest.testing.manifests.documents import Document
+
+__all__ = ["disruption_complaints", "network_complaints", "selects"]
+
+_METADATA = ipaddress.ip_address("169.254.169.254")
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a selector of labels, without expressions, selects."""
+    if "matchExpressions" in selector:
+        raise ValueError(f"a selector with expressions is not understood here: {selector}")
+    return all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
+
+
+def network_complaints(documents: Sequence[Document]) -> Iterator[str]:
+    """Yield pods that anybody may reach or that may reach anything, and policies that are none."""
+    policies = of_kind(documents, "NetworkPolicy")
+    for pod in pods(documents):
+        mine = [policy for policy in policies if selects(policy["spec"]["podSelector"], pod.labels)]
+        for direction in ("Ingress", "Egress"):
+            if not any(direction in policy["spec"].get("policyTypes", []) for policy in mine):
+                yield f"{pod.where}: any {direction.lower()} is allowed"
+    for policy in policies:
+        where, spec = f"NetworkPolicy/{policy['metadata']['name']}", policy["spec"]
+        if not any(selects(spec["podSelector"], pod.labels) for pod in pods(documents)):
+            yield f"{where}: selects no pod"
+        if any(not rule.get("from") for rule in spec.get("ingress", [])):
+            yield f"{where}: lets everybody in"
+        for rule in spec.get("egress", []):
+            ports = {(port.get("protocol"), port.get("port")) for port in rule.get("ports", [])}
+            if not rule.get("to") and ports != {("TCP", 6443)}:
+                yield f"{where}: lets everything out"
+            for peer in rule.get("to", []):
+                if "ipBlock" in peer and _reaches_metadata(peer["ipBlock"]):
+                    yield f"{where}: the node's own credentials are in reach"
+
+
+def _reaches_metadata(block: Mapping[str, Any]) -> bool:
+    """Whether a block has the metadata server among others; alone it is meant, as GKE's workload identity needs it."""
+    reached = ipaddress.ip_network(block["cidr"])
+    excepted = [ipaddress.ip_network(each) for each in block.get("except", [])]
+    return reached.num_addresses > 1 and _METADATA in reached and not any(_METADATA in each for each in excepted)
+
+
+def disruption_complaints(documents: Sequence[Document]) -> Iterator[str]:
+    """Yield heads that may be moved, and others that may not."""
+    budgets = [budget["spec"] for budget in of_kind(documents, "PodDisruptionBudget")]
+    for pod in pods(documents):
+        mine = [budget for budget in budgets if selects(budget["selector"], pod.labels)]
+        if pod.role == "head" and not any(budget.get("minAvailable") == 1 for budget in mine):
+            yield f"{pod.where}: may be moved in mid-run (minAvailable: 1)"
+        if pod.role != "head" and mine:
+            yield f"{pod.where}: holds up the draining of its node"
