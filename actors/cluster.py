@@ -181,7 +181,7 @@ def _start_local(stack: ExitStack, cpus: int, quiet: Mapping[str, Any], *, dashb
                 _temp_dir=folder,
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a node that does not come up in time is no more than an Exception to Ray
         raise ConfigError(
             f"no local Ray can be started: {_first_line(error)}",
             kind="ray-start",

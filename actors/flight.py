@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from actors.calls import kill, settled
+from actors.calls import kill
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Flight", "Member"]
 
 _ASK_EVERY_S = 1.0
+_ASKED_A_SECOND = 64
+"""Workers, at most: a thousand that were asked every second would cost the driver half a core."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +68,21 @@ class Flight:
         run: ObjectRef[Any] = member.actor.run.remote(task)
         return cls(task, member, run, deadline_s, now + deadline_s, _ask_next=now + _ASK_EVERY_S)
 
-    def tend(self, now: float, *, stopping: bool) -> None:
-        """Kill what is late, pass on a request to stop, ask for progress; blocks on nothing."""
+    @property
+    def asked(self) -> ObjectRef[Any] | None:
+        """The question for its progress that is under way."""
+        return self._asked
+
+    def tend(self, now: float, *, stopping: bool, answered: Container[ObjectRef[Any]], n_flights: int) -> None:
+        """Kill what is late, pass on a request to stop, ask for progress; blocks on nothing.
+
+        Parameters
+        ----------
+        answered
+            Of all questions under way those that are answered: to ask Ray about each by itself costs 30 us.
+        n_flights
+            The more there are, the more seldom each is asked.
+        """
         if self.overdue:
             return
         if now >= self.give_up:
@@ -75,13 +92,13 @@ class Flight:
         if stopping and not self._told_to_stop:
             self._told_to_stop = True
             self.member.actor.stop_soon.remote()
-        self._hear()
+        self._hear(answered)
         if self._asked is None and now >= self._ask_next:
-            self._ask_next = now + _ASK_EVERY_S
+            self._ask_next = now + max(_ASK_EVERY_S, n_flights / _ASKED_A_SECOND)
             self._asked = self.member.actor.progress.remote()
 
-    def _hear(self) -> None:
-        if self._asked is None or not settled([self._asked]):
+    def _hear(self, answered: Container[ObjectRef[Any]]) -> None:
+        if self._asked is None or self._asked not in answered:
             return
         with contextlib.suppress(RayError):  # if the actor is gone, its run says so
             answer: Progress | None = ray.get(self._asked)

@@ -167,8 +167,11 @@ class RayPool:
         self._look_who_leaves(now)
         self._adjust(now)
         self._recruiter.launch(hold=spent, has_workers=bool(self._members))
-        for flight in self._flights.values():
-            flight.tend(now, stopping=self._stopping or flight.member.leaving)
+        flights = self._flights.values()
+        answered = settled(flight.asked for flight in flights if flight.asked is not None)
+        for flight in flights:
+            stopping = self._stopping or flight.member.leaving
+            flight.tend(now, stopping=stopping, answered=answered, n_flights=len(flights))
 
     def _adjust(self, now: float) -> None:
         """Ask a cluster for more actors while all have a unit; for none, and fewer, while there is nothing to do."""

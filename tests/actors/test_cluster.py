@@ -180,3 +180,22 @@ def test_a_local_ray_collects_metrics_for_its_dashboard_or_when_asked(monkeypatc
         pass
     assert seen == [collected]
     assert os.environ.get(name) == said
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("The current node timed out during startup.\nMore"), RuntimeError("no"), OSError("full")]
+)
+def test_a_ray_that_does_not_start_is_a_line_whatever_it_raises(monkeypatch, error):
+    """Ray 2.60 raises a bare Exception where a node takes longer than 30 s: there is no fast way to be that slow."""
+    import ray
+
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="no local Ray can be started") as caught, connect(workers=1):
+        pass
+    assert caught.value.kind == "ray-start"
+    assert "\n" not in str(caught.value)
