@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -23,6 +24,16 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 os.environ["TILEDB_SM_QUERY_SPARSE_GLOBAL_ORDER_PREPROCESS_TILE_MERGE"] = "0"
 
 pytest.register_assert_rewrite("ingest.testing.store_conformance", "ingest.testing.store_machine")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector look seldom, and not at what was imported and collected.
+
+    It looks at half a million objects else whenever a test has made many: an eighth of all the time there is.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MOMENTS = 20
 CHUNKS = ("-n", 3_000, "-c", 5)
 """600 chunks: enough that twenty kills, each after some few or within half a second, come before the end."""
 
@@ -49,9 +48,13 @@ def uninterrupted(census_index: Path, ingest: Callable[..., object], tmp_path_fa
     return dest
 
 
-@pytest.mark.parametrize("pool", ["serial", pytest.param("ray", marks=pytest.mark.long)])
-def test_the_driver_is_killed_at_twenty_moments(
+@pytest.mark.parametrize(
+    ("pool", "moments"),
+    [("serial", 8), *(pytest.param(pool, 20, marks=pytest.mark.long) for pool in ("serial", "ray"))],
+)
+def test_the_driver_is_killed_at_many_moments(
     pool: str,
+    moments: int,
     census_index: Path,
     uninterrupted: Path,
     environment: dict[str, str],
@@ -62,7 +65,7 @@ def test_the_driver_is_killed_at_twenty_moments(
     command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", pool]
     draw = random.Random(20)  # noqa: S311  # seeded moments, no secrets
     killed = 0
-    while killed < MOMENTS:
+    while killed < moments:
         before, runs_before = receipts(dest), set(claims(dest))
         driver = ForkedCommand(command, environment)
         if killed % 4 == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -12,7 +13,9 @@ import traceback
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import gcsfs
 import pytest
+import s3fs
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -39,6 +42,15 @@ SIGNATURE = "canarySignature0a1b2c3d4e5f"
 BEARER = "ya29.canaryLiveToken-0123456789abcdef_ghij"
 CANARIES = (SECRET, TOKEN, PASSWORD, SIGNATURE, BEARER)
 HOST = "storage.googleapis.com"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clients():
+    """Sessions of fsspec's clients end here, where nobody minds, and not in whatever test comes next."""
+    yield
+    for client in (s3fs.S3FileSystem, gcsfs.GCSFileSystem):
+        client.clear_instance_cache()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
