@@ -215,3 +215,17 @@ def test_no_plan_is_none_and_a_damaged_one_is_damage(ledger):
         ledger.plan()
     with pytest.raises(NotFoundError):
         ledger.store.get("absent")
+
+
+def test_runs_that_have_begun_and_not_ended_are_open(ledger):
+    for run in ("r1", "r2"):
+        ledger.start_run(run, {})
+        ledger.claim(run, 1, (0, 1))
+    ledger.end_run("r1", {})
+    assert ledger.open_runs() == {"r2"}
+
+
+def test_what_lies_among_receipts_and_is_none_is_passed_over(ledger):
+    ledger.commit(receipt(3))
+    ledger.store.put_new("_ingest/receipts/000000-of-somebody.json", b"{}")
+    assert ledger.done_among((3, 4)) == {3}

@@ -154,3 +154,57 @@ def test_an_order_of_another_version_is_not_guessed():
     mixed = replace(PLAN, identity=replace(PLAN.identity, order="window:100:7"))
     assert parse_plan(seal(mixed.document())).windows == WindowOrder(100, 7)
     assert PLAN.windows is None
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("identity", "n_cells", 0),
+        ("identity", "n_cells", -1),
+        ("identity", "n_cells", "1000"),
+        ("identity", "cells_per_chunk", 0),
+        ("identity", "cells_per_chunk", 2.5),
+        ("identity", "n_genes", -1),
+        ("identity", "sources", "one"),
+        ("identity", "sources", [1]),
+        ("identity", "allow_noninteger", "no"),
+        ("identity", "normalize", 0),
+        ("identity", "normalize", -1.0),
+        ("identity", "normalize", "1e4"),
+        ("identity", "codec", "rar"),
+        ("identity", "level", 99),
+        ("provenance", "created", 1),
+        ("provenance", "versions", {"numpy": 2}),
+        ("provenance", "mixing", "well"),
+        ("files", "index", 1),
+        ("files", "survey", None),
+        ("sha256", "genes", 3),
+    ],
+)
+def test_a_plan_that_says_what_cannot_be_is_damage(part, name, value):
+    document = PLAN.document()
+    document[part][name] = value
+    with pytest.raises(CorruptError, match="is no plan"):
+        parse_plan(seal(document))
+
+
+@pytest.mark.parametrize(("part", "name"), [("files", "survey"), ("sha256", "index"), ("files", "genes")])
+def test_a_plan_that_names_not_all_of_its_files_is_damage(part, name):
+    document = PLAN.document()
+    del document[part][name]
+    with pytest.raises(CorruptError, match="is no plan"):
+        parse_plan(seal(document))
+
+
+def test_how_well_it_is_mixed_stands_in_a_plan_that_mixes():
+    assert "mixing" not in PLAN.document()["provenance"]
+    mixed = replace(PLAN, provenance=replace(PLAN.provenance, mixing={"bits": 1.5}))
+    assert parse_plan(seal(mixed.document())) == mixed
+
+
+@pytest.mark.parametrize(
+    ("allow", "normalize", "fractional"), [(False, None, False), (True, None, True), (False, 1e4, True)]
+)
+def test_what_may_be_fractional(allow, normalize, fractional):
+    identity = replace(IDENTITY, allow_noninteger=allow, normalize=normalize)
+    assert identity.fractional is fractional

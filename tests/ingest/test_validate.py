@@ -150,3 +150,49 @@ def test_structure_is_named_before_values(allow):
 def test_value_fault_of_a_count():
     assert value_fault(3.0) is None
     assert value_fault(2.5, allow_noninteger=True) is None
+
+
+# -- the first and the last of everything ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_what_is_wrong_with_the_very_first_cell_is_found(allow):
+    with pytest.raises(NotCountsError, match=r"row 0, column 3 holds -0\.5") as caught:
+        check_rows(counts_of([0, 1, 2], [3, 4], [-0.5, 1]), source="x", allow_noninteger=allow)
+    assert caught.value.kind == "negative"
+
+
+def test_zeros_beside_fractions_are_counted_and_are_no_fault():
+    found = check_rows(counts_of([0, 3], [1, 2, 3], [0, 0.5, 2]), source="x", allow_noninteger=True)
+    assert (found.n_zeros, found.total, found.maximum, found.integer) == (1, 2.5, 2.0, False)
+
+
+def test_the_largest_count_is_one_and_so_is_none():
+    assert value_fault(2.0**31 - 1) is None
+    assert value_fault(0.0) is None
+    assert value_fault(2.0**31) == "count-overflow"
+    found = check_rows(counts_of([0, 2], [1, 2], [2**31 - 1, 0], dtype="i8"), source="x", allow_noninteger=False)
+    assert (found.maximum, found.n_zeros) == (2**31 - 1, 1)
+
+
+def test_cells_without_any_gene_hide_nothing():
+    """The row at fault is looked for among rows of which some are empty."""
+    with pytest.raises(NotCountsError) as caught:
+        check_rows(counts_of([0, 1, 1, 2], [1, 2], [np.nan, 1]), source="x", allow_noninteger=False)
+    assert caught.value.kind == "nan"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [([0, 10], "column 10 of 10"), ([0, 5, 5], "column 5 stands twice"), ([0, 5, 3], "do not ascend at 5")],
+)
+def test_the_column_that_is_named_is_the_one_at_fault(columns, said):
+    with pytest.raises(HostileFileError, match=said):
+        check_counts(counts_of([0, len(columns)], columns, [1] * len(columns)), source="x")
+
+
+@pytest.mark.parametrize(("value", "advised"), [(0.5, True), (-1.0, False)])
+def test_fractions_alone_are_advised_to_be_allowed(value, advised):
+    with pytest.raises(NotCountsError) as caught:
+        check_counts(counts_of([0, 1], [1], [value]), source="x")
+    assert ("--allow-noninteger" in (caught.value.hint or "")) is advised
