@@ -80,3 +80,12 @@ def test_a_nested_digest_is_content_like_any_other():
         unseal(sealed.replace(b'"' + b"0" * 64, b'"' + b"2" * 64), key="k")
     with pytest.raises(CorruptError):
         unseal(sealed.replace(b"1" * 64, b"3" * 64), key="k")
+
+
+def test_another_spelling_is_found_where_the_digest_cannot_be_cut_out_of_the_bytes():
+    """Some text in it looks like its digest, too."""
+    sealed = seal({"sum": 1e16, "quoted": {"digest": "0" * 64}})
+    assert sealed.count(b'"digest":"') == 2
+    assert unseal(sealed, key="k")["sum"] == 1e16
+    with pytest.raises(CorruptError):
+        unseal(sealed.replace(b"e+16", b"e16"), key="k")

@@ -13,7 +13,7 @@ from ingest.record_fields import check_fields, each, is_count, is_flag, is_numbe
     ("check", "taken", "refused"),
     [
         (is_count, [0, 7, 2**63 - 1], [-1, 2**63, True, 1.0, "1", None, [], {}]),
-        (is_number, [0, -3, 1.5, 2**53], [math.nan, math.inf, 10**400, True, "1", None]),
+        (is_number, [0, -3, 1.5, 2**63 - 1], [2**63, -(2**63), math.nan, math.inf, 10**400, True, "1", None]),
         (is_flag, [True, False], [0, 1, "true", None]),
         (is_text, ["", "é", "a"], ["\ud800", b"a", 1, None]),
         (each(is_count), [[], [1], (1, 2)], [[-1], ["1"], 1, None, {"a": 1}]),

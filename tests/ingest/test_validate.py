@@ -196,3 +196,9 @@ def test_fractions_alone_are_advised_to_be_allowed(value, advised):
     with pytest.raises(NotCountsError) as caught:
         check_counts(counts_of([0, 1], [1], [value]), source="x")
     assert ("--allow-noninteger" in (caught.value.hint or "")) is advised
+
+
+def test_whole_numbers_have_their_limit_where_fractions_are_allowed():
+    with pytest.raises(NotCountsError) as caught:
+        check_rows(counts_of([0, 1], [1], [2**31], dtype="i8"), source="x", allow_noninteger=True)
+    assert caught.value.kind == "count-overflow"
