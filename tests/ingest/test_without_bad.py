@@ -133,7 +133,7 @@ def _cases():
                 yield pytest.param(damage, when, data, marks=marks, id=f"{when}{name}-{damage}")
 
 
-@pytest.mark.parametrize(("damage", "when", "data"), _cases())
+@pytest.mark.parametrize(("damage", "when", "data"), list(_cases()))
 def test_a_bad_sample(built, copy, tmp_path, damage, when, data):
     if when == "before indexing":
         damage_sample(file_of(copy), damage)
