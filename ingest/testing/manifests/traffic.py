@@ -1,4 +1,4 @@
-"""Who may reach whom, and who may be moved: rules about what selects pods by their labels."""
+"""Who may reach whom, who may be moved, whom Prometheus asks: rules about what selects pods by their labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ingest.testing.manifests.documents import of_kind, pods
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ingest.testing.manifests.documents import Document
+    from ingest.testing.manifests.documents import Document, Pod
 
-__all__ = ["disruption_complaints", "network_complaints", "selects"]
+__all__ = ["disruption_complaints", "monitoring_complaints", "network_complaints", "selects"]
 
 _METADATA = ipaddress.ip_address("169.254.169.254")
 
@@ -63,3 +63,32 @@ def disruption_complaints(documents: Sequence[Document]) -> Iterator[str]:
             yield f"{pod.where}: may be moved in mid-run (minAvailable: 1)"
         if pod.role != "head" and mine:
             yield f"{pod.where}: holds up the draining of its node"
+
+
+def monitoring_complaints(documents: Sequence[Document]) -> Iterator[str]:
+    """Yield monitors that find no pod, ask at a port that has no name, or are shut out."""
+    policies = of_kind(documents, "NetworkPolicy")
+    for monitor in of_kind(documents, "PodMonitor"):
+        where, spec = f"PodMonitor/{monitor['metadata']['name']}", monitor["spec"]
+        found = [pod for pod in pods(documents) if selects(spec["selector"], pod.labels)]
+        if not found:
+            yield f"{where}: selects no pod"
+        for endpoint in spec["podMetricsEndpoints"]:
+            having = [pod for pod in found if endpoint["port"] in _named_ports(pod)]
+            if found and not having:
+                yield f"{where}: no pod has a port {endpoint['port']}"
+            for pod in having:
+                mine = [policy for policy in policies if selects(policy["spec"]["podSelector"], pod.labels)]
+                if _named_ports(pod)[endpoint["port"]] not in _let_in_from_outside(mine):
+                    yield f"{where}: {endpoint['port']} of {pod.where} is out of its reach"
+
+
+def _named_ports(pod: Pod) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for each in pod.containers for port in each.get("ports", [])}
+
+
+def _let_in_from_outside(policies: Sequence[Document]) -> set[int]:
+    """Return the ports that some other namespace reaches."""
+    rules = [rule for policy in policies for rule in policy["spec"].get("ingress", [])]
+    open_to_others = [rule for rule in rules if any("namespaceSelector" in peer for peer in rule.get("from", []))]
+    return {port["port"] for rule in open_to_others for port in rule.get("ports", [])}
