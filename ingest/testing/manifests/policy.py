@@ -109,13 +109,14 @@ def _scratch(documents: Sequence[Document]) -> Iterator[str]:
 
 
 def _disk(pod: Pod) -> Iterator[str]:
-    """Hold what the volumes may take against the limits of all containers: a pod that takes more than these is evicted."""
+    """Hold what volumes may take against the limits of all containers: a pod that takes more than these is evicted."""
     volumes = [volume.get("emptyDir") or {} for volume in pod.spec.get("volumes", [])]
     taken = sum(quantity(each.get("sizeLimit", "0")) for each in volumes if each.get("medium") != "Memory")
     limits = [container.get("resources", {}).get("limits", {}) for container in pod.spec["containers"]]
     allowed = sum(quantity(each.get("ephemeral-storage", "0")) for each in limits)
     if taken > allowed:
-        yield f"{pod.where}: its volumes may take {int(taken) >> 20} MiB of disk, and it is evicted at {int(allowed) >> 20}"
+        most = int(allowed) >> 20
+        yield f"{pod.where}: its volumes may take {int(taken) >> 20} MiB of disk, and it is evicted at {most}"
 
 
 def _images(documents: Sequence[Document]) -> Iterator[str]:
