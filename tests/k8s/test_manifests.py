@@ -179,6 +179,8 @@ BROKEN = [
     ("network", "NetworkPolicy", ("spec", "ingress", 0, "from"), ..., "ingest-nodes"),
     ("network", "NetworkPolicy", ("spec", "egress", 0, "to"), ..., "ingest-nodes"),
     ("network", "NetworkPolicy", ("spec", "egress", 2, "to", 0, "ipBlock", "except"), ..., "ingest-nodes"),
+    ("network", "NetworkPolicy", ("spec", "ingress", 0, "ports", 0, "port"), 8266, "ingest-head"),
+    ("network", "NetworkPolicy", ("spec", "ingress", 0, "from", 0, "namespaceSelector"), ..., "ingest-head"),
     ("monitoring", "PodMonitor", ("spec", "selector", "matchLabels", "ray.io/is-ray-node"), "no"),
     ("monitoring", "PodMonitor", ("spec", "podMetricsEndpoints", 1, "port"), "autoscaler-metrics"),
     ("monitoring", "RayJob", (*WORKER, *RAY, "ports", 0, "containerPort"), 8081),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["disruption_complaints", "monitoring_complaints", "network_complaints", "selects"]
 
+_DASHBOARD = 8265
 _METADATA = ipaddress.ip_address("169.254.169.254")
 
 
@@ -32,6 +33,8 @@ def network_complaints(documents: Sequence[Document]) -> Iterator[str]:
         for direction in ("Ingress", "Egress"):
             if not any(direction in policy["spec"].get("policyTypes", []) for policy in mine):
                 yield f"{pod.where}: any {direction.lower()} is allowed"
+        if pod.role == "head" and mine and _DASHBOARD not in _let_in_from_outside(mine):
+            yield f"{pod.where}: the operator cannot submit a job to it, nor ask how one is ({_DASHBOARD})"
     for policy in policies:
         where, spec = f"NetworkPolicy/{policy['metadata']['name']}", policy["spec"]
         if not any(selects(spec["podSelector"], pod.labels) for pod in pods(documents)):
