@@ -36,10 +36,12 @@ RUN apt-get update && apt-get install --yes --no-install-recommends binutils \
 
 FROM ${BASE}
 # KubeRay's probes are `bash -c "wget …"` until 1.5, python from then on. Where its ENABLE_LOGIN_SHELL is set, it starts
-# Ray from a login shell, which sets PATH anew.
+# Ray from a login shell, which sets PATH anew. The base brings pip and what else installs packages, for its own Python.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends wget \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+ && rm -rf /usr/local/bin/pip* /usr/local/bin/wheel /usr/local/lib/python3*/site-packages/* \
+    /usr/local/lib/python3*/ensurepip \
  && useradd --uid 10001 --no-create-home --home-dir /tmp ingest \
  && echo 'PATH=/opt/cell-ingest/bin:$PATH' > /etc/profile.d/cell-ingest.sh
 COPY --from=build /opt/cell-ingest /opt/cell-ingest

@@ -15,6 +15,9 @@ ROOT = Path(ingest.__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 PINNED = re.compile(r"^[a-z./-]+:[0-9][\w.-]*(@sha256:[0-9a-f]{64})?$")
 
+INSTALLERS = ("bin/pip*", "bin/wheel", "lib/python3*/site-packages/*", "lib/python3*/ensurepip")
+"""Of the official image, whose own packages are pip, setuptools and wheel alone."""
+
 
 def instructions(text):
     """Return (instruction, arguments) of a Dockerfile, as Docker reads it: without comments, lines joined."""
@@ -49,7 +52,8 @@ def complaints(text):
         "user comes too early": bool(users)
         and any(name == "RUN" for name, _ in last[last.index(("USER", users[-1])) :]),
         "compilers": re.search(r"\b(gcc|g\+\+|build-essential|make|clang|binutils|dev)\b", runs) is not None,
-        "pip in the last stage": "pip " in runs,
+        "pip in the last stage": re.search(r"(?<![\w/])pip ", runs) is not None,
+        "pip of the base stays": any(f"/usr/local/{path}" not in runs for path in INSTALLERS),
         "recommended packages": "apt-get install" in runs and "--no-install-recommends" not in runs,
         "lists of packages stay": "apt-get update" in runs and "rm -rf /var/lib/apt/lists" not in runs,
         "something is fetched by hand": re.search(r"\b(curl|wget) \S*(http|-)|^ADD ", text, re.MULTILINE) is not None,
@@ -75,6 +79,9 @@ def test_the_dockerfile_keeps_the_rules():
         ("rm -rf /var/lib/apt/lists/*", "true", "lists of packages stay"),
         ("WORKDIR /tmp", "ADD https://example.org/x /x", "something is fetched by hand"),
         ("WORKDIR /tmp", "RUN pip install x", "pip in the last stage"),
+        ("rm -rf /usr/local/bin/pip*", "true", "pip of the base stays"),
+        ("/usr/local/lib/python3*/site-packages/*", "", "pip of the base stays"),
+        ("/usr/local/lib/python3*/ensurepip", "", "pip of the base stays"),
         (" --constraint constraints.txt", "", "dependencies are not pinned"),
     ],
 )

@@ -36,8 +36,8 @@ OVERLAYS = [*("local", "aws", "gcp"), *("local/standing", "aws/standing", "gcp/s
 CRDS = sorted((ROOT.parent / "shared" / "k8s").glob("*.crd.yaml"))
 NODE = ("spec", "rayClusterSpec", "headGroupSpec")
 HEAD = (*NODE, "template", "spec")
+ON_DEMAND = ("spec", "rayClusterSpec", "workerGroupSpecs", 0, "template", "spec")
 WORKER = ("spec", "rayClusterSpec", "workerGroupSpecs", 1, "template", "spec")
-SUBMITTER = ("spec", "submitterPodTemplate", "spec")
 RAY = ("containers", 0)
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="renders by kubectl")
@@ -49,15 +49,17 @@ def rendered(overlay):
 
 
 AWS = rendered("aws")
+GCP = rendered("gcp")
+MONITOR = yaml.safe_load((ROOT / "k8s" / "monitoring" / "pods.yaml").read_text("utf-8"))
 
 
 def document(documents, kind, name=None):
     return next(each for each in of_kind(documents, kind) if name in (None, each["metadata"]["name"]))
 
 
-def changed(kind, path, value, name=None):
-    """Return the run's manifests with one thing changed; ``...`` takes it away."""
-    documents = copy.deepcopy(AWS)
+def changed(kind, path, value, name=None, of=AWS):
+    """Return the run's manifests, and its monitor, with one thing changed; ``...`` takes it away."""
+    documents = copy.deepcopy([*of, MONITOR])
     at = document(documents, kind, name)
     for step in path[:-1]:
         at = at[step]
@@ -94,7 +96,7 @@ UNKNOWN = [
     ("RayJob", (*WORKER, *RAY, "resources", "limits"), ["cpu"]),
     ("RayJob", (*WORKER, "containers"), ...),
     ("RayJob", (*WORKER, "tolerations", 0, "operater"), "Equal"),
-    ("RayJob", (*SUBMITTER, "restartPolicy"), ["Never"]),
+    ("RayJob", ("spec", "backoffLimit"), "3"),
     ("RayJob", ("apiVersion",), "ray.io/v2"),
     ("RayJob", ("spec", "managedBy"), "somebody"),
     ("RayJob", ("spec", "deletionStrategy"), {"onSuccess": {"policy": "DeleteSelf"}}),
@@ -103,6 +105,12 @@ UNKNOWN = [
     ("PodDisruptionBudget", ("spec", "minAvailabe"), 1),
     ("ServiceAccount", ("automountServiceAccountToken"), "no"),
     ("ConfigMap", ("data",), {"run.toml": 1}),
+    ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "prot"), "metrics"),
+    ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "port"), ...),
+    ("PodMonitor", ("spec", "selector", "matchLabel"), {}),
+    ("PodMonitor", ("spec", "selector"), ...),
+    ("PodMonitor", ("spec", "jobLabels"), []),
+    ("PodMonitor", ("apiVersion",), "monitoring.coreos.com/v2"),
 ]
 
 
@@ -121,10 +129,10 @@ def test_what_kubernetes_does_not_know_is_refused(kind, path, value):
 BROKEN = [
     ("not-root", "RayJob", (*HEAD, "securityContext", "runAsUser"), 0),
     ("not-root", "RayJob", (*WORKER, *RAY, "securityContext", "runAsNonRoot"), False),
-    ("not-root", "RayJob", (*SUBMITTER, "securityContext", "runAsUser"), ...),
+    ("not-root", "RayJob", (*HEAD, "securityContext", "runAsUser"), ...),
     ("contained", "RayJob", (*HEAD, *RAY, "securityContext", "readOnlyRootFilesystem"), ...),
     ("contained", "RayJob", (*WORKER, *RAY, "securityContext", "capabilities", "add"), ["NET_ADMIN"]),
-    ("contained", "RayJob", (*SUBMITTER, *RAY, "securityContext", "allowPrivilegeEscalation"), ...),
+    ("contained", "RayJob", (*HEAD, *RAY, "securityContext", "allowPrivilegeEscalation"), ...),
     ("contained", "RayJob", ("spec", "rayClusterSpec", "autoscalerOptions", "securityContext"), ...),
     ("contained", "RayJob", (*WORKER, *RAY, "securityContext", "seccompProfile", "type"), "Unconfined"),
     ("contained", "RayJob", (*WORKER, *RAY, "securityContext", "privileged"), True),
@@ -133,10 +141,15 @@ BROKEN = [
     ("limits", "RayJob", (*WORKER, *RAY, "resources", "limits", "memory"), ...),
     ("limits", "RayJob", (*HEAD, *RAY, "resources", "requests"), ...),
     ("limits", "RayJob", (*WORKER, *RAY, "resources", "requests", "memory"), "1Gi"),
-    ("quantities", "RayJob", (*SUBMITTER, *RAY, "resources", "requests", "cpu"), "0"),
+    ("limits", "RayJob", (*WORKER, *RAY, "resources", "limits", "ephemeral-storage"), ...),
+    ("limits", "RayJob", (*HEAD, *RAY, "resources", "requests", "ephemeral-storage"), ...),
+    ("limits", "RayJob", ("spec", "rayClusterSpec", "autoscalerOptions", "resources"), ...),
+    ("quantities", "RayJob", (*HEAD, *RAY, "resources", "requests", "cpu"), "0"),
     ("scratch", "RayJob", (*WORKER, "volumes", 0, "emptyDir"), {}),
     ("scratch", "RayJob", (*HEAD, *RAY, "volumeMounts", 0, "readOnly"), True),
     ("scratch", "RayJob", ("spec", "rayClusterSpec", "autoscalerOptions", "volumeMounts", 0, "name"), "tmpp"),
+    ("scratch", "RayJob", (*WORKER, "volumes", 0, "emptyDir", "sizeLimit"), "40Gi"),
+    ("scratch", "RayJob", (*HEAD, *RAY, "resources", "limits", "ephemeral-storage"), "20Gi"),
     ("images", "RayJob", (*WORKER, *RAY, "image"), "cell-ingest:latest"),
     ("images", "RayJob", (*HEAD, *RAY, "image"), "registry:5000/cell-ingest"),
     ("images", "RayJob", (*WORKER, *RAY, "image"), "cell-ingest:0.0.1"),
@@ -162,21 +175,36 @@ BROKEN = [
     ("autoscaler", "RayJob", ("spec", "rayClusterSpec", "workerGroupSpecs", 1, "groupName"), "on-demand"),
     ("autoscaler", "RayJob", ("spec", "rayClusterSpec", "workerGroupSpecs", 1, "minReplicas"), 9),
     ("network", "NetworkPolicy", ("spec", "podSelector", "matchLabels", "ray.io/is-ray-node"), "no", "ingest-nodes"),
-    ("network", "NetworkPolicy", ("spec", "policyTypes"), ["Ingress"], "ingest-submitter"),
+    ("network", "NetworkPolicy", ("spec", "policyTypes"), ["Ingress"], "ingest-nodes"),
     ("network", "NetworkPolicy", ("spec", "ingress", 0, "from"), ..., "ingest-nodes"),
     ("network", "NetworkPolicy", ("spec", "egress", 0, "to"), ..., "ingest-nodes"),
     ("network", "NetworkPolicy", ("spec", "egress", 2, "to", 0, "ipBlock", "except"), ..., "ingest-nodes"),
+    ("network", "NetworkPolicy", ("spec", "ingress", 0, "ports", 0, "port"), 8266, "ingest-head"),
+    ("network", "NetworkPolicy", ("spec", "ingress", 0, "from", 0, "namespaceSelector"), ..., "ingest-head"),
+    ("monitoring", "PodMonitor", ("spec", "selector", "matchLabels", "ray.io/is-ray-node"), "no"),
+    ("monitoring", "PodMonitor", ("spec", "podMetricsEndpoints", 1, "port"), "autoscaler-metrics"),
+    ("monitoring", "RayJob", (*WORKER, *RAY, "ports", 0, "containerPort"), 8081),
+    ("monitoring", "NetworkPolicy", ("spec", "ingress", 1, "ports", 2), ..., "ingest-nodes"),
+    ("monitoring", "NetworkPolicy", ("spec", "ingress", 1, "from"), [{"podSelector": {}}], "ingest-nodes"),
     ("disruption", "PodDisruptionBudget", ("spec", "selector", "matchLabels", "ray.io/node-type"), ...),
     ("disruption", "PodDisruptionBudget", ("spec",), {"maxUnavailable": 0, "selector": {}}),
     ("disruption", "PodDisruptionBudget", ("spec", "selector", "matchLabels", "app.kubernetes.io/instance"), "other"),
+    ("placement", "RayJob", (*HEAD, "nodeSelector"), ...),
+    ("placement", "RayJob", (*HEAD, "nodeSelector", "karpenter.sh/capacity-type"), "spot"),
+    ("placement", "RayJob", (*ON_DEMAND, "nodeSelector"), {"kubernetes.io/arch": "amd64"}),
+    ("placement", "RayJob", (*WORKER, "nodeSelector"), ...),
     ("endings", "RayJob", (*WORKER, "terminationGracePeriodSeconds"), ...),
     ("endings", "RayJob", (*HEAD, "terminationGracePeriodSeconds"), 120),
     ("endings", "RayJob", (*HEAD, *RAY, "env", 0, "value"), "3"),
+    ("endings", "RayJob", (*HEAD, *RAY, "env", 1, "value"), "30"),
+    ("endings", "RayJob", (*HEAD, *RAY, "env", 1), ...),
     ("runs", "RayJob", ("spec", "shutdownAfterJobFinishes"), False),
     ("runs", "RayJob", ("spec", "ttlSecondsAfterFinished"), ...),
     ("runs", "RayJob", ("spec", "backoffLimit"), 0),
     ("runs", "RayJob", ("spec", "activeDeadlineSeconds"), ...),
-    ("runs", "RayJob", ("spec", "submitterPodTemplate"), ...),
+    ("runs", "RayJob", ("spec", "submissionMode"), ...),
+    ("runs", "RayJob", ("spec", "submissionMode"), "K8sJobMode"),
+    ("runs", "RayJob", ("spec", "submissionMode"), "SidecarMode"),
     ("runs", "RayJob", ("metadata", "name"), "a" * 48),
     ("runs", "RayJob", ("spec", "entrypoint"), "python -m ingest run s3://b/d --config /etc/cell-ingest/other.toml"),
     ("runs", "ConfigMap", ("metadata", "name"), "ingest-run-49ht59kd8h"),
@@ -196,6 +224,47 @@ def test_every_rule_notices(case):
     rule, kind, path, value, *name = case
     documents = changed(kind, path, value, *name)
     assert list(RULES[rule](documents)), "nothing is said"
+
+
+def test_what_is_changed_keeps_the_rules_as_it_is():
+    assert complaints([*AWS, MONITOR]) == []
+    assert complaints([*GCP, MONITOR]) == []
+    assert invalid(MONITOR) == []
+
+
+AFFINITY = ("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+
+
+@pytest.mark.parametrize("pod", [HEAD, ON_DEMAND], ids=["head", "on-demand"])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("affinity",), ...),
+        (AFFINITY, []),
+        ((*AFFINITY, 0, "matchExpressions", 0, "operator"), "Exists"),
+        ((*AFFINITY, 0, "matchExpressions", 0, "key"), "cloud.google.com/gke-preemptible"),
+        (AFFINITY[:2], {"preferredDuringSchedulingIgnoredDuringExecution": []}),
+    ],
+    ids=["none", "empty", "exists", "another", "preferred"],
+)
+def test_who_is_not_spot_keeps_off_spot_nodes_that_have_no_taint(pod, path, value):
+    found = list(RULES["placement"](changed("RayJob", (*pod, *path), value, of=GCP)))
+    assert len(found) == 1, found
+    assert found[0].endswith("may be put on a spot node")
+
+
+@needs_kubectl
+def test_monitoring_is_a_component_of_any_overlay(tmp_path):
+    """Beside the others, as kustomize takes no absolute path."""
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "overlays" / "gcp"
+    text = (overlay / "kustomization.yaml").read_text("utf-8")
+    (overlay / "kustomization.yaml").write_text(text.replace("[../../run]", "[../../run, ../../monitoring]"), "utf-8")
+    made = render(overlay)
+    monitor = document(made, "PodMonitor")
+    assert monitor["spec"] == MONITOR["spec"]
+    assert [each for each in made if each is not monitor] == GCP
+    assert command.main([str(overlay)]) == 0
 
 
 def test_every_rule_is_tried():

@@ -5,15 +5,20 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import fsspec
+import pandas as pd
 import pytest
 
 import ingest
 from ingest.cli.main import main
 from ingest.errors import AlreadyExistsError, IngestError
+from ingest.fetch.h5ad_open import file_version
+from ingest.source import Source
 from ingest.store.gcs import GCSStore
 from ingest.store.open import open_store
 from ingest.store.s3 import S3Store
@@ -22,7 +27,7 @@ from ingest.testing.datasets import write_h5ad_index, write_sources
 from ingest.testing.fault_proxy import Fault, FaultProxy
 
 IAM = Path(ingest.__file__).parent.parent / "k8s" / "iam"
-BUCKET = "roles"
+BUCKET, INPUTS = "roles", "inputs"
 PREDEFINED = {
     "roles/storage.objectViewer": {"get", "list"},
     "roles/storage.objectCreator": {"create"},
@@ -31,21 +36,23 @@ PREDEFINED = {
 """What of https://cloud.google.com/storage/docs/access-control/iam-roles concerns objects."""
 
 
-def policy(cloud, role, dest):
+def policy(cloud, role, dest, inputs):
     text = (IAM / f"{cloud}-{role}.json").read_text("utf-8")
-    return json.loads(text.replace("BUCKET", BUCKET).replace("DEST", dest))
+    return json.loads(text.replace("BUCKET", BUCKET).replace("DEST", dest).replace("INPUTS", inputs))
 
 
 class AwsRole:
     """Decides as IAM does, for the few words that the policies use; keeps what was asked."""
 
-    def __init__(self, role, dest):
-        self.statements = policy("aws", role, dest)["Statement"]
+    def __init__(self, role, dest, inputs):
+        self.statements = policy("aws", role, dest, inputs)["Statement"]
         self.used = set()
+        self.keys = set()
 
     def allows(self, seen):
         action, key, context = self.asked(seen)
         self.used.add(action)
+        self.keys.add(key)
         arn = f"arn:aws:s3:::{BUCKET}" + ("" if action == "s3:ListBucket" else f"/{key}")
         effects = {s["Effect"] for s in self.statements if self._applies(s, action, arn, context)}
         return effects == {"Allow"}
@@ -53,7 +60,8 @@ class AwsRole:
     @staticmethod
     def _applies(statement, action, arn, context):
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        if action not in actions or not fnmatch.fnmatchcase(arn, statement["Resource"]):
+        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        if action not in actions or not any(fnmatch.fnmatchcase(arn, each) for each in resources):
             return False
         tests = {
             "StringLike": lambda name, value: fnmatch.fnmatchcase(context.get(name, ""), value),
@@ -88,9 +96,10 @@ class AwsRole:
 class GcpRole:
     """The same for GCS: replacing an object takes the permission to delete it."""
 
-    def __init__(self, role, dest):
-        self.bindings = policy("gcp", role, dest)["bindings"]
+    def __init__(self, role, dest, inputs):
+        self.bindings = policy("gcp", role, dest, inputs)["bindings"]
         self.used = set()
+        self.keys = set()
         self._sessions = set()
 
     def allows(self, seen):
@@ -98,11 +107,13 @@ class GcpRole:
             return True
         asked, key, prefix = self.asked(seen)
         self.used |= asked
+        self.keys.add(key)
         return all(any(self._grants(binding, each, key, prefix) for binding in self.bindings) for each in asked)
 
     @staticmethod
     def _grants(binding, permission, key, prefix):
-        name, listed = re.findall(r"startsWith\('([^']*)'\)", binding["condition"]["expression"])
+        name, *listed = re.findall(r"startsWith\('([^']*)'\)", binding["condition"]["expression"])
+        listed = tuple(listed)
         in_place = f"projects/_/buckets/{BUCKET}/objects/{key}".startswith(name) if key else prefix.startswith(listed)
         return permission in PREDEFINED[binding["role"]] and in_place
 
@@ -137,15 +148,25 @@ class Cloud:
         self.url = f"{self.scheme}://{BUCKET}/{name}-lung"
 
     @contextmanager
-    def acting_as(self, role):
-        """Yield the role and an endpoint that gives its rights, and no others."""
-        held = (AwsRole if self.name == "aws" else GcpRole)(role, f"{self.name}-lung")
-        with FaultProxy(self.server.endpoint_url) as proxy:
+    def acting_as(self, role, inputs=INPUTS):
+        """Yield the role and an endpoint, the environment's too, that gives its rights and no others."""
+        held = (AwsRole if self.name == "aws" else GcpRole)(role, f"{self.name}-lung", inputs)
+        with FaultProxy(self.server.endpoint_url) as proxy, self.reached_at(proxy.endpoint_url):
             refusal = Fault("answer", when=lambda seen: not held.allows(seen), times=1 << 60, status=403)
             refusal.body = DENIED[self.name]
             refusal.headers = {"Content-Type": "application/xml" if self.name == "aws" else "application/json"}
             proxy.faults.append(refusal)
             yield held, proxy.endpoint_url
+
+    @contextmanager
+    def reached_at(self, endpoint):
+        """Have sources, which know of no option, go by it."""
+        filesystem = fsspec.get_filesystem_class(self.scheme)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL" if self.name == "aws" else "STORAGE_EMULATOR_HOST", endpoint)
+            filesystem.clear_instance_cache()  # it would keep the endpoint that it had
+            yield
+        filesystem.clear_instance_cache()
 
     def store(self):
         return open_store(self.url, endpoint_url=self.server.endpoint_url)
@@ -163,9 +184,25 @@ def cloud(request, s3_server, gcs_server):
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
+def index(cloud, tmp_path_factory):
+    """Return an index in the bucket: the first half of its cells lies there, too, the rest in a folder."""
     folder = tmp_path_factory.mktemp("sources")
-    return write_h5ad_index(folder / "index.feather", write_sources(folder, n_files=2, n_cells=30, n_genes=50))
+    first, second = write_sources(folder, n_files=2, n_cells=30, n_genes=50)
+    url = f"{cloud.scheme}://{BUCKET}/{INPUTS}"
+    store = open_store(url, endpoint_url=cloud.server.endpoint_url)
+    store.put_new("first.h5ad", first.read_bytes())
+    table = pd.read_feather(write_h5ad_index(folder / "index.feather", [first, second]))
+    with cloud.reached_at(cloud.server.endpoint_url):
+        there = str(Source("h5ad", f"{url}/first.h5ad", file_version(f"{url}/first.h5ad")))
+    table.loc[: len(table) // 2 - 1, "source"] = there
+    table.to_feather(folder / "index.feather")
+    store.put_new("index.feather", (folder / "index.feather").read_bytes())
+    store.close()
+    return f"{url}/index.feather"
+
+
+def of_inputs(role):
+    return {key for key in role.keys if key.startswith(f"{INPUTS}/")}
 
 
 def asked(capsys, *arguments):
@@ -174,14 +211,17 @@ def asked(capsys, *arguments):
     return ended.value.code, capsys.readouterr().err
 
 
-def test_each_role_does_its_work_and_no_other(cloud, index, capsys):
+def test_each_role_does_its_work_and_no_other(cloud, index, tmp_path, capsys):
     run = ("run", cloud.url, "--index", index, "-c", 20, "--pool", "serial")
+    files = write_sources(tmp_path, n_files=1, n_cells=30, n_genes=50)
+    in_reach = write_h5ad_index(tmp_path / "index.feather", files)
     with cloud.acting_as("reader") as (reader, endpoint):
-        code, said = asked(capsys, *run, "--endpoint-url", endpoint)
-        assert code == 2
+        code, said = asked(capsys, *run, "--index", in_reach, "--endpoint-url", endpoint)
+        assert code == 2, said
         assert f"no write permission on {cloud.url}" in said
     with cloud.acting_as("writer") as (writer, endpoint):
         assert asked(capsys, *run, "--endpoint-url", endpoint)[0] == 0
+        assert of_inputs(writer) == {f"{INPUTS}/index.feather", f"{INPUTS}/first.h5ad"}
         assert asked(capsys, *run, "--endpoint-url", endpoint)[0] == 0
         if cloud.name == "gcp":  # it draws, which takes longer than all else
             assert asked(capsys, "hvg", cloud.url, "--pool", "serial", "--endpoint-url", endpoint)[0] == 0
@@ -205,6 +245,7 @@ def test_each_role_does_its_work_and_no_other(cloud, index, capsys):
         assert "no delete permission" in said
     with cloud.acting_as("maintainer") as (maintainer, endpoint):
         assert asked(capsys, *mend, "--endpoint-url", endpoint)[0] == 0
+        assert of_inputs(maintainer) == {f"{INPUTS}/first.h5ad"}
         for _ in range(2):
             assert asked(capsys, *collect, "--endpoint-url", endpoint)[0] == 0
         assert asked(capsys, "verify", cloud.url, "--deep", "--endpoint-url", endpoint)[0] == 0
@@ -212,6 +253,26 @@ def test_each_role_does_its_work_and_no_other(cloud, index, capsys):
     assert "chunks/chunk_999999.h5ad" not in {stat.key for stat in store.list("chunks/")}
     store.close()
     assert writer.granted() - writer.used <= {"s3:AbortMultipartUpload"}
+
+
+def test_a_writer_reads_no_other_inputs(cloud, index, capsys):
+    run = ("run", f"{cloud.url}/again", "--index", index, "-c", 20, "--pool", "serial")
+    with cloud.acting_as("writer", inputs="others") as (writer, endpoint):
+        code, said = asked(capsys, *run, "--endpoint-url", endpoint)
+    assert code
+    assert re.search(f"{index}: .*(no permission to read|Forbidden)", said)
+    assert of_inputs(writer) == {f"{INPUTS}/index.feather"}
+
+
+@pytest.mark.parametrize("cloud_name", ["aws", "gcp"])
+def test_what_the_run_of_an_overlay_reads_is_what_its_role_may(cloud_name):
+    """As they stand: the index of `run.toml`, in the place that the policy names."""
+    settings = tomllib.loads((IAM.parent / "overlays" / cloud_name / "platform" / "run.toml").read_text("utf-8"))
+    bucket, _, key = settings["index"].partition("://")[2].partition("/")
+    assert bucket == "BUCKET"
+    text = (IAM / f"{cloud_name}-writer.json").read_text("utf-8")
+    places = re.findall(r"(?:arn:aws:s3:::BUCKET/|/buckets/BUCKET/objects/)(\w+)/", text)
+    assert key.partition("/")[0] in places
 
 
 @pytest.mark.parametrize("role", ["writer", "maintainer"])

@@ -26,7 +26,7 @@ class Pod:
     where: str
     """What it is called in complaints."""
     role: str
-    """``head``, ``worker`` or ``submitter``."""
+    """``head`` or ``worker``."""
     labels: Mapping[str, str]
     """With those that the operator adds."""
     spec: Mapping[str, Any]
@@ -94,11 +94,6 @@ def pods(documents: Sequence[Document]) -> Iterator[Pod]:
             labels = _labels(group, "worker", group["groupName"], name)
             where = f"{name} {group['groupName']}"
             yield Pod(where, "worker", labels, group["template"]["spec"], group.get("rayStartParams", {}))
-    for job in of_kind(documents, "RayJob"):
-        template = job["spec"].get("submitterPodTemplate")
-        if template is not None:
-            labels = template.get("metadata", {}).get("labels", {})
-            yield Pod(f"RayJob/{job['metadata']['name']} submitter", "submitter", labels, template["spec"], {})
 
 
 def _labels(group: Mapping[str, Any], role: str, group_name: str, cluster: str) -> dict[str, str]:

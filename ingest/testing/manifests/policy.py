@@ -13,9 +13,10 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from ingest.testing.manifests.documents import clusters, of_kind, pods
+from ingest.testing.manifests.placement import placement_complaints
 from ingest.testing.manifests.quantities import quantity
 from ingest.testing.manifests.sizing import sizing_complaints
-from ingest.testing.manifests.traffic import disruption_complaints, network_complaints
+from ingest.testing.manifests.traffic import disruption_complaints, monitoring_complaints, network_complaints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ _SECRET_TEXT = re.compile(
 )
 _JOB_NAME = re.compile(r"(?=.{1,47}$)[a-z]([-a-z0-9]*[a-z0-9])?")
 _TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  # where one is, not what it is
+_SIZES = ("cpu", "memory", "ephemeral-storage")
 _DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 
@@ -85,8 +87,8 @@ def _limits(documents: Sequence[Document]) -> Iterator[str]:
     for where, _, container in _each_container(documents):
         resources = container.get("resources", {})
         asked, most = resources.get("requests", {}), resources.get("limits", {})
-        yield from (f"{where}: no {name} is requested" for name in ("cpu", "memory") if name not in asked)
-        yield from (f"{where}: no limit of {name}" for name in ("cpu", "memory") if name not in most)
+        yield from (f"{where}: no {name} is requested" for name in _SIZES if name not in asked)
+        yield from (f"{where}: no limit of {name}" for name in _SIZES if name not in most)
         if asked.get("memory") != most.get("memory"):
             yield f"{where}: memory is promised to others ({asked.get('memory')} of {most.get('memory')} requested)"
 
@@ -97,12 +99,24 @@ def _scratch(documents: Sequence[Document]) -> Iterator[str]:
         for name, volume in volumes.items():
             if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
                 yield f"{pod.where}: {name} may fill its node's disk"
+        yield from _disk(pod)
         for container in pod.spec["containers"]:
             mounts = {mount["mountPath"]: mount for mount in container.get("volumeMounts", [])}
             lost = [mount["name"] for mount in mounts.values() if mount["name"] not in volumes]
             yield from (f"{pod.where}, {container['name']}: there is no volume {name}" for name in lost)
             if "/tmp" not in mounts or mounts["/tmp"].get("readOnly"):  # noqa: S108  # the pod's own
                 yield f"{pod.where}, {container['name']}: nothing to write to at /tmp"
+
+
+def _disk(pod: Pod) -> Iterator[str]:
+    """Hold what volumes may take against the limits of all containers: a pod that takes more than these is evicted."""
+    volumes = [volume.get("emptyDir") or {} for volume in pod.spec.get("volumes", [])]
+    taken = sum(quantity(each.get("sizeLimit", "0")) for each in volumes if each.get("medium") != "Memory")
+    limits = [container.get("resources", {}).get("limits", {}) for container in pod.spec["containers"]]
+    allowed = sum(quantity(each.get("ephemeral-storage", "0")) for each in limits)
+    if taken > allowed:
+        most = int(allowed) >> 20
+        yield f"{pod.where}: its volumes may take {int(taken) >> 20} MiB of disk, and it is evicted at {most}"
 
 
 def _images(documents: Sequence[Document]) -> Iterator[str]:
@@ -195,15 +209,14 @@ def _autoscaler(documents: Sequence[Document]) -> Iterator[str]:
 
 def _endings(documents: Sequence[Document]) -> Iterator[str]:
     for pod in pods(documents):
-        if pod.role == "submitter":
-            continue
         grace, drain = pod.spec.get("terminationGracePeriodSeconds", 30), int(pod.variable(_DRAIN) or 30)
         if grace < drain + 5:
             yield f"{pod.where}: is killed after {grace} s, drains for {drain}"
-        if pod.role == "head" and grace < int(pod.variable(_STOP_WAIT) or 3) + drain:
-            yield f"{pod.where}: is killed after {grace} s, before the driver has ended and the node drained"
-        if pod.role == "head" and int(pod.variable(_STOP_WAIT) or 3) < 60:
-            yield f"{pod.where}: a job that is stopped has {pod.variable(_STOP_WAIT) or 3} s to end what it has in hand"
+        stop = int(pod.variable(_STOP_WAIT) or 3)
+        if pod.role == "head" and drain < stop:
+            yield f"{pod.where}: kills the driver after {drain} s, which is given {stop} to end"
+        if pod.role == "head" and stop < 60:
+            yield f"{pod.where}: a job that is stopped has {stop} s to end what it has in hand"
 
 
 def _runs(documents: Sequence[Document]) -> Iterator[str]:
@@ -215,8 +228,8 @@ def _runs(documents: Sequence[Document]) -> Iterator[str]:
             yield f"{where}: a lost head ends it (backoffLimit)"
         if not spec.get("activeDeadlineSeconds"):
             yield f"{where}: nothing bounds what it may cost (activeDeadlineSeconds)"
-        if "submitterPodTemplate" not in spec:
-            yield f"{where}: its submitter is the operator's, which may do all"
+        if spec.get("submissionMode") != "HTTPMode":
+            yield f"{where}: its cluster is taken away when the connection to the log ends (submissionMode)"
         if not _JOB_NAME.fullmatch(job["metadata"]["name"]):
             yield f"{where}: a RayJob's name is a DNS label of at most 47 characters"
         yield from (f"{where}: {line}" for line in _configured(documents, job))
@@ -264,7 +277,9 @@ RULES: dict[str, Rule] = {
     "accounts": _accounts,
     "autoscaler": _autoscaler,
     "network": network_complaints,
+    "monitoring": monitoring_complaints,
     "disruption": disruption_complaints,
+    "placement": placement_complaints,
     "endings": _endings,
     "runs": _runs,
     "memory": _memory,

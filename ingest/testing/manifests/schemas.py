@@ -3,7 +3,8 @@
 ``kuberay.json.xz`` holds the schemas of ``ray.io/v1`` RayCluster and RayJob, out of the CustomResourceDefinitions of
 https://github.com/ray-project/kuberay (Apache-2.0, August 2026), without descriptions and status. ``python -m
 ingest.testing.manifests.schemas FILE.crd.yaml …`` makes it of newer ones. Everything else is validated by
-kubernetes-validate, and so are the templates of pods, once more: a CRD's copy of a pod is only as new as the CRD.
+kubernetes-validate, and so are the templates of pods, once more: a CRD's copy of a pod is only as new as the CRD. Of
+the Prometheus operator's PodMonitor the few fields that are used here are known, and no others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,38 @@ __all__ = ["SCHEMAS", "custom_schemas", "invalid"]
 
 SCHEMAS = Path(__file__).with_name("kuberay.json.xz")
 _KUBERNETES = "1.33"
+_TEXT = {"type": "string", "minLength": 1}
+_POD_MONITOR = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "monitoring.coreos.com/v1"},
+        "kind": {"const": "PodMonitor"},
+        "metadata": {},
+        "spec": {
+            "type": "object",
+            "required": ["selector", "podMetricsEndpoints"],
+            "properties": {
+                "selector": {
+                    "type": "object",
+                    "properties": {"matchLabels": {"type": "object", "additionalProperties": _TEXT}},
+                    "additionalProperties": False,
+                },
+                "podMetricsEndpoints": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["port"],
+                        "properties": {"port": _TEXT, "path": _TEXT, "interval": _TEXT},
+                        "additionalProperties": False,
+                    },
+                },
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
 
 
 def invalid(document: Document) -> list[str]:
@@ -54,12 +87,18 @@ def _custom(document: Document) -> Iterator[str]:
 
 def _builtin(document: Document) -> Iterator[str]:
     try:
-        validator = _strict(document["kind"].lower(), document["apiVersion"])
+        validator = _validator(document["kind"], document["apiVersion"])
     except FileNotFoundError:
         yield f"no {document['apiVersion']} {document['kind']} is known"
         return
     for error in validator.iter_errors(document):
         yield f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
+
+
+def _validator(kind: str, api_version: str) -> Draft202012Validator:
+    if (kind, api_version) == ("PodMonitor", "monitoring.coreos.com/v1"):
+        return Draft202012Validator(_POD_MONITOR)
+    return _strict(kind.lower(), api_version)
 
 
 @cache
@@ -82,8 +121,7 @@ def _kubernetes(name: str) -> Any:
 
 def _templates(document: Document) -> Iterator[tuple[str, Document]]:
     """Yield every template of a pod, as the pod."""
-    spec = document["spec"]
-    found = [("submitter", spec["submitterPodTemplate"])] if "submitterPodTemplate" in spec else []
+    found: list[tuple[str, Document]] = []
     for _, cluster in clusters([document]):
         found.append(("head", cluster["headGroupSpec"]["template"]))
         found += [(group["groupName"], group["template"]) for group in cluster.get("workerGroupSpecs", [])]

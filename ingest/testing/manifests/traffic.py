@@ -1,4 +1,4 @@
-"""Who may reach whom, and who may be moved: rules about what selects pods by their labels."""
+"""Who may reach whom, who may be moved, whom Prometheus asks: rules about what selects pods by their labels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ingest.testing.manifests.documents import of_kind, pods
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ingest.testing.manifests.documents import Document
+    from ingest.testing.manifests.documents import Document, Pod
 
-__all__ = ["disruption_complaints", "network_complaints", "selects"]
+__all__ = ["disruption_complaints", "monitoring_complaints", "network_complaints", "selects"]
 
+_DASHBOARD = 8265
 _METADATA = ipaddress.ip_address("169.254.169.254")
 
 
@@ -32,6 +33,8 @@ def network_complaints(documents: Sequence[Document]) -> Iterator[str]:
         for direction in ("Ingress", "Egress"):
             if not any(direction in policy["spec"].get("policyTypes", []) for policy in mine):
                 yield f"{pod.where}: any {direction.lower()} is allowed"
+        if pod.role == "head" and mine and _DASHBOARD not in _let_in_from_outside(mine):
+            yield f"{pod.where}: the operator cannot submit a job to it, nor ask how one is ({_DASHBOARD})"
     for policy in policies:
         where, spec = f"NetworkPolicy/{policy['metadata']['name']}", policy["spec"]
         if not any(selects(spec["podSelector"], pod.labels) for pod in pods(documents)):
@@ -63,3 +66,32 @@ def disruption_complaints(documents: Sequence[Document]) -> Iterator[str]:
             yield f"{pod.where}: may be moved in mid-run (minAvailable: 1)"
         if pod.role != "head" and mine:
             yield f"{pod.where}: holds up the draining of its node"
+
+
+def monitoring_complaints(documents: Sequence[Document]) -> Iterator[str]:
+    """Yield monitors that find no pod, ask at a port that has no name, or are shut out."""
+    policies = of_kind(documents, "NetworkPolicy")
+    for monitor in of_kind(documents, "PodMonitor"):
+        where, spec = f"PodMonitor/{monitor['metadata']['name']}", monitor["spec"]
+        found = [pod for pod in pods(documents) if selects(spec["selector"], pod.labels)]
+        if not found:
+            yield f"{where}: selects no pod"
+        for endpoint in spec["podMetricsEndpoints"]:
+            having = [pod for pod in found if endpoint["port"] in _named_ports(pod)]
+            if found and not having:
+                yield f"{where}: no pod has a port {endpoint['port']}"
+            for pod in having:
+                mine = [policy for policy in policies if selects(policy["spec"]["podSelector"], pod.labels)]
+                if _named_ports(pod)[endpoint["port"]] not in _let_in_from_outside(mine):
+                    yield f"{where}: {endpoint['port']} of {pod.where} is out of its reach"
+
+
+def _named_ports(pod: Pod) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for each in pod.containers for port in each.get("ports", [])}
+
+
+def _let_in_from_outside(policies: Sequence[Document]) -> set[int]:
+    """Return the ports that some other namespace reaches."""
+    rules = [rule for policy in policies for rule in policy["spec"].get("ingress", [])]
+    open_to_others = [rule for rule in rules if any("namespaceSelector" in peer for peer in rule.get("from", []))]
+    return {port["port"] for rule in open_to_others for port in rule.get("ports", [])}
