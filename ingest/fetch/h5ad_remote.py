@@ -406,7 +406,9 @@ def remote_error(url: str, error: BaseException) -> IngestError:
             hint="name the project that pays: --billing-project, or CELL_INGEST_BILLING_PROJECT for all commands",
             source=url,
         )
-    if isinstance(error, PermissionError) or status in (401, 403, "401", "403"):
+    # gcsfs says no more than a word of it.
+    refused = type(error) is OSError and str(error).startswith("Forbidden")
+    if refused or isinstance(error, PermissionError) or status in (401, 403, "401", "403"):
         return CredentialsError(
             f"{url}: no permission to read ({text})", hint="check the credentials in the environment", source=url
         )

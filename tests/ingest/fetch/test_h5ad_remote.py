@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import fsspec
 import numpy as np
 import pytest
+from gcsfs.retry import validate_response
 from scipy import sparse
 
 from ingest.errors import (
@@ -217,6 +218,15 @@ def test_what_people_must_mend_is_said(server, content):
     server.faults = [403] * 10
     with pytest.raises(CredentialsError):
         open_h5ad(url)
+
+
+def test_a_bucket_of_google_that_refuses_is_no_trouble_that_passes():
+    with pytest.raises(OSError, match="Forbidden") as raised:
+        validate_response(403, b'{"error": {"message": "no storage.objects.get access"}}', "b/a.h5ad")
+    error = remote_error("gs://b/a.h5ad", raised.value)
+    assert isinstance(error, CredentialsError)
+    assert "no permission to read" in error.message
+    assert isinstance(remote_error("gs://b/a.h5ad", OSError("cut off")), TransientError)
 
 
 def test_a_server_without_ranges_is_refused_and_not_downloaded(server, content, monkeypatch):
