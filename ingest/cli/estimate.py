@@ -136,7 +136,7 @@ def _look(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, options
         trials = _tried(plan_of, work, settings, options)
     if not trials:
         if options["as_json"]:
-            nothing = {"estimate": None, "if_workers_come": None, "trials": [], "cost": {}}
+            nothing: dict[str, Any] = {"estimate": None, "if_workers_come": None, "trials": [], "cost": {}}
             click.echo(json.dumps(facts | nothing, indent=1))
         return 0
     line = shared_line(settings.bytes_per_s, plan_of.surveys, options["dest"])

@@ -81,7 +81,7 @@ def test_what_has_an_option_of_its_own_is_no_custom_resource(text, option):
 
 
 def test_a_resource_that_stands_twice_is_refused():
-    with pytest.raises(ConfigError, match="spot stands twice, the first time with 0[.]01") as caught:
+    with pytest.raises(ConfigError, match=r"spot stands twice, the first time with 0\.01") as caught:
         resource_amounts(["spot=0.01", "disk=1", " spot =0.5"], away=True)
     assert caught.value.kind == "bad-resource"
 
