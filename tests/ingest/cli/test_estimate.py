@@ -235,6 +235,25 @@ def test_on_a_cluster_without_d_it_says_for_how_many_workers(local, call, monkey
     assert "say with -d" not in err
 
 
+def test_what_is_timed_has_been_made_before_and_thrown_away(local, call, monkeypatch):
+    """The first chunk of each layout waits for kernels: it is made once more than it counts."""
+    monkeypatch.setattr(trial, "MOST_CELLS", 20)
+    made, run_unit = [], trial.run_unit
+
+    def heard(worker, task):
+        made.append(task.chunks)
+        return run_unit(worker, task)
+
+    monkeypatch.setattr(trial, "run_unit", heard)
+    code, out, err = call("estimate", "--index", local, "-c", 10, "--pool", "serial", "-d", 4, "--parts", 4, "--json")
+    assert code == 0, err
+    timed = [tuple(one["chunks"]) for one in json.loads(out)["trials"]]
+    before = made[: len(made) - len(timed)]
+    assert made[len(before) :] == timed
+    assert [len(chunks) for chunks in before] == [1, 1]
+    assert {chunks[0] < 4 for chunks in before} == {True, False}, "of each file"
+
+
 def test_windows_are_tried_whole(local, call):
     same = ("--index", local, "-c", 10, "--shuffle", "window", "--shuffle-window", 20, "--pool", "serial", "-d", 1)
     code, out, err = call("estimate", *same, "--json")
