@@ -35,6 +35,8 @@ _EXIT = re.compile(
     r"Worker exit type: (?P<type>\w+) Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL
 )
 _CREATION = re.compile(r"error raised in its creation task.*?\bip=(?P<ip>[^,)\s]+)", re.DOTALL)
+_RAISED = re.compile(r"^\s*(?:\w+\.)*(?P<name>[A-Za-z]\w*(?:Error|Exception|Exit|Interrupt))(?::|$)", re.MULTILINE)
+_OF_ANOTHER_BUILD = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError")
 _REASON = re.compile(r"The actor (?:is dead|died) because .*", re.DOTALL)
 
 
@@ -68,10 +70,12 @@ def judge(error: RayError, place: WorkerPlace | None, is_node_alive: Callable[[s
 def other_build(error: RayError) -> VersionMismatchError | None:
     """Return what it means that an actor could not even be made: its node lacks this package, or has another one.
 
-    `actors.worker.WorkerActor` does nothing in its beginning that fails otherwise. None for any other death.
+    What is missing there, or takes other arguments, says so by its error. None for any other death, and for errors that
+    pass: a file system that does not answer for a moment must not end a run.
     """
     match = _CREATION.search(str(error))
-    if match is None:
+    raised = [found["name"] for found in _RAISED.finditer(str(error))]
+    if match is None or not raised or raised[-1] not in _OF_ANOTHER_BUILD:
         return None
     cause = str(error).strip().splitlines()[-1].strip()[:500]
     return VersionMismatchError(

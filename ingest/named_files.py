@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from ingest.errors import ConfigError, CorruptError, SourceChangedError, SourceError, mask_secrets
+from ingest.errors import ConfigError, CorruptError, SourceChangedError, SourceError, TransientError, mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fetched", "is_remote", "local_path", "read_text"]
 
-_REMOTE = ("s3", "s3a", "gs", "gcs", "http", "https")
+_BUCKETS = ("s3", "s3a", "gs", "gcs")
+_REMOTE = (*_BUCKETS, "http", "https")
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 _PART_BYTES = 8 << 20
 _AT_ONCE = 4
@@ -36,9 +37,10 @@ def is_remote(name: str) -> bool:
     Raises
     ------
     ConfigError
-        A URL of no known scheme (kind ``unknown-scheme``), or one that holds a secret (``secret-in-url``).
+        A URL of no known scheme (kind ``unknown-scheme``), one that holds a secret (``secret-in-url``), or one of a
+        bucket or a folder in it (``no-object-name``).
     """
-    scheme, found, _ = name.partition("://")
+    scheme, found, place = name.partition("://")
     if not found or scheme.lower() == "file":
         return False
     if mask_secrets(name) != name:
@@ -52,6 +54,13 @@ def is_remote(name: str) -> bool:
             f"{name}: `{scheme}://` is no known kind of file",
             kind="unknown-scheme",
             hint="use a path, s3://, gs://, http:// or https://",
+        )
+    bucket, _, key = place.partition("/")
+    if scheme.lower() in _BUCKETS and (not bucket or not key or key.endswith("/")):
+        raise ConfigError(
+            f"{name}: this names no object",
+            kind="no-object-name",
+            hint=f"write {scheme}://BUCKET/NAME, such as {scheme}://{bucket or 'BUCKET'}/{key}index.feather",
         )
     return True
 
@@ -111,6 +120,9 @@ def _parts(url: str, endpoint_url: str | None, *, most_bytes: int | None = None)
         stat = stat_remote(url, filesystem)
     except SourceError as error:  # of what a person has named, not of the data
         raise ConfigError(error.message, kind=error.kind, hint=error.hint) from error
+    except TransientError as error:  # nothing has answered yet: the name may be wrong as well as the network
+        hint = "check the names in the URL, --endpoint-url or AWS_ENDPOINT_URL, and the network; then try again"
+        raise TransientError(error.message, kind=error.kind, hint=hint, retry_after_s=error.retry_after_s) from error
     if most_bytes is not None and stat.size > most_bytes:
         raise ConfigError(f"{url}: {stat.size:,} bytes are too many for such a file", kind="too-large")
     checksum = Checksum()

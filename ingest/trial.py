@@ -121,6 +121,9 @@ def try_parts(
 ) -> list[Trial]:
     """Make the chunks of each of `parts`, one part after the other, in this process.
 
+    Of each kind of source a few chunks are made beforehand, and thrown away: who comes first waits for kernels to be
+    compiled or read, which says nothing of the plan.
+
     Parameters
     ----------
     on_cells
@@ -138,11 +141,25 @@ def try_parts(
         worker = ChunkWorker(_factory(work, settings), _open_beside(plan_of, scratch.path))
         try:
             worker.ready()
+            for chunks in _rehearsals(worker.opened, work.profile, parts):
+                _run(worker, UnitTask(-1, chunks, f"{_TRIAL}-rehearsal"), lambda _: None)
+                _clear(scratch.path)
             return _try_all(worker, scratch.path, parts, on_cells, on_failure)
         finally:
             worker.close()
     finally:
         scratch.close()
+
+
+def _rehearsals(opened: OpenPlan, profile: Profile, parts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Return the fewest chunks that a worker may make of the first part of each layout."""
+    found: dict[frozenset[str], tuple[int, ...]] = {}
+    for part in parts:
+        few = next((part[:n] for n in range(1, len(part)) if not profile.uncut[part[n]]), part)
+        rows = rows_of_chunks(opened, few)
+        sources = rows.codes(rows.first, rows.first + rows.table.num_rows)
+        found.setdefault(frozenset(opened.surveys[code].layout for code in set(sources.tolist())), tuple(few))
+    return list(found.values())
 
 
 def _factory(work: Work, settings: WorkSettings) -> ChunkWorkerFactory:

@@ -2,7 +2,7 @@
 
 A store tells which receipts, claims and failures are there, and which runs have written their end. It cannot tell a
 run at work from one that was killed: neither has an end. So a watch counts signs of life, by its own clock alone, and
-says how long there has been none.
+says how long there has been none. A run that shows none since a later one began, which has ended, is taken for dead.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Look:
     """Failures of chunks that these have on record; most are tried again."""
     complete: bool
     """All chunks are there, and the summaries."""
+    n_without_end: int = 0
+    """Runs that are taken for killed: a later one has come and ended, and they have shown no sign of life since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +195,20 @@ class _Listings:
         self._cells_done = 0
         self._runs: dict[str, _Run] = {}
         self._last_run = ""
+        self._n_looks = self._n_idle = 0
+        """Looks so far, and those of them in a row, up to the last, that have found no run at work."""
 
     def look(self) -> Look:
+        n_before = int(self._done.sum())
         self._list_receipts()
         self._list_runs()
         n_done = int(self._done.sum())
-        at_work = [run for run in self._runs.values() if not run.ended]
+        # Receipts are listed before runs: the last of a run that has ended may come a look later.
+        if n_done > n_before and self._n_idle > 1:
+            self._doubt_no_more()
+        without_end = [run for run in self._runs.values() if not run.ended]
+        at_work = [run for run in without_end if not self._is_dead(run)]
+        self._n_looks, self._n_idle = self._n_looks + 1, 0 if at_work else self._n_idle + 1
         return Look(
             n_chunks=self._plan.n_chunks,
             n_done=n_done,
@@ -208,7 +218,18 @@ class _Listings:
             n_begun=sum(run.n_begun for run in at_work),
             n_failures=sum(run.n_failures for run in at_work),
             complete=n_done == self._plan.n_chunks and self._exists(SUCCESS_KEY),
+            n_without_end=len(without_end) - len(at_work),
         )
+
+    def _is_dead(self, run: _Run) -> bool:
+        """Say whether `run` is taken for dead; a sign of life in whatever it does next makes it live again."""
+        later = (other for other in self._runs.values() if other.ended and other.name > run.name)
+        return not run.ended and any(other.seen_at > run.signed_at for other in later)
+
+    def _doubt_no_more(self) -> None:
+        """Take all runs without an end for living: somebody makes chunks."""
+        for run in self._runs.values():
+            run.signed_at = self._n_looks
 
     def _list_receipts(self) -> None:
         for first, last in spans_to_list(self._done):
@@ -227,24 +248,28 @@ class _Listings:
 
     def _list_runs(self) -> None:
         # Names begin with the time by somebody's clock. If all known runs have ended, one may have an earlier name.
-        all_ended = all(run.ended for run in self._runs.values())
+        all_ended = all(run.ended or self._is_dead(run) for run in self._runs.values())
+        # What is there at the first look is no sign: it may be of any age.
+        sign = self._n_looks or -1
         after = "" if all_ended else f"{RUNS}{self._last_run}/unit-z"
         for stat in self._store.list(RUNS, after=after):
             name, _, record = stat.key.removeprefix(RUNS).partition("/")
             if not record:
                 continue  # nothing of ours
-            self._runs.setdefault(name, _Run(name)).take(record)
+            self._runs.setdefault(name, _Run(name, seen_at=self._n_looks, signed_at=sign)).take(record, sign)
             self._last_run = max(self._last_run, name)
         for run in self._runs.values():
-            if not run.ended:
-                self._follow(run)
+            if not run.ended and not self._is_dead(run):
+                self._follow(run, sign)
 
-    def _follow(self, run: _Run) -> None:
+    def _follow(self, run: _Run, sign: int) -> None:
         folder = f"{RUNS}{run.name}/"
         for prefix, after in ((f"{folder}end", ""), (f"{folder}unit-", f"{folder}{run.last_claim}")):
             for stat in self._store.list(prefix, after=after):
-                run.take(stat.key.removeprefix(folder))
-        run.n_failures = sum(1 for _ in self._store.list(f"{FAILURES}{run.name}-"))
+                run.take(stat.key.removeprefix(folder), sign)
+        n_failures = sum(1 for _ in self._store.list(f"{FAILURES}{run.name}-"))
+        if n_failures != run.n_failures:
+            run.n_failures, run.signed_at = n_failures, sign
 
     def _exists(self, key: str) -> bool:
         try:
@@ -257,18 +282,22 @@ class _Listings:
 @dataclass(slots=True)
 class _Run:
     name: str
+    seen_at: int
+    """In which look it was seen first, from 0 on."""
+    signed_at: int
+    """In which look it last showed a sign of life; -1: before the first."""
     ended: bool = False
     last_claim: str = ""
     n_begun: int = 0
     n_failures: int = 0
 
-    def take(self, record: str) -> None:
-        """Count one of its keys."""
+    def take(self, record: str, sign: int) -> None:
+        """Count one of its keys; a claim that is new is a sign of life."""
         if record == "end.json":
             self.ended = True
-        elif record.startswith("unit-"):
+        elif record.startswith("unit-") and record > self.last_claim:
             self.n_begun += 1
-            self.last_claim = max(self.last_claim, record)
+            self.last_claim, self.signed_at = record, sign
 
 
 def spans_to_list(done: np.ndarray[Any, np.dtype[np.bool_]]) -> list[tuple[int, int]]:

@@ -159,7 +159,7 @@ def status(
     for name in ("every", "patience"):
         if not watch and ctx.get_parameter_source(name) == said:
             raise ConfigError(f"--{name} means nothing without --watch", kind="bad-watch", hint="add --watch")
-    if watch and (code := _watch(dest, endpoint_url, every, patience)) is not None:
+    if watch and (code := _watch(dest, endpoint_url, every, patience, as_json=as_json)) is not None:
         return code
     with _opened(dest, endpoint_url) as opened:
         found = dataset_status(opened)
@@ -174,18 +174,24 @@ def status(
 _SUMMARY = ("url", "complete", "n_chunks", "n_done", "n_cells", "cells_done", "bytes_done")
 
 
-def _watch(dest: str, endpoint_url: str | None, every_s: float, patience_s: float) -> int | None:
+def _watch(dest: str, endpoint_url: str | None, every_s: float, patience_s: float, *, as_json: bool) -> int | None:
     """Watch DEST; return None when there is something to say of it then, else the exit code."""
     from ingest.cli.watch import watch_dest
     from ingest.store.open import open_store
 
     store = open_store(dest, endpoint_url=endpoint_url)
     try:
-        return 3 if watch_dest(store, every_s=every_s, patience_s=patience_s).look is None else None
+        last = watch_dest(store, every_s=every_s, patience_s=patience_s)
     except KeyboardInterrupt:
         return 130  # nothing was begun, and nothing is to be said of it
     finally:
         store.close()
+    if last.look is not None:
+        return None
+    if as_json:  # who reads stdout is told, too, that there is nothing
+        facts = {"url": store.url, "verdict": last.verdict, "trouble": last.trouble, "complete": False}
+        click.echo(json.dumps(facts | {"quiet_seconds": round(last.quiet_s)}, indent=1))
+    return 3
 
 
 _SCREEN = 8

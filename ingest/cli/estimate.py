@@ -43,6 +43,7 @@ _CHANGE_NOTHING = frozenset(
         "deadline",
         "cells_json",
         "raw_dest",
+        "resource",
     }
 )
 """Options of `run` that are taken, for a config file may have them, and not shown: they change no number."""
@@ -81,7 +82,7 @@ def estimate(ctx: click.Context, /, **options: Any) -> int:
     It goes the way of `run --dry-run`, then really makes a few parts, here, in a scratch folder that goes again. DEST
     is not written to and need not exist; what it holds already is left out.
     """
-    data, work = data_settings(options), work_settings(options)
+    data, work = data_settings(options), work_settings(options, only_reckons=True)
     if options["dest"] is None and options["index_path"] is None:
         raise ConfigError("nothing to estimate", kind="no-index", hint="name a DEST that was begun, or give --index")
     with tempfile.TemporaryDirectory(prefix="estimate-") as folder:
@@ -135,18 +136,23 @@ def _look(plan_of: Draft | OpenPlan, work: Work, settings: WorkSettings, options
         trials = _tried(plan_of, work, settings, options)
     if not trials:
         if options["as_json"]:
-            click.echo(json.dumps(facts | {"estimate": None, "trials": [], "cost": {}}, indent=1))
+            nothing: dict[str, Any] = {"estimate": None, "if_workers_come": None, "trials": [], "cost": {}}
+            click.echo(json.dumps(facts | nothing, indent=1))
         return 0
     line = shared_line(settings.bytes_per_s, plan_of.surveys, options["dest"])
     found = _estimated(plan_of, work, settings, trials, line)
+    assumed = work.workers if facts["workers_follow_cluster"] else None
     costs = cost_of(found, _cores(work, settings), _prices(options))
     if options["as_json"]:
         costs_facts = {name: asdict(cost) for name, cost in costs.items()}
-        shown = {"estimate": asdict(found), "trials": [asdict(trial) for trial in trials], "cost": costs_facts}
+        tried = [asdict(trial) for trial in trials]
+        shown = {"estimate": asdict(found), "if_workers_come": assumed, "trials": tried, "cost": costs_facts}
         click.echo(json.dumps(facts | shown, indent=1))
         return 0
     _show(facts, found, trials, work)
     _show_costs(costs)
+    if assumed is not None:
+        note(f"{'':8} how many workers a cluster has room for is not known here: say with -d how many to reckon with")
     note(f"{'':8} tried from here, written to a local disk: workers elsewhere may be nearer to the source, or farther")
     return 0
 
@@ -253,7 +259,9 @@ def _show(facts: Mapping[str, Any], found: Estimate, trials: Sequence[Trial], wo
         f"{_work(hours, 'worker')}, {_work(cpu, 'CPU')}: "
         f"{slowest if slowest == fastest else f'{slowest} to {fastest}'} cells/s a worker",
     )
-    _line("time", f"{_times(found.wall_seconds)} with {count_text(work.workers, 'worker')}, start and end included")
+    workers = count_text(work.workers, "worker")
+    with_them = f"if {workers} come" if facts["workers_follow_cluster"] else f"with {workers}"
+    _line("time", f"{_times(found.wall_seconds)} {with_them}, start and end included")
     memory = work.memory.projected
     _line("memory", f"{bytes_text(memory)} a worker, {bytes_text(memory * work.workers)} all of them, by projection")
 

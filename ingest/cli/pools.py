@@ -43,7 +43,7 @@ def resource_amounts(texts: Sequence[str], *, away: bool) -> dict[str, float]:
     Raises
     ------
     ConfigError
-        Kind ``bad-resource``.
+        Kind ``bad-resource``; so is a name that comes twice.
     """
     if texts and not away:
         raise ConfigError(
@@ -51,7 +51,17 @@ def resource_amounts(texts: Sequence[str], *, away: bool) -> dict[str, float]:
             kind="bad-resource",
             hint="set RAY_ADDRESS to its head, or submit the command as a Ray job",
         )
-    return dict(_resource_amount(text) for text in texts)
+    amounts: dict[str, float] = {}
+    for text in texts:
+        name, amount = _resource_amount(text)
+        if name in amounts:
+            raise ConfigError(
+                f"--resource {text}: {name} stands twice, the first time with {amounts[name]:g}",
+                kind="bad-resource",
+                hint="say it once",
+            )
+        amounts[name] = amount
+    return amounts
 
 
 def _resource_amount(text: str) -> tuple[str, float]:

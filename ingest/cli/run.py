@@ -170,7 +170,8 @@ _ONLY_WITH_INDEX = (
     "--bandwidth",
     type=MegabytesPerSecond(),
     metavar="MB/s",
-    help="Most that all workers together may read from and write to networks, the two added up, in equal shares.",
+    help="Most that all workers together may read from and write to networks, the two added up, in equal shares; "
+    "needs -d on a cluster.",
 )
 @click.option("--max-failed-pct", type=click.FloatRange(0, 100), metavar="P", help="Stop early beyond this share.")
 @click.option(
@@ -310,17 +311,29 @@ def _target_sum(options: dict[str, Any]) -> float | None:
     return None
 
 
-def work_settings(options: dict[str, Any]) -> WorkSettings:
-    """Return how the work is done; raises ``ConfigError`` for what cannot be."""
+def work_settings(options: dict[str, Any], *, only_reckons: bool = False) -> WorkSettings:
+    """Return how the work is done; raises ``ConfigError`` for what cannot be.
+
+    Parameters
+    ----------
+    only_reckons
+        No worker is started: what a cluster must have, or this machine, is not asked for.
+    """
     if options["workers"] is not None and options["workers"] < 1:
         raise ConfigError(f"-d {options['workers']}: at least one worker is needed", kind="bad-workers")
     # Of the nodes of a cluster nothing is known here.
     if options["memory"] < MIB:
         raise ConfigError(f"--memory {options['memory']}: that is bytes", kind="bad-memory", hint="write 1.5G or 800M")
     away = on_cluster(options["pool"])
-    resources = resource_amounts(options["resource"], away=away)
-    if options["cpus"] is not None and not away and options["cpus"] > available_cpus():
+    resources = resource_amounts(options["resource"], away=away or only_reckons)
+    if options["cpus"] is not None and not (away or only_reckons) and options["cpus"] > available_cpus():
         raise ConfigError(f"--cpus {options['cpus']}: there are {available_cpus()} here", kind="bad-cpus")
+    if options["bandwidth"] is not None and away and options["workers"] is None:
+        raise ConfigError(
+            f"--bandwidth {options['bandwidth']:g} on a cluster: of how many workers each gets its share is not known",
+            kind="bad-bandwidth",
+            hint="say with -d how many workers there are at most",
+        )
     return WorkSettings(
         workers=options["workers"],
         cpus=options["cpus"] or (1 if away else None),

@@ -96,6 +96,7 @@ def _say_line(watched: Watched) -> None:
             "runs": list(look.open_runs),
             "units_begun": look.n_begun,
             "failures": look.n_failures,
+            "runs_without_end": look.n_without_end,
         }
     log_event(_log, "watch", line, verdict=watched.verdict, quiet_seconds=round(watched.quiet_s), **facts)
 
@@ -142,21 +143,28 @@ def _work(watched: Watched) -> str:
         return _runs(look, watched.quiet_s)
     if look.n_done == look.n_chunks:
         return "all chunks are there: waiting for the summaries"
-    return "no run is at work: waiting for one to begin"
+    return f"no run is at work{_without_end(look, ', ')}: waiting for one to begin"
 
 
 def _runs(look: Look, quiet_s: float) -> str:
     at_work = f"{count_text(len(look.open_runs), 'run')} at work"
     begun = f"{count_text(look.n_begun, 'unit')} begun"
     failures = f", {count_text(look.n_failures, 'failure')} on record" if look.n_failures else ""
+    failures += _without_end(look, "; ")
     if quiet_s < 60:
         return f"{at_work}, {begun}{failures}"
     return f"{at_work}, or killed: {begun}{failures}, no sign of life for {duration_text(quiet_s)}"
 
 
+def _without_end(look: Look, before: str) -> str:
+    """Return how many runs are taken for dead; nothing where none is."""
+    return f"{before}{look.n_without_end:,} without an end" if look.n_without_end else ""
+
+
 def _say_why_it_ends(url: str, watched: Watched) -> None:
     if watched.verdict == "idle":
-        notice("Watch", "no run is at work any more, and the dataset is not complete")
+        dead = "" if watched.look is None else _without_end(watched.look, ", ")
+        notice("Watch", f"no run is at work any more{dead}, and the dataset is not complete")
     elif watched.verdict == "quiet" and watched.look is None:
         what = watched.trouble or "no run has begun"
         note(f"error: {url}: {what}; nothing has changed for {duration_text(watched.quiet_s)}")

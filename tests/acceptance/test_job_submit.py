@@ -1,4 +1,4 @@
-"""``ray job submit``: the command as a job of a cluster of three Ray nodes, which come and go, to an S3 server."""
+"""``ray job submit``: the command as a job of a cluster of Ray nodes, which come and go, to an S3 server."""
 
 from __future__ import annotations
 
@@ -123,13 +123,14 @@ def digest_of(shelf: Shelf, dest: str) -> str:
 
 
 def test_a_job_outlives_a_node_and_takes_another_in(shelf, environment, tmp_path):
-    with cluster(environment, tmp_path) as (nodes, jobs):
+    """The head makes nothing: after its only other node nobody is left but the one that is added."""
+    with cluster(environment, tmp_path, n_nodes=1) as (nodes, jobs):
         job = submit(nodes, shelf, shelf.command("shaken"), name="shaken")
         until(lambda: shelf.n_done("shaken") >= N_CHUNKS // 20, lambda: jobs.get_job_logs(job))
         nodes.kill_node(0.0, machine=True)
         n_before = shelf.n_done("shaken")
         status, log = ended(jobs, job)
-    assert n_before < N_CHUNKS, "the node was killed in mid-run"
+    assert n_before < N_CHUNKS, "the node was killed in mid-run, and the rest is the added one's"
     assert status == JobStatus.SUCCEEDED, log
     assert log[-2].startswith(f"  cells {N_CELLS:,}"), "a job's log ends with the summary"
     assert len(log) < N_CHUNKS // 2, "and has no line for every chunk"

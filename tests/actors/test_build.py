@@ -89,6 +89,38 @@ def test_an_actor_that_cannot_be_made_is_of_another_build(cause):
     assert other_build(died("The actor died because its node has died.")) is None
 
 
+@pytest.mark.parametrize(
+    "cause", ["OSError: [Errno 116] Stale file handle: '/env/lib/numpy'", "MemoryError", "SystemExit: 1"]
+)
+def test_trouble_that_passes_is_no_other_build(cause):
+    assert other_build(died(NOT_MADE.format(cause=cause))) is None
+
+
+def test_an_import_error_of_many_lines_is_another_build():
+    cause = "ImportError: \n\nIMPORTANT: PLEASE READ THIS\n\nOriginal error was: libfoo.so: cannot open"
+    assert other_build(died(NOT_MADE.format(cause=cause))) is not None
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_whose_creation_hiccups_is_a_failed_start_and_another_works(tmp_path, monkeypatch):
+    class Hiccup(worker.WorkerActor):
+        def __init__(self, *arguments):
+            flag = tmp_path / "hiccupped"
+            if not flag.exists():
+                flag.touch()
+                raise OSError(116, "Stale file handle")
+            super().__init__(*arguments)
+
+    groups = {"control": 1, "watch": 1}
+    monkeypatch.setattr(worker, "_RemoteWorker", worker._remote(concurrency_groups=groups)(Hiccup))
+    pool = RayPool(ScriptedFactory(str(tmp_path)), 1, num_cpus=0.5)
+    try:
+        drive(pool, tasks_of([0]))
+    finally:
+        pool.close()
+    assert (tmp_path / "hiccupped").exists()
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_another_build_ends_the_run_before_any_unit_and_is_not_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr("actors.pool.this_build", lambda **_: this_build() | {"sources": "feedbeef", "numba": "0.1"})

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from ingest import named_files
-from ingest.errors import ConfigError, CorruptError, SourceChangedError, SourceError
+from ingest.errors import ConfigError, CorruptError, SourceChangedError, SourceError, TransientError
 from ingest.fetch import h5ad_remote
 from ingest.named_files import fetched, is_remote, local_path, read_text
 from ingest.scratch import Scratch
@@ -38,6 +38,10 @@ def test_what_is_remote(name, remote):
         ("https://h/k?X-Amz-Signature=abcdef", "secret-in-url"),
         ("ftp://h/k", "unknown-scheme"),
         ("hdfs://h/k", "unknown-scheme"),
+        ("s3://bucket", "no-object-name"),
+        ("s3://bucket/", "no-object-name"),
+        ("gs://bucket/folder/", "no-object-name"),
+        ("S3:///index.feather", "no-object-name"),
     ],
 )
 def test_what_is_refused_says_no_secret(name, kind):
@@ -183,6 +187,17 @@ def test_what_is_not_there_is_the_persons_mistake(s3_server, scratch, monkeypatc
     with pytest.raises(ConfigError, match="s3://named/none: there is no such file") as caught:
         fetched("s3://named/none", scratch)
     assert (caught.value.kind, caught.value.exit_code) == ("no-such-file", 2)
+
+
+def test_where_nobody_answers_the_names_may_be_wrong(s3_server, scratch, monkeypatch):
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(h5ad_remote, "_BUDGET", h5ad_remote.Budget(attempts=1, total_s=60.0, first_s=0.0))
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(TransientError, match=r"s3://bucket/index.feather") as caught:
+        fetched("s3://bucket/index.feather", scratch, endpoint_url="http://127.0.0.1:9")
+    assert "AWS_ENDPOINT_URL" in caught.value.hint
 
 
 @pytest.mark.parametrize("said", ["option", "environment"])

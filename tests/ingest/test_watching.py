@@ -182,6 +182,78 @@ def test_two_runs_at_work_are_both_followed(store, watcher):
     assert (looked.look.open_runs, looked.look.n_begun) == ((first,), 1)
 
 
+def ended(store, run):
+    begin(store, run)
+    put(store, run_end_key(run))
+
+
+def test_killed_runs_before_one_that_ended_are_not_waited_for(store, watcher, clock):
+    for number in range(50):
+        put(store, claim_key(begin(store, f"1-{number:02d}"), 4))
+    ended(store, "2-b")
+    looked = watcher.look()
+    assert (looked.verdict, looked.look.open_runs, looked.look.n_without_end) == ("waiting", (), 50)
+    store.requests = 0
+    clock.now += 20
+    looked = watcher.look()
+    assert looked.verdict == "idle"
+    assert store.requests <= 2, "receipts and runs: nobody follows the dead"
+
+
+@pytest.mark.parametrize("sign", ["claim", "receipt"])
+def test_a_run_that_was_taken_for_dead_may_show_that_it_lives(store, watcher, clock, sign):
+    slow = begin(store, "1-a")
+    put(store, claim_key(slow, 4))
+    ended(store, "2-b")
+    for _ in range(2):
+        assert watcher.look().look.n_without_end == 1
+        clock.now += 5
+    if sign == "claim":
+        put(store, claim_key(slow, 5))
+    else:
+        make(store, 3)  # whose, no listing tells
+    for _ in range(3):
+        looked = watcher.look()
+        assert (looked.verdict, looked.look.open_runs, looked.look.n_without_end) == ("going", (slow,), 0)
+        clock.now += 50
+    put(store, claim_key(slow, 6))
+    looked = watcher.look()
+    assert (looked.look.n_begun, looked.quiet_s) == (3 if sign == "claim" else 2, 0.0), "it is followed again"
+
+
+def test_the_last_receipt_of_a_run_that_ended_wakes_nobody(store, watcher):
+    begin(store, "1-a")
+    second = begin(store, "2-b")
+    watcher.look()
+    put(store, run_end_key(second))
+    assert watcher.look().look.n_without_end == 1
+    make(store, 3)
+    assert watcher.look().look.n_without_end == 1
+
+
+def test_a_run_that_is_killed_under_the_watch_and_followed_by_another(store, watcher, clock):
+    killed = begin(store, "1-a")
+    watcher.look()
+    put(store, claim_key(killed, 4))
+    watcher.look()
+    second = begin(store, "2-b")
+    assert watcher.look().look.open_runs == (killed, second), "they may be rivals"
+    put(store, run_end_key(second))
+    assert watcher.look().look.n_without_end == 1
+    clock.now += 20
+    assert watcher.look().verdict == "idle"
+
+
+def test_a_rival_at_work_is_not_dead_because_a_later_run_ended(store, watcher):
+    rival, second = begin(store, "1-a"), begin(store, "2-b")
+    watcher.look()
+    put(store, failure_key(f"{rival}-4", 0))
+    watcher.look()
+    put(store, run_end_key(second))
+    looked = watcher.look()
+    assert (looked.verdict, looked.look.open_runs) == ("going", (rival,))
+
+
 def test_speed_is_that_of_the_last_minute(store, watcher, clock):
     begin(store)
     watcher.look()

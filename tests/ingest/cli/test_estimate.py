@@ -204,6 +204,56 @@ def test_of_a_dataset_that_was_begun_it_is_what_is_left(local, call, tmp_path):
     assert (code, "settled" in err or "holds" in err) == (2, True)
 
 
+def test_settings_of_a_cluster_are_reckoned_with_on_any_machine(local, call, monkeypatch):
+    """It starts no worker: neither resources nor CPUs of the nodes are needed here."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cores = (os.cpu_count() or 1) + 1
+    there = ("--resource", "spot=0.01", "--cpus", cores, "-d", 2, "--price-per-core-hour", 1, "--json")
+    code, out, err = call("estimate", "--index", local, "-c", 10, *there)
+    assert code == 0, err
+    said = json.loads(out)
+    hours = said["estimate"]["worker_seconds"]["middle"] / 3600
+    assert said["cost"]["compute"]["middle"] == pytest.approx(hours * cores)
+    assert said["if_workers_come"] is None
+    code, _, err = call("estimate", "--index", local, "--resource", "spot")
+    assert (code, "write NAME=AMOUNT" in err) == (2, True)
+
+
+def test_on_a_cluster_without_d_it_says_for_how_many_workers(local, call, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    same = ("estimate", "--index", local, "-c", 10)
+    code, out, err = call(*same, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["if_workers_come"] == said["workers"] > 1
+    assert said["workers_follow_cluster"] is True
+    _, out, err = call(*same)
+    assert f"if {said['workers']} workers come, start and end included" in out
+    assert "say with -d how many" in err
+    _, out, err = call(*same, "-d", 2)
+    assert "with 2 workers, start and end included" in out
+    assert "say with -d" not in err
+
+
+def test_what_is_timed_has_been_made_before_and_thrown_away(local, call, monkeypatch):
+    """The first chunk of each layout waits for kernels: it is made once more than it counts."""
+    monkeypatch.setattr(trial, "MOST_CELLS", 20)
+    made, run_unit = [], trial.run_unit
+
+    def heard(worker, task):
+        made.append(task.chunks)
+        return run_unit(worker, task)
+
+    monkeypatch.setattr(trial, "run_unit", heard)
+    code, out, err = call("estimate", "--index", local, "-c", 10, "--pool", "serial", "-d", 4, "--parts", 4, "--json")
+    assert code == 0, err
+    timed = [tuple(one["chunks"]) for one in json.loads(out)["trials"]]
+    before = made[: len(made) - len(timed)]
+    assert made[len(before) :] == timed
+    assert [len(chunks) for chunks in before] == [1, 1]
+    assert {chunks[0] < 4 for chunks in before} == {True, False}, "of each file"
+
+
 def test_windows_are_tried_whole(local, call):
     same = ("--index", local, "-c", 10, "--shuffle", "window", "--shuffle-window", 20, "--pool", "serial", "-d", 1)
     code, out, err = call("estimate", *same, "--json")

@@ -80,6 +80,25 @@ def test_what_has_an_option_of_its_own_is_no_custom_resource(text, option):
         resource_amounts([text], away=True)
 
 
+def test_a_resource_that_stands_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"spot stands twice, the first time with 0\.01") as caught:
+        resource_amounts(["spot=0.01", "disk=1", " spot =0.5"], away=True)
+    assert caught.value.kind == "bad-resource"
+
+
+def test_a_line_is_shared_on_a_cluster_by_so_many_as_are_said(run, tmp_path, index, monkeypatch):
+    """Without -d as many as there are units might come: too many for the line, or each with next to nothing."""
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    command = ("run", tmp_path / "d", "--index", index, "-c", 4, "--bandwidth", 5, "--dry-run", "--json")
+    code, out, err = run(*command)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0].startswith("error: --bandwidth 5 on a cluster: of how many workers")
+    assert "-d" in err.splitlines()[1]
+    assert json.loads(run(*command, "-d", 3)[1])["workers"] == 3
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert run(*command)[0] == 0, "this machine's number of workers is known"
+
+
 def test_resources_without_a_cluster_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     code, _, err = run("run", tmp_path / "d", "--resource", "spot=1")

@@ -86,10 +86,29 @@ def test_a_killed_run_is_not_waited_for_for_ever(run, unfinished):
     assert err.splitlines()[-1] == "Watch    no sign of life for 1 s: the run was killed, or is stuck"
 
 
+def test_a_killed_run_before_one_that_ended_is_said_and_not_waited_for(run, unfinished, monkeypatch):
+    monkeypatch.setattr("ingest.watching._SUCCESSOR_S", 0.2)
+    (unfinished / "_ingest" / "runs" / "20200101T000000-killed").mkdir()
+    (unfinished / "_ingest" / "runs" / "20200101T000000-killed" / "start.json").write_text("{}")
+    code, _, err = run("status", unfinished, "--watch", "--every", 0.1)
+    assert code == 3
+    assert "no run is at work, 1 without an end: waiting for one to begin" in err
+    assert err.splitlines()[-1] == (
+        "Watch    no run is at work any more, 1 without an end, and the dataset is not complete"
+    )
+
+
 def test_a_plan_that_never_comes(run, tmp_path):
     code, out, err = run("status", tmp_path / "none", "--watch", "--every", 0.1, "--patience", 0.2)
     assert (code, out) == (3, "")
     assert err.splitlines()[-1] == f"error: {tmp_path / 'none'}: no run has begun; nothing has changed for 1 s"
+
+
+def test_a_plan_that_never_comes_is_said_as_json_too(run, tmp_path):
+    code, out, _ = run("status", tmp_path / "none", "--watch", "--json", "--every", 0.1, "--patience", 0.2)
+    found = json.loads(out)
+    assert (code, found["verdict"], found["complete"], found["trouble"]) == (3, "quiet", False, None)
+    assert found["url"] == str(tmp_path / "none")
 
 
 def test_ctrl_c_ends_the_watch_and_says_nothing(run, unfinished, monkeypatch):
@@ -140,6 +159,7 @@ def look(**more):
         (Watched(look(), None, None, 3.0, "going"), ["nothing has come since the watch began"]),
         (Watched(look(), None, 0.001, 200.0, "going"), ["or killed: 3 units begun, no sign of life for 3 min"]),
         (Watched(look(n_failures=1), None, None, 3.0, "going"), ["3 units begun, 1 failure on record"]),
+        (Watched(look(n_without_end=2), None, None, 3.0, "going"), ["1 run at work, 3 units begun; 2 without an end"]),
         (Watched(look(open_runs=(), n_done=8), None, None, 3.0, "waiting"), ["waiting for the summaries"]),
         (Watched(None, "s3://b: 503", None, 3.0, "waiting"), ["no answer: s3://b: 503"]),
         (Watched(look(n_cells=0, cells_done=0), None, None, 3.0, "going"), ["0.0 %"]),
