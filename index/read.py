@@ -13,6 +13,7 @@ from index.write import ORIGIN_KEY
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.grammar import unknown_column
 from ingest.index_file import DictionaryCheck
+from ingest.unpacked import SMALLER_BATCHES, UnpackedTooLargeError, UnpackLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ class IndexFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _open(path)
+        self._file, self._limit = _open(path)
         stored = self._file.schema
         self._names = [name for name in stored.names if not name.startswith(_LEFTOVER)]
         if len(set(stored.names)) < len(stored.names):
@@ -73,7 +74,7 @@ class IndexFile:
     def total(self) -> int:
         """Rows of the file; reads the batches' headers alone."""
         with _readable(self.path):
-            return sum(self._file.get_batch(number).num_rows for number in range(self._file.num_record_batches))
+            return sum(self._batch(number).num_rows for number in range(self._file.num_record_batches))
 
     def nothing(self) -> EmptySelectionError:
         """Explain that the file is empty."""
@@ -94,10 +95,14 @@ class IndexFile:
         schema, checked = pa.schema([self._schema.field(name) for name in names]), DictionaryCheck()
         for number in range(self._file.num_record_batches):
             with _readable(self.path):
-                batch = self._file.get_batch(number).select(names)
+                batch = self._batch(number).select(names)
                 # Arrow believes lengths, offsets and codes: looked at unchecked, they end the process.
                 checked.validate(batch)
             yield pa.record_batch([self._column(batch, field) for field in schema], schema=schema)
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        self._limit.check_batch(number)
+        return self._file.get_batch(number)
 
     def _type(self, field: pa.Field) -> pa.DataType:
         if field.name in ("soma_joinid", "row"):
@@ -149,6 +154,8 @@ class _readable:  # noqa: N801  # reads as a phrase: with _readable(path)
                 kind="no-index",
                 hint="make one with `index census`, `index scbasecount` or `index h5ad`",
             ) from error
+        if isinstance(error, UnpackedTooLargeError):
+            raise ConfigError(f"{self._path}: {error}", kind="bad-index", hint=SMALLER_BATCHES) from error
         if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError):
             reason = str(error).splitlines()[0]
             raise ConfigError(
@@ -158,6 +165,9 @@ class _readable:  # noqa: N801  # reads as a phrase: with _readable(path)
             ) from error
 
 
-def _open(path: Path) -> pa.RecordBatchFileReader:
+def _open(path: Path) -> tuple[pa.RecordBatchFileReader, UnpackLimit]:
     with _readable(path):
-        return pa.ipc.open_file(pa.memory_map(str(path)))
+        mapped = pa.memory_map(str(path))
+        limit = UnpackLimit(memoryview(mapped.read_buffer()))
+        mapped.seek(0)
+        return pa.ipc.open_file(mapped), limit

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.errors import ConfigError
+from ingest.unpacked import SMALLER_BATCHES, UnpackedTooLargeError, UnpackLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ class IndexFile:
 
     The file is mapped. What is not compressed is used in place, and its pages are given back after every batch: they
     would count as this process's memory though the system could take them any time. Of a compressed file one record
-    batch is in memory, however large whoever wrote the file made them (64 Ki rows unless asked otherwise).
+    batch is in memory (64 Ki rows unless whoever wrote it asked otherwise), of `ingest.unpacked.LIMIT_BYTES` at most.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ class IndexFile:
         Raises
         ------
         ConfigError
-            The file is damaged (kind ``bad-index``).
+            The file is damaged, or a batch takes more memory than may be (kind ``bad-index``).
         """
         checked = DictionaryCheck()
         left = self.limit
@@ -99,9 +100,12 @@ class IndexFile:
         if not self._wanted:
             return
         try:
-            reader = self._open(self._wanted)
+            reader, limit = self._open(self._wanted), UnpackLimit(memoryview(self._map))
             for at in range(reader.num_record_batches):
+                limit.check_batch(at)
                 yield reader.get_batch(at)
+        except UnpackedTooLargeError as error:
+            raise ConfigError(f"{self.path}: {error}", kind="bad-index", hint=SMALLER_BATCHES) from error
         except _UNREADABLE as error:
             raise self._not_feather(error) from error
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingest.unpacked import UnpackLimit
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,9 +27,11 @@ def map_table(path: Path) -> pa.Table:
     Raises
     ------
     pa.ArrowException, OSError
-        It is damaged, or none.
+        It is damaged, or none, or would take more memory than may be.
     """
     with pa.memory_map(str(path)) as source:
+        UnpackLimit(memoryview(source.read_buffer())).check_whole()
+        source.seek(0)
         table: pa.Table = pa.ipc.open_file(source).read_all()
     table.validate()
     for column in table.columns:

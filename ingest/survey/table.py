@@ -13,6 +13,7 @@ from ingest.errors import CorruptError
 from ingest.genes import Genes
 from ingest.source import Source
 from ingest.survey.model import Fault, SourceSurvey
+from ingest.unpacked import UnpackLimit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,7 @@ def surveys_from_bytes(data: bytes, *, key: str) -> tuple[SourceSurvey, ...]:
         The bytes are no survey table.
     """
     try:
+        UnpackLimit(memoryview(data)).check_whole()
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
         table.validate(full=True)
         rows = table.to_pylist()

@@ -1,0 +1,168 @@
+"""A few megabytes that say they become many gigabytes: refused before Arrow takes the memory."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import feather
+
+from index.read import IndexFile as StoredIndex
+from ingest.errors import ConfigError, CorruptError
+from ingest.index_file import IndexFile
+from ingest.load.arrow import map_table
+from ingest.survey.table import surveys_from_bytes
+from ingest.testing.examples import examples
+from ingest.testing.watch import watched_memory
+from ingest.unpacked import LIMIT_BYTES, UnpackedTooLargeError, UnpackLimit
+
+N_ROWS = 3000
+
+
+def cells(n_rows=N_ROWS):
+    """A column of each layout: numbers, text, codes, lists, structs, booleans; with gaps."""
+    return pa.table(
+        {
+            "row": np.arange(n_rows),
+            "name": [None if at % 7 == 0 else f"cell-{at % 50}" for at in range(n_rows)],
+            "type": pa.array([f"T{at % 3}" for at in range(n_rows)]).dictionary_encode(),
+            "list": [[at, at] if at % 2 else None for at in range(n_rows)],
+            "pair": [{"x": at, "y": "z"} for at in range(n_rows)],
+            "flag": [at % 3 == 0 for at in range(n_rows)],
+        }
+    )
+
+
+def stored(table, compression, **more):
+    sink = io.BytesIO()
+    feather.write_feather(table, sink, compression=compression, **more)
+    return sink.getvalue()
+
+
+def unpacked(table):
+    """Bytes that a table's buffers have when they are written plainly, without padding: by Arrow's own account."""
+    batches = pa.ipc.open_file(stored(table, "uncompressed"))
+    return sum(batches.get_batch(at).nbytes for at in range(batches.num_record_batches))
+
+
+def smallest_limit(data, check):
+    """Return the least limit with which `check` lets a file pass."""
+    low, high = -1, LIMIT_BYTES
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            check(UnpackLimit(memoryview(data), middle))
+        except UnpackedTooLargeError:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_limit_counts_what_arrow_takes(compression):
+    whole = smallest_limit(stored(cells(), compression), UnpackLimit.check_whole)
+    # Arrow counts what it keeps; what is written is padded to 8 bytes a buffer, and a bitmap may be left out.
+    assert whole == pytest.approx(unpacked(cells()), rel=0.02)
+    pool_before = pa.total_allocated_bytes()
+    table = pa.ipc.open_file(stored(cells(), compression)).read_all()
+    assert pa.total_allocated_bytes() - pool_before == pytest.approx(whole, rel=0.05)
+    del table
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_each_batch_by_itself(compression):
+    data = stored(cells(), compression, chunksize=1000)
+    one, last = (smallest_limit(data, lambda limit, at=at: limit.check_batch(at)) for at in (0, 2))
+    whole = smallest_limit(data, UnpackLimit.check_whole)
+    assert 0.8 < one / last < 1.2
+    assert whole > 2.8 * one
+
+
+def test_what_is_not_compressed_takes_nothing():
+    UnpackLimit(memoryview(stored(cells(), "uncompressed")), 0).check_whole()
+
+
+def lying(data, n_bytes):
+    """Let the first buffer of a file say that it becomes so many bytes."""
+    reader = pa.ipc.open_file(data)
+    first = struct.pack("<q", reader.get_batch(0).column(0).buffers()[1].size)
+    assert data.count(first) >= 1
+    return data.replace(first, struct.pack("<q", n_bytes))
+
+
+@pytest.fixture(params=[1 << 34, (1 << 63) - 1], ids=["16 GiB", "all there is"])
+def bomb(request, tmp_path):
+    path = tmp_path / "index.feather"
+    path.write_bytes(lying(stored(cells(), "zstd"), request.param))
+    return path
+
+
+@pytest.mark.parametrize("reader", [IndexFile, StoredIndex])
+def test_an_index_is_refused_before_it_takes_memory(bomb, reader):
+    path = bomb
+    if reader is StoredIndex:  # which takes flat columns alone
+        path.write_bytes(lying(stored(cells().select(["row", "name"]), "lz4"), 1 << 34))
+    with watched_memory() as peak, pytest.raises(ConfigError) as caught:
+        list(reader(path).batches())
+    assert peak.taken_bytes < 100 << 20
+    assert caught.value.kind == "bad-index"
+    assert re.search(
+        r"index\.feather: its record batch 0 takes [\d,.]+ GB unpacked, where 2\.1 GB may", str(caught.value)
+    )
+    assert "chunksize=65536" in caught.value.hint
+
+
+def test_a_mapped_table_and_a_survey_are_too(bomb):
+    with pytest.raises(UnpackedTooLargeError):
+        map_table(bomb)
+    with pytest.raises(CorruptError, match="GB unpacked"):
+        surveys_from_bytes(bomb.read_bytes(), key="survey.feather")
+
+
+def test_dictionaries_count_together():
+    words = pa.array(["x" * 1000] * 40_000)
+    codes = pa.array([0], pa.int32())
+    table = pa.table({f"c{at}": pa.DictionaryArray.from_arrays(codes, words) for at in range(3)})
+    data = memoryview(stored(table, "zstd"))
+    with pytest.raises(UnpackedTooLargeError, match=r"its dictionaries take 0\.1 GB"):
+        UnpackLimit(data, 100 << 20)
+    UnpackLimit(data, 130 << 20).check_batch(0)
+
+
+def test_a_batch_as_large_as_may_be_is_taken(tmp_path):
+    path = tmp_path / "index.feather"
+    path.write_bytes(lying(stored(cells(), "zstd"), LIMIT_BYTES + 1))
+    with pytest.raises(ConfigError, match="record batch 0"):
+        list(IndexFile(path).batches())
+    path.write_bytes(stored(cells(), "zstd"))
+    assert sum(len(batch) for batch in IndexFile(path).batches()) == N_ROWS
+
+
+FILE = stored(cells(200), "lz4", chunksize=64)
+
+
+@settings(max_examples=examples(400))
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, len(FILE) - 1) | st.integers(len(FILE) - 2500, len(FILE) - 1), st.integers(0, 255)),
+        min_size=1,
+        max_size=4,
+    ),
+    cut=st.none() | st.integers(0, len(FILE)),
+)
+def test_no_damage_leads_outside(changes, cut):
+    data = bytearray(FILE)
+    for at, value in changes:
+        data[at] = value
+    try:
+        limit = UnpackLimit(memoryview(data)[:cut])
+        limit.check_whole()
+    except pa.ArrowInvalid:
+        pass
