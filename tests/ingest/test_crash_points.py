@@ -38,12 +38,9 @@ def played(scene, store):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def an_own_cache_and_no_plots(tmp_path_factory):
+def an_own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        # A plot takes ten times what all else does; these differ as plots would.
-        patch.setattr("ingest.hvg.plot.draw_hvgs", lambda found, *_, **__: str(len(found.choice.genes)).encode())
-        patch.setattr("ingest.qc.plot.draw_qc", lambda _request, _found, document: repr(document["rules"]).encode())
         yield
 
 

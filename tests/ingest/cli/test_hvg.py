@@ -62,6 +62,7 @@ def record(dest: Path) -> dict:
     return json.loads((dest / "hvg_info.json").read_text())
 
 
+@pytest.mark.plots
 def test_a_table_a_record_and_a_plot(hvg: Run, dest: Path):
     code, out, err = hvg("--n-hvgs", 40)
     assert code == 0, err
@@ -78,6 +79,7 @@ def test_a_table_a_record_and_a_plot(hvg: Run, dest: Path):
     assert found["hvg_names"] == chunk.var_names[found["hvg_indices"]].tolist()
 
 
+@pytest.mark.plots
 @pytest.mark.parametrize("flavour", ["seurat", "cell_ranger", "seurat_v3"])
 def test_every_flavour_from_the_command_line(hvg: Run, dest: Path, flavour: str):
     code, out, err = hvg("--flavor", flavour, "--n-hvgs", 30, "--batch-key", "cell_type", "--json")
@@ -145,6 +147,7 @@ def test_a_record_that_is_none_of_ours_is_not_overwritten(hvg: Run, dest: Path, 
     assert hvg("--n-hvgs", 40, "--force")[0] == 0
 
 
+@pytest.mark.plots
 def test_a_lost_plot_is_drawn_again(hvg: Run, dest: Path):
     hvg("--n-hvgs", 40)
     before = record(dest)

@@ -226,6 +226,7 @@ def test_no_column_tells_controls(index, tmp_path):
         judged(opened, tmp_path / "out", subset_to_control_cells=True)
 
 
+@pytest.mark.plots
 def test_no_mitochondrial_gene(index, finished, tmp_path):
     opened = DamageableDataset(finished).open()
     wanted = opened.genes.ids[20:40]
