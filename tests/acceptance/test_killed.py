@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-CHUNKS = ("-n", 3_000, "-c", 5)
-"""600 chunks: enough that twenty kills, each after some few or within half a second, come before the end."""
+CHUNKS = ("-n", 1_500, "-c", 5)
+MANY_CHUNKS = ("-n", 3_000, "-c", 5)
+"""600: enough that twenty kills, each after some few or within half a second, come before the end."""
 
 
 def receipts(dest: Path) -> set[int]:
@@ -49,20 +50,24 @@ def uninterrupted(census_index: Path, ingest: Callable[..., object], tmp_path_fa
 
 
 @pytest.mark.parametrize(
-    ("pool", "moments"),
-    [("serial", 8), *(pytest.param(pool, 20, marks=pytest.mark.long) for pool in ("serial", "ray"))],
+    ("pool", "moments", "chunks"),
+    [
+        ("serial", 8, CHUNKS),
+        *(pytest.param(pool, 20, MANY_CHUNKS, marks=pytest.mark.long) for pool in ("serial", "ray")),
+    ],
 )
 def test_the_driver_is_killed_at_many_moments(
     pool: str,
     moments: int,
+    chunks: tuple[object, ...],
     census_index: Path,
-    uninterrupted: Path,
     environment: dict[str, str],
     ingest: Callable[..., object],
     tmp_path: Path,
 ):
-    dest = tmp_path / "dataset"
-    command = ["run", dest, "--index", census_index, *CHUNKS, "--pool", pool]
+    dest, uninterrupted = tmp_path / "dataset", tmp_path / "uninterrupted"
+    ingest("run", uninterrupted, "--index", census_index, *chunks, "--pool", "serial")
+    command = ["run", dest, "--index", census_index, *chunks, "--pool", pool]
     draw = random.Random(20)  # noqa: S311  # seeded moments, no secrets
     killed = 0
     while killed < moments:
