@@ -11,6 +11,7 @@ import click
 
 from ingest.cli.log_lines import log_run, summarize
 from ingest.cli.meter import Meter
+from ingest.cli.pools import announce_pool, on_cluster, pool_for, resource_amounts, resource_option
 from ingest.cli.progress import CountDisplay, RunDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text, duration_text
@@ -261,6 +262,7 @@ def _spans(chunks: Sequence[int]) -> str:
 )
 @click.option("--deep", is_flag=True, help="Verify deeply first.")
 @click.option("-d", "--workers", type=int, metavar="N")
+@resource_option
 @click.option("--memory", type=ByteSize(), default=DEFAULT_MEMORY_BYTES, show_default="1.5G", metavar="SIZE")
 @click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
 def repair(
@@ -271,6 +273,7 @@ def repair(
     chunks: tuple[int, ...],
     deep: bool,
     workers: int | None,
+    resource: tuple[str, ...],
     memory: int,
     pool: Any,
 ) -> int:
@@ -279,13 +282,18 @@ def repair(
     What is replaced was examined and found wrong, and is replaced only while it is still that. A chunk made again
     must have the content that its receipt records.
     """
-    from ingest.cli.pools import announce_pool, on_cluster, pool_for
     from ingest.interrupt import Interrupt
     from ingest.repairing import chunks_to_repair, repair_dataset
     from ingest.run_events import Observed
 
+    away = on_cluster(pool)
     settings = WorkSettings(
-        workers=workers, memory_bytes=memory, endpoint_url=endpoint_url, pool=pool, on_cluster=on_cluster(pool)
+        workers=workers,
+        resources=resource_amounts(resource, away=away),
+        memory_bytes=memory,
+        endpoint_url=endpoint_url,
+        pool=pool,
+        on_cluster=away,
     )
     with _opened(dest, endpoint_url) as opened:
         verified = None if chunks else run_verification(opened, deep=deep, source=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.pools import on_cluster
+from ingest.cli.pools import on_cluster, resource_amounts, resource_option
 from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text
@@ -70,6 +70,7 @@ class _Target(click.ParamType[Any]):
 @click.option("--force", is_flag=True, help="Replace results that are there.")
 @click.option("--allow-incomplete", is_flag=True, help="Take the chunks that are there.")
 @click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs unless said.")
+@resource_option
 @click.option(
     "--memory",
     type=ByteSize(),
@@ -124,13 +125,15 @@ def hvg(**options: Any) -> int:
 
 
 def _settings(options: dict[str, Any]) -> WorkSettings:
+    away = on_cluster(options["pool"])
     return WorkSettings(
         workers=options["workers"],
         cpus=1,
+        resources=resource_amounts(options["resource"], away=away),
         memory_bytes=options["memory"],
         endpoint_url=options["endpoint_url"],
         pool=options["pool"],
-        on_cluster=on_cluster(options["pool"]),
+        on_cluster=away,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.pools import on_cluster
+from ingest.cli.pools import on_cluster, resource_amounts, resource_option
 from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.style import Command
 from ingest.cli.words import bytes_text, count_text, duration_text
@@ -62,6 +62,7 @@ _SAID = 5
 @click.option("--allow-incomplete", is_flag=True, help="Take the chunks that are there.")
 @click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs unless said.")
 @click.option("--cpus", type=click.IntRange(1), metavar="N", help="CPUs of one worker; its share of this machine.")
+@resource_option
 @click.option(
     "--pool",
     type=click.Choice(["ray", "threads", "processes", "serial"]),
@@ -83,6 +84,7 @@ def memmap(**options: Any) -> int:
     from ingest.load.memmap.convert.survey import draft_plan
 
     check_path(options["output"])
+    resources = resource_amounts(options["resource"], away=on_cluster(options["pool"]))
     read = _read_options(options)
     with CountDisplay("Sources", len(options["sources"]), "sources") as looking:
         plan = draft_plan(
@@ -96,7 +98,7 @@ def memmap(**options: Any) -> int:
     say_plan(plan, options["output"])
     if options["dry_run"]:
         return _dry_run(plan, options)
-    made = find_finished(options["output"], plan) or _convert(plan, read, options)
+    made = find_finished(options["output"], plan) or _convert(plan, read, options, resources)
     return _say_end(made, options)
 
 
@@ -111,13 +113,15 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
     return ReadOptions(options["use_x"], options["allow_incomplete"], options["endpoint_url"], threads)
 
 
-def _convert(plan: ConversionPlan, read: ReadOptions, options: dict[str, Any]) -> Converted:
+def _convert(
+    plan: ConversionPlan, read: ReadOptions, options: dict[str, Any], resources: dict[str, float]
+) -> Converted:
     from ingest.cli.pools import pool_for
     from ingest.interrupt import Interrupt
     from ingest.load.memmap.convert.api import local_pool
     from ingest.load.memmap.convert.run import run_conversion
 
-    settings = WorkSettings(workers=options["workers"], cpus=read.threads, pool="ray")
+    settings = WorkSettings(workers=options["workers"], cpus=read.threads, resources=resources, pool="ray")
     kind = options["pool"]
     with (
         warnings.catch_warnings(record=True) as said,

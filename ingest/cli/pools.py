@@ -6,6 +6,8 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 from ingest.cli.meter import Meter
 from ingest.cli.progress import notice
 from ingest.cli.words import count_text
@@ -20,7 +22,15 @@ if TYPE_CHECKING:
     from ingest.running import OpenPool
     from ingest.settings import WorkSettings
 
-__all__ = ["announce_pool", "on_cluster", "pool_for", "resource_amounts", "shared_cluster"]
+__all__ = ["announce_pool", "on_cluster", "pool_for", "resource_amounts", "resource_option", "shared_cluster"]
+
+resource_option = click.option(
+    "--resource",
+    multiple=True,
+    metavar="NAME=AMOUNT",
+    help="Of a cluster's nodes, taken by each worker: spot=0.01 keeps to the nodes that have it; repeatable.",
+)
+"""Of every command that starts workers; `resource_amounts` reads it."""
 
 _ASKED_FOR_OTHERWISE = {"CPU": "--cpus", "memory": "--memory"}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.cli.pools import on_cluster
+from ingest.cli.pools import on_cluster, resource_amounts, resource_option
 from ingest.cli.progress import CountDisplay, note, notice
 from ingest.cli.style import Command
 from ingest.cli.words import bytes_text, count_text
@@ -90,6 +90,7 @@ _RULES = (
 @click.option("--force", is_flag=True, help="Replace results that are there.")
 @click.option("--allow-incomplete", is_flag=True, help="Take the chunks that are there.")
 @click.option("-d", "--workers", type=int, metavar="N", help="Workers; all CPUs unless said.")
+@resource_option
 @click.option("--scratch", type=click.Path(file_okay=False), metavar="DIR", help="For 24 bytes a cell.")
 @click.option("--pool", type=click.Choice(["ray", "serial"]), default="ray", show_default=True)
 @click.option("--endpoint-url", metavar="URL", help="Of an S3 or GCS look-alike.")
@@ -126,13 +127,15 @@ def qc(**options: Any) -> int:
 def _settings(options: dict[str, Any]) -> WorkSettings:
     from pathlib import Path
 
+    away = on_cluster(options["pool"])
     return WorkSettings(
         workers=options["workers"],
         cpus=1,
+        resources=resource_amounts(options["resource"], away=away),
         scratch=None if options["scratch"] is None else Path(options["scratch"]),
         endpoint_url=options["endpoint_url"],
         pool=options["pool"],
-        on_cluster=on_cluster(options["pool"]),
+        on_cluster=away,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.bandwidth import Line
-from ingest.cli.pools import on_cluster, resource_amounts
+from ingest.cli.pools import on_cluster, resource_amounts, resource_option
 from ingest.cli.progress import notice
 from ingest.cli.style import CONFIG_RULES, ByteSize, Command, MegabytesPerSecond, config_option
 from ingest.cli.words import count_text, short_source
@@ -87,12 +87,7 @@ _ONLY_WITH_INDEX = (
     metavar="N",
     help="CPUs of one worker; its share of this machine, one on a cluster.",
 )
-@click.option(
-    "--resource",
-    multiple=True,
-    metavar="NAME=AMOUNT",
-    help="Of a cluster's nodes, taken by each worker: spot=0.01 keeps to the nodes that have it; repeatable.",
-)
+@resource_option
 @click.option("--gene-filter", metavar="ID,ID|@FILE|@URL", help="Exactly these genes, in this order.")
 @click.option(
     "--genes",

@@ -15,7 +15,7 @@ from ingest.cli.pools import on_cluster, pool_for, resource_amounts
 from ingest.cli.run import run as run_command
 from ingest.errors import ConfigError
 from ingest.settings import WorkSettings
-from ingest.testing.datasets import write_h5ad_index, write_sources
+from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,11 +99,46 @@ def test_a_line_is_shared_on_a_cluster_by_so_many_as_are_said(run, tmp_path, ind
     assert run(*command)[0] == 0, "this machine's number of workers is known"
 
 
-def test_resources_without_a_cluster_are_refused(run, tmp_path, monkeypatch):
+@pytest.fixture
+def finished(index, tmp_path):
+    make_dataset(str(tmp_path / "dest"), index)
+    return tmp_path / "dest"
+
+
+WHO_HAS_WORKERS = pytest.mark.parametrize(
+    ("command", "more"),
+    [("run", ()), ("repair", ("--chunk", 0)), ("hvg", ()), ("qc", ()), ("memmap", ("-o", "archive"))],
+)
+
+
+@WHO_HAS_WORKERS
+def test_resources_without_a_cluster_are_refused(run, finished, monkeypatch, command, more):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    code, _, err = run("run", tmp_path / "d", "--resource", "spot=1")
+    before = sorted(finished.rglob("*"))
+    code, _, err = run(command, finished, *more, "--resource", "spot=1")
     assert code == 2
+    assert sorted(finished.rglob("*")) == before
     assert err.splitlines()[0] == "error: --resource spot=1: only nodes of a cluster have resources of their own"
+
+
+@WHO_HAS_WORKERS
+def test_every_worker_asks_for_the_resource(run, finished, index, tmp_path, monkeypatch, command, more):
+    """As far as to Ray's pool, which is not opened: there is no cluster."""
+    asked = {}
+
+    def pool(_factory, _size, **options):
+        asked.update(options["resources"])
+        raise ConfigError("as far as here", kind="opened")
+
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr("actors.pool.RayPool", pool)
+    monkeypatch.setattr("actors.cluster.connect", lambda **_: nullcontext())
+    monkeypatch.chdir(tmp_path)
+    (finished / "chunks" / "chunk_000000.h5ad").unlink()
+    where = {"run": (tmp_path / "other", "--index", index)}.get(command, (finished,))
+    code, _, err = run(command, *where, *more, "--resource", "spot=0.01", "-d", 2)
+    assert (code, err.splitlines()[-1]) == (2, "error: as far as here")
+    assert asked == {"spot": 0.01}
 
 
 @pytest.mark.parametrize(("workers", "most", "at_once"), [(None, 200, False), (3, 3, True)])
