@@ -9,7 +9,6 @@ import anndata
 import numpy as np
 import pytest
 
-from ingest.cli.main import main
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 
 if TYPE_CHECKING:
@@ -20,20 +19,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `convert` in a folder with ``cells.h5ad``: 60 cells x 30 genes, CSR."""
     monkeypatch.chdir(tmp_path)
     write_h5ad_variant(
         tmp_path / "cells.h5ad", sample_counts(60, 30), obs=sample_obs(60), var_ids=[f"G{n}" for n in range(30)]
     )
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["convert", *(str(argument) for argument in arguments)])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+    return lambda *arguments: run("convert", *arguments)
 
 
 def test_csc_and_back(run: Run, tmp_path: Path):

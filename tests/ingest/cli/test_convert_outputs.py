@@ -10,22 +10,14 @@ import numpy as np
 import pytest
 
 from ingest.cli.convert import csc
-from ingest.cli.main import main
 from ingest.testing.screens import write_screen
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_screen(tmp_path / "screen.h5ad")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["convert", *map(str, arguments)])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+    return lambda *arguments: run("convert", *arguments)
 
 
 COMMANDS = {

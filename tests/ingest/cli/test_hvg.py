@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import anndata
 import pytest
 
-from ingest.cli.main import main
 from ingest.hvg import plot
 from ingest.settings import DataSettings
 from ingest.store.local import LocalStore
@@ -40,17 +39,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dest(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, tmp_path / "dest")
     return tmp_path / "dest"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 @pytest.fixture

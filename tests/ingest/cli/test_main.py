@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ingest import __version__
-from ingest.cli.main import cli, main
+from ingest.cli.main import cli
 from ingest.cli.style import ByteSize
 from ingest.errors import ConfigError
 from ingest.gene_ids import gene_ids
@@ -32,17 +32,6 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 ALL = dict(commands(cli))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 @pytest.fixture

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import boto3
 import click
 import pytest
 
-from ingest.cli.main import main
 from ingest.cli.pools import on_cluster, pool_for, resource_amounts
 from ingest.cli.run import run as run_command
 from ingest.errors import ConfigError
 from ingest.settings import WorkSettings
 from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 
 from ingest.cli import judged
 from ingest.cli.config_file import read_settings, without_comments
-from ingest.cli.main import main
 from ingest.errors import ConfigError
 from ingest.testing.census import CensusSpec, build_census
 from ingest.testing.damage import DamageableDataset, flip_bit
@@ -56,16 +55,9 @@ def census(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("CELL_INGEST_POOL", "serial")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+    return run
 
 
 def wanted(index: Path) -> anndata.AnnData:

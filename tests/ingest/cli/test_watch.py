@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ingest.cli.main import main
 from ingest.cli.watch import _screen
 from ingest.settings import DataSettings
 from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
     Run = Callable[..., tuple[int, str, str]]
 
 CHUNKS = DataSettings(cells_per_chunk=10)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 @pytest.fixture
