@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.pools import on_cluster, resource_amounts, resource_option
-from ingest.cli.progress import CountDisplay, note, notice
+from ingest.cli.progress import note, notice
 from ingest.cli.style import ByteSize, Command
 from ingest.cli.words import bytes_text, count_text
 from ingest.settings import DEFAULT_MEMORY_BYTES, WorkSettings
 
 if TYPE_CHECKING:
-    from ingest.folding import FoldObserver
     from ingest.hvg.find import Found, HvgData
     from ingest.hvg.parameters import HvgParameters
-    from ingest.pool import Failure
     from ingest.store.base import Store
 
 __all__ = ["hvg"]
@@ -157,10 +155,9 @@ def _find_and_write(
 
 
 def _find(data: HvgData, parameters: HvgParameters, settings: WorkSettings) -> Found:
-    from ingest.cli.pools import announce_pool, pool_for, shared_cluster
+    from ingest.cli.passes import open_passes
     from ingest.folding import planned_workers
     from ingest.hvg.find import check_request, find_hvgs
-    from ingest.interrupt import Interrupt
 
     request = check_request(data, parameters, memory_bytes=settings.memory_bytes)
     size = bytes_text(sum(chunk.size for chunk in data.chunks))
@@ -171,27 +168,8 @@ def _find(data: HvgData, parameters: HvgParameters, settings: WorkSettings) -> F
         f"{count_text(len(data.chunks), 'chunk')} of {size}{twice}",
     )
     workers = planned_workers(data.chunks, settings, request.state_bytes)
-    announce_pool(settings, workers)
-    with ExitStack() as shown, Interrupt() as interrupt, shared_cluster(settings, workers):
-
-        def show(word: str) -> FoldObserver:
-            shown.close()  # the pass before
-            return shown.enter_context(_Display(word, data.n_cells))
-
-        return find_hvgs(request, settings, pool_for(settings), show, stop_requested=lambda: interrupt.requested)
-
-
-class _Display(CountDisplay):
-    """One pass, as its observer."""
-
-    def __init__(self, word: str, n_cells: int) -> None:
-        super().__init__(word, n_cells, "cells")
-
-    def troubled(self, failure: Failure, retried: int) -> None:
-        """Say what is done again; what ends the work is said by its error."""
-        if retried:
-            what = f"{len(failure.chunks)} chunks" if len(failure.chunks) > 1 else f"chunk {failure.chunks[0]}"
-            note(f"{what} trying again: {failure.message}")
+    with open_passes(settings, workers, data.n_cells) as passes:
+        return find_hvgs(request, settings, passes.open_pool, passes.show, stop_requested=passes.stop_requested)
 
 
 def _say(output: Store, document: dict[str, Any], *, as_json: bool, cached: bool) -> None:

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ingest.cli.pools import on_cluster, resource_amounts, resource_option
-from ingest.cli.progress import CountDisplay, note, notice
+from ingest.cli.progress import note, notice
 from ingest.cli.style import Command
 from ingest.cli.words import bytes_text, count_text
 from ingest.settings import WorkSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from ingest.folding import FoldObserver
     from ingest.hvg.find import HvgData
-    from ingest.pool import Failure
     from ingest.qc.find import QcFound, QcRequest
     from ingest.qc.output import Kept
     from ingest.qc.parameters import QcRules
@@ -170,9 +167,8 @@ def judge_dataset(
 
 
 def _find(request: QcRequest, scratch: Path, settings: WorkSettings) -> QcFound:
-    from ingest.cli.pools import announce_pool, pool_for, shared_cluster
+    from ingest.cli.passes import open_passes
     from ingest.folding import planned_workers
-    from ingest.interrupt import Interrupt
     from ingest.qc.find import find_qc
 
     data, mito = request.data, int(request.mito.sum())
@@ -185,15 +181,8 @@ def _find(request: QcRequest, scratch: Path, settings: WorkSettings) -> QcFound:
     for annotation in request.annotations:
         note(f"{'':8} leaving out where {annotation}")
     workers = planned_workers(data.chunks, settings, request.state_bytes)
-    announce_pool(settings, workers)
-    with ExitStack() as shown, Interrupt() as interrupt, shared_cluster(settings, workers):
-
-        def show(word: str) -> FoldObserver:
-            shown.close()  # the pass before
-            return shown.enter_context(_Display(word, data.n_cells))
-
-        stop: Callable[[], bool] = lambda: interrupt.requested  # noqa: E731 # shorter than a function of its own
-        return find_qc(request, scratch, settings, pool_for(settings), show, stop_requested=stop)
+    with open_passes(settings, workers, data.n_cells) as passes:
+        return find_qc(request, scratch, settings, passes.open_pool, passes.show, stop_requested=passes.stop_requested)
 
 
 def _write(
@@ -219,19 +208,6 @@ def _write(
     write_qc(output, kept, encoded, files)
     facts: dict[str, Any] = json.loads(encoded)
     return facts
-
-
-class _Display(CountDisplay):
-    """One pass, as its observer."""
-
-    def __init__(self, word: str, n_cells: int) -> None:
-        super().__init__(word, n_cells, "cells")
-
-    def troubled(self, failure: Failure, retried: int) -> None:
-        """Say what is done again; what ends the work is said by its error."""
-        if retried:
-            what = f"{len(failure.chunks)} chunks" if len(failure.chunks) > 1 else f"chunk {failure.chunks[0]}"
-            note(f"{what} trying again: {failure.message}")
 
 
 def _say(output: Store, document: dict[str, Any], *, as_json: bool, cached: bool) -> None:

@@ -31,7 +31,6 @@ from ingest.testing.datasets import (
     make_dataset,
     open_serial_pool,
     write_h5ad_index,
-    write_sources,
 )
 from ingest.verifying import verify_dataset
 from ingest.worker import ChunkWorkerFactory
@@ -42,25 +41,6 @@ if TYPE_CHECKING:
     from ingest.opened import OpenPlan
 
 WORK = WorkSettings(workers=1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("repair")
-
-
-@pytest.fixture(scope="module")
-def finished(folder) -> Path:
-    """9 chunks of 7 cells (the last 4) of two h5ad files."""
-    index = write_h5ad_index(folder / "index.feather", write_sources(folder / "sources"))
-    make_dataset(str(folder / "finished"), index)
-    return folder / "finished"
-
-
-@pytest.fixture
-def dest(finished, tmp_path) -> DamageableDataset:
-    shutil.copytree(finished, tmp_path / "dest")
-    return DamageableDataset(tmp_path / "dest")
 
 
 def repair(opened: OpenPlan, bad=None, open_pool=open_serial_pool) -> RepairReport:
@@ -283,8 +263,8 @@ def test_a_receipt_that_contradicts_the_source_is_a_conflict_and_nothing_is_repl
     assert touched(dest, before) == set()
 
 
-def test_a_changed_source_mends_nothing(folder, tmp_path):
-    shutil.copytree(folder / "sources", tmp_path / "sources")
+def test_a_changed_source_mends_nothing(tmp_path, finished):
+    shutil.copytree(finished.parent / "sources", tmp_path / "sources")
     index = write_h5ad_index(tmp_path / "index.feather", sorted((tmp_path / "sources").iterdir()))
     make_dataset(str(tmp_path / "dest"), index)
     dest = DamageableDataset(tmp_path / "dest")
@@ -309,12 +289,12 @@ def test_a_damaged_plan_and_unknown_chunks_are_refused(dest):
         assert caught.value.kind == "plan-damaged"
 
 
-def test_a_run_makes_no_chunk_from_a_damaged_index(dest, folder):
+def test_a_run_makes_no_chunk_from_a_damaged_index(dest, finished):
     dest.receipt(3).unlink()
     opened = dest.open()
     flip_bit(dest.path / opened.plan.files["index"])
     with pytest.raises(CorruptError, match="no chunk can be made"):
-        make_dataset(str(dest.path), folder / "index.feather")
+        make_dataset(str(dest.path), finished.parent / "index.feather")
     assert opened.ledger.done() == set(range(9)) - {3}
 
 
@@ -497,11 +477,11 @@ def test_how_a_repair_ends_is_its_exit_code(changes, code):
 # -- an object store -----------------------------------------------------------------------------------------------
 
 
-def test_verify_and_repair_on_s3(folder, finished, s3_server, monkeypatch):
+def test_verify_and_repair_on_s3(finished, s3_server, monkeypatch):
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     url = f"{s3_server.create_bucket('repair')}/lung"
-    made = make_dataset(url, folder / "index.feather")
+    made = make_dataset(url, finished.parent / "index.feather")
     store, plan = made.opened.store, made.opened.plan
 
     def put(key: str, data: bytes) -> None:

@@ -6,9 +6,7 @@ import itertools
 import json
 import shutil
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,29 +14,7 @@ from ingest.layout import CHUNKS, RECEIPTS
 from ingest.pool import Failure
 from ingest.status import dataset_status, spans
 from ingest.testing.damage import DamageableDataset
-from ingest.testing.datasets import SilentObserver, make_dataset, write_h5ad_index, write_sources
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("status")
-
-
-@pytest.fixture(scope="module")
-def finished(folder) -> Path:
-    """9 chunks of 7 cells, the last of 4."""
-    index = write_h5ad_index(folder / "index.feather", write_sources(folder / "sources"))
-    make_dataset(str(folder / "finished"), index)
-    return folder / "finished"
-
-
-@pytest.fixture
-def dest(finished, tmp_path) -> DamageableDataset:
-    shutil.copytree(finished, tmp_path / "dest")
-    return DamageableDataset(tmp_path / "dest")
+from ingest.testing.datasets import SilentObserver, make_dataset, write_h5ad_index
 
 
 def unmake(dest: DamageableDataset, *chunks: int) -> None:
@@ -93,8 +69,8 @@ def test_claims_of_ended_runs_and_causes_of_made_chunks_do_not_count(dest):
     assert (status.in_hand, status.quarantined, status.missing) == ((), (), (8,))
 
 
-def test_a_real_quarantine_is_told_with_its_cause(folder, tmp_path):
-    shutil.copytree(folder / "sources", tmp_path / "sources")
+def test_a_real_quarantine_is_told_with_its_cause(tmp_path, finished):
+    shutil.copytree(finished.parent / "sources", tmp_path / "sources")
     index = write_h5ad_index(tmp_path / "index.feather", sorted((tmp_path / "sources").iterdir()))
     made = make_dataset(str(tmp_path / "dest"), index)
     dest = DamageableDataset(tmp_path / "dest")

@@ -25,7 +25,7 @@ from ingest.store.local import LocalStore
 from ingest.summary_check import SUMMARY_KEYS
 from ingest.testing.census import CensusSpec, build_census
 from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
-from ingest.testing.datasets import make_dataset, write_census_index, write_h5ad_index, write_sources
+from ingest.testing.datasets import make_dataset, write_census_index, write_h5ad_index
 from ingest.validate import row_sums
 from ingest.verifying import verify_dataset
 from ingest.vocabulary import GeneRule
@@ -35,26 +35,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("verify")
-
-
-@pytest.fixture(scope="module")
-def finished(folder) -> Path:
-    """9 chunks of 7 cells (the last 4) of two h5ad files; chunk 4 has cells of both."""
-    index = write_h5ad_index(folder / "index.feather", write_sources(folder / "sources"))
-    make_dataset(str(folder / "finished"), index)
-    return folder / "finished"
-
-
-@pytest.fixture
-def dest(finished, tmp_path) -> DamageableDataset:
-    shutil.copytree(finished, tmp_path / "dest")
-    return DamageableDataset(tmp_path / "dest")
-
-
-@pytest.fixture(scope="module")
-def finished_census(folder) -> Path:
+def finished_census(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("census")
     spec = CensusSpec(n_cells=60, n_genes=30, mean_nnz_per_cell=8, n_datasets=2)
     index = write_census_index(folder / "census.feather", build_census(folder / "census", spec))
     make_dataset(str(folder / "of_census"), index, data=DataSettings(cells_per_chunk=20))
@@ -100,8 +82,8 @@ def test_a_finished_census_dataset_is_good(census_dest, how):
         DataSettings(cells_per_chunk=1, max_cells=3),
     ],
 )
-def test_other_types_and_genes_and_sizes_are_good(folder, tmp_path, data, finished):  # noqa: ARG001 # it wrote the index
-    made = make_dataset(str(tmp_path / "dest"), folder / "index.feather", data=data)
+def test_other_types_and_genes_and_sizes_are_good(tmp_path, data, finished):
+    made = make_dataset(str(tmp_path / "dest"), finished.parent / "index.feather", data=data)
     assert verify_dataset(made.reopen(), source=True).findings == ()
 
 
@@ -322,8 +304,8 @@ def test_a_file_that_is_no_chunk_is_a_finding(dest):
     assert kinds(verify_dataset(dest.open(), deep=True)) == {(2, "undecodable-chunk"), (4, "index-range")}
 
 
-def test_a_source_that_has_changed_is_no_fault_of_the_chunks(finished, folder, tmp_path):
-    shutil.copytree(folder / "sources", tmp_path / "sources")
+def test_a_source_that_has_changed_is_no_fault_of_the_chunks(finished, tmp_path):
+    shutil.copytree(finished.parent / "sources", tmp_path / "sources")
     index = write_h5ad_index(tmp_path / "index.feather", sorted((tmp_path / "sources").iterdir()))
     made = make_dataset(str(tmp_path / "dest"), index)
     (tmp_path / "sources" / "sample1.h5ad").touch()
