@@ -223,11 +223,15 @@ class SingleCellMemMapDataset(RowAccess, Changeable, Dataset[torch.Tensor]):
             A file has been removed meanwhile.
         """
         if output_path is not None:
-            raise NotImplementedError("Saving to separate path is not yet implemented.")
+            raise NotImplementedError(
+                f"{self.data_path}: save() brings it to the disk where it is; copy the folder to {output_path}"
+            )
         self._check_writable()
         for name in (FileNames.VERSION, *_IN_SPEC):
             if not (self._home / name.value).exists():
-                raise FileNotFoundError(f"This file should exist from object creation: {self._home / name.value}")
+                raise FileNotFoundError(
+                    f"{self._home / name.value} is gone, which was there when the archive was opened"
+                )
         for array in (self.data, self.row_index, self.col_index):
             array.flush()
         if self._neighbors is not None:
