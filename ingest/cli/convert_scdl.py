@@ -97,7 +97,7 @@ def _plan(given: argparse.Namespace, options: ReadOptions) -> ConversionPlan:
 
     files = h5ads_below(Path(given.data_path))
     if not files:
-        raise ConfigError(f"There a no h5ad files in {given.data_path}.", kind="no-such-source")
+        raise ConfigError(f"There are no h5ad files in {given.data_path}.", kind="no-such-source")
     plan = draft_plan(files, options, data_dtype=given.data_dtype)
     for source in plan.sources:
         if not source.facts.n_entries:

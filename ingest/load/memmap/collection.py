@@ -107,7 +107,7 @@ class SingleCellCollection:
         """
         files = sorted(Path(directory_path).rglob("*.h5ad"))
         if not files:
-            raise FileNotFoundError(f"There a no h5ad files in {directory_path}.")
+            raise FileNotFoundError(f"There are no h5ad files in {directory_path}.")
         places = [self._place(file) for file in files]
         taken = next((place for number, place in enumerate(places) if place.exists() or place in places[:number]), None)
         if taken is not None:

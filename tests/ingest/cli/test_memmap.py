@@ -300,7 +300,7 @@ def test_the_script_is_installed_by_the_name_of_bionemo_scdls():
 def test_what_the_script_refuses(convert: Run, tmp_path: Path):
     (tmp_path / "in").mkdir()
     code, out, err = convert("--data-path", "in", "--save-path", "ours")
-    assert (code, out, err) == (2, "", "error: There a no h5ad files in in.\n")
+    assert (code, out, err) == (2, "", "error: There are no h5ad files in in.\n")
     write_h5ad_variant(tmp_path / "in" / "x.h5ad", sample_counts(9, 5))
     code, _, err = convert("--data-path", "in", "--save-path", "ours")
     assert code == 1

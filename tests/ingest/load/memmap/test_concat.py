@@ -299,7 +299,7 @@ def test_what_a_collection_refuses(tmp_path, h5ads):
     assert empty.sparsity() == 0.0
     with pytest.raises(ValueError, match="no archives to flatten"):
         empty.flatten(tmp_path / "all")
-    with pytest.raises(FileNotFoundError, match="There a no h5ad files in"):
+    with pytest.raises(FileNotFoundError, match="There are no h5ad files in"):
         empty.load_h5ad_multi(tmp_path / "work")
     (h5ads / "broken.h5ad").write_bytes(b"nothing")
     with pytest.raises(RuntimeError, match=r"Error in processing file .*broken\.h5ad"):
