@@ -74,7 +74,7 @@ class IndexFile:
     def total(self) -> int:
         """Rows of the file; reads the batches' headers alone."""
         with _readable(self.path):
-            return sum(self._batch(number).num_rows for number in range(self._file.num_record_batches))
+            return self._limit.count_rows()
 
     def nothing(self) -> EmptySelectionError:
         """Explain that the file is empty."""
@@ -95,14 +95,11 @@ class IndexFile:
         schema, checked = pa.schema([self._schema.field(name) for name in names]), DictionaryCheck()
         for number in range(self._file.num_record_batches):
             with _readable(self.path):
-                batch = self._batch(number).select(names)
+                self._limit.check_batch(number)
+                batch = self._file.get_batch(number).select(names)
                 # Arrow believes lengths, offsets and codes: looked at unchecked, they end the process.
                 checked.validate(batch)
             yield pa.record_batch([self._column(batch, field) for field in schema], schema=schema)
-
-    def _batch(self, number: int) -> pa.RecordBatch:
-        self._limit.check_batch(number)
-        return self._file.get_batch(number)
 
     def _type(self, field: pa.Field) -> pa.DataType:
         if field.name in ("soma_joinid", "row"):

@@ -80,6 +80,17 @@ class UnpackLimit:
         """
         self._check(self._held_bytes + sum(map(self._batch_bytes, range(len(self._batches)))), "it takes")
 
+    def count_rows(self) -> int:
+        """Return how many rows all record batches say that they have.
+
+        Raises
+        ------
+        pyarrow.ArrowInvalid
+            As above.
+        """
+        with _sound():
+            return sum(_n_rows(self._data, block) for block in self._batches)
+
     def _batch_bytes(self, at: int) -> int:
         with _sound():
             return _unpacked_bytes(self._data, self._batches[at])
@@ -128,20 +139,28 @@ def _blocks(data: memoryview) -> tuple[list[_Block], list[_Block]]:
 
 def _unpacked_bytes(data: memoryview, block: _Block) -> int:
     """Return what the buffers of a message become; of one that is not compressed 0, for it is used in place."""
+    batch = _record_batch(data, block)
+    if batch is None or batch.table(3) is None:
+        return 0
+    return sum(_declared(data, block.body, batch.structs(2, _BUFFER)))
+
+
+def _n_rows(data: memoryview, block: _Block) -> int:
+    batch = _record_batch(data, block)
+    return 0 if batch is None else batch.int64(0)
+
+
+def _record_batch(data: memoryview, block: _Block) -> _Table | None:
+    """Return the description of a record batch, or of the one in which a dictionary lies; None of other messages."""
     if not 0 <= block.metadata < block.body <= len(data):
         raise pa.ArrowInvalid("a part of it lies outside of it")
     described = data[block.metadata : block.body]
     [continuation] = struct.unpack_from("<I", described)
     message = _Table.at_start(described[8 if continuation == 0xFFFFFFFF else 4 :])
-    kind, batch = message.byte(1), message.table(2)
-    if batch is not None and kind == _DICTIONARY_BATCH:
-        batch = batch.table(1)
-    elif kind != _RECORD_BATCH:
-        batch = None
-    if batch is None or batch.table(3) is None:
-        return 0
-    buffers = batch.structs(2, _BUFFER)
-    return sum(_declared(data, block.body, buffers))
+    kind, header = message.byte(1), message.table(2)
+    if header is not None and kind == _DICTIONARY_BATCH:
+        return header.table(1)
+    return header if kind == _RECORD_BATCH else None
 
 
 def _declared(data: memoryview, body: int, buffers: np.ndarray[tuple[int], np.dtype[np.void]]) -> Iterator[int]:
@@ -176,6 +195,10 @@ class _Table:
     def byte(self, slot: int) -> int:
         at = self._field(slot)
         return 0 if at is None else self._data[at]
+
+    def int64(self, slot: int) -> int:
+        at = self._field(slot)
+        return 0 if at is None else int(struct.unpack_from("<q", self._data, at)[0])
 
     def table(self, slot: int) -> _Table | None:
         at = self._field(slot)

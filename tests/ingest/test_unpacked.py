@@ -89,6 +89,15 @@ def test_what_is_not_compressed_takes_nothing():
     UnpackLimit(memoryview(stored(cells(), "uncompressed")), 0).check_whole()
 
 
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4"])
+@pytest.mark.parametrize("n_rows", [0, 1, N_ROWS])
+def test_rows_are_counted_without_reading_them(compression, n_rows, tmp_path):
+    path = tmp_path / "index.feather"
+    path.write_bytes(stored(cells(n_rows).select(["row", "name"]), compression, chunksize=1000))
+    assert UnpackLimit(memoryview(path.read_bytes())).count_rows() == n_rows
+    assert StoredIndex(path).total == n_rows
+
+
 def lying(data, n_bytes):
     """Let the first buffer of a file say that it becomes so many bytes."""
     reader = pa.ipc.open_file(data)
