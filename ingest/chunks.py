@@ -17,6 +17,7 @@ from ingest.encode.decode import decode_chunk
 from ingest.errors import AlreadyExistsError, ConflictError, CorruptError, SourceError
 from ingest.ledger.receipts import ChunkReceipt, Receipt
 from ingest.normalize import normalize_counts
+from ingest.promise import broken_promises
 from ingest.validate import check_rows
 
 if TYPE_CHECKING:
@@ -220,28 +221,18 @@ def _check_promise(
     """Compare with what the Census itself says of each cell, where all its genes are kept."""
     if not whole.any():
         return
-    whole = whole[codes]
-    for name, found in (("nnz", n_genes), ("raw_sum", sums)):
-        if name not in obs.column_names:
-            continue
-        kind = obs[name].type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            continue  # a column of the user's own, by the same name
-        promised = obs[name].to_numpy()
-        # Fractions do not add up to the same float in every order; whole numbers do.
-        same = np.isclose(promised, found) if opened.plan.identity.allow_noninteger else promised == found
-        wrong = np.flatnonzero(whole & ~np.isnan(promised) & ~same)
-        if len(wrong):
-            at = int(wrong[0])
-            source = opened.plan.identity.sources[codes[at]]
-            raise SourceError(
-                f"{source}: cell {coordinates[at]} has {name} {found[at]:.15g} in X and {promised[at]:.15g} in obs"
-                f" ({len(wrong):,} such cells in chunk {chunk})",
-                kind="source-disagrees",
-                hint="index again; if it stays, the source contradicts itself",
-                source=source,
-                chunk=chunk,
-            )
+    found = {"nnz": n_genes, "raw_sum": sums}
+    for broken in broken_promises(obs, found, whole[codes], fractional=opened.plan.identity.allow_noninteger):
+        at = int(broken.wrong[0])
+        source = opened.plan.identity.sources[codes[at]]
+        raise SourceError(
+            f"{source}: cell {coordinates[at]} has {broken.name} {broken.found[at]:.15g} in X and "
+            f"{broken.promised[at]:.15g} in obs ({len(broken.wrong):,} such cells in chunk {chunk})",
+            kind="source-disagrees",
+            hint="index again; if it stays, the source contradicts itself",
+            source=source,
+            chunk=chunk,
+        )
 
 
 def commit_chunk(opened: OpenPlan, made: MadeChunk, *, attempt: str) -> Committed:

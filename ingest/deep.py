@@ -16,6 +16,7 @@ from ingest.errors import IngestError
 from ingest.findings import Finding
 from ingest.naming import cell_names
 from ingest.normalize import totals_of
+from ingest.promise import broken_promises
 from ingest.validate import check_counts
 
 if TYPE_CHECKING:
@@ -132,18 +133,15 @@ class DeepCheck:
 
     def _promise(self, entry: ChunkReceipt, rows: ChunkRows, sums: Array, n_genes: Array) -> Iterator[Finding]:
         """Compare with what the Census says of each cell, where all its genes are kept."""
-        obs, whole = rows.obs, self._whole[rows.codes]
-        counted = self._opened.plan.identity.normalize is None  # else sums are no longer those of counts
-        for name, found in ((("raw_sum", sums),) if counted else ()) + (("nnz", n_genes),):
-            if name not in obs.column_names or obs[name].null_count:
-                continue
-            promised = obs[name].to_numpy()
-            wrong = np.flatnonzero(whole & (promised != found))
-            if len(wrong):
-                at = int(wrong[0])
-                cell = rows.coordinates[at]
-                said = f"has {name} {found[at]:g} for cell {cell}, the index {promised[at]:g} ({len(wrong):,} such)"
-                yield _finding(entry, f"index-{name.replace('_', '-')}", said)
+        identity = self._opened.plan.identity
+        # Of normalised chunks sums are no longer those of counts.
+        found = {"nnz": n_genes} if identity.normalize is not None else {"raw_sum": sums, "nnz": n_genes}
+        whole = self._whole[rows.codes]
+        for broken in broken_promises(rows.obs, found, whole, fractional=identity.allow_noninteger):
+            at = int(broken.wrong[0])
+            said = f"has {broken.name} {broken.found[at]:g} for cell {rows.coordinates[at]}, the index"
+            said = f"{said} {broken.promised[at]:g} ({len(broken.wrong):,} such)"
+            yield _finding(entry, f"index-{broken.name.replace('_', '-')}", said)
 
 
 def _normalisation(entry: ChunkReceipt, counts: Counts, target: float) -> Iterator[Finding]:

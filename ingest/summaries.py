@@ -94,7 +94,7 @@ class OffsetTable:
         self._offsets, self._sizes = array("q"), array("q")
 
     def add(self, chunk: ChunkReceipt) -> None:
-        """Take the offsets of the next chunk."""
+        """Take the offsets of a chunk, which has not been taken before."""
         for part in chunk.offsets:
             self._chunks.append(chunk.chunk)
             self._datasets.append(sys.intern(part.dataset))
@@ -104,7 +104,7 @@ class OffsetTable:
             self._sizes.extend(part.sizes)
 
     def table(self) -> pa.Table:
-        """Return one row an HDF5 chunk."""
+        """Return one row an HDF5 chunk, in the order of the files, whatever order they were taken in."""
         lengths = np.array(self._lengths, np.int64)
         which = pa.array(np.repeat(np.arange(len(lengths)), lengths))
         firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -116,7 +116,11 @@ class OffsetTable:
             "offset": pa.array(np.array(self._offsets, np.int64)),
             "size": pa.array(np.array(self._sizes, np.int64)),
         }
-        return pa.table(columns)
+        table = pa.table(columns)
+        files = np.array(self._chunks, np.int32)
+        if np.all(files[1:] >= files[:-1]):
+            return table
+        return table.take(pa.array(np.argsort(np.repeat(files, lengths), kind="stable")))
 
 
 def dataset_digest(chunks: Sequence[ChunkReceipt]) -> str:

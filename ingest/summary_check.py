@@ -34,6 +34,7 @@ from ingest.plan_index import READ_AHEAD_BYTES, open_arrow
 from ingest.scratch import Scratch
 from ingest.store.body import holds, open_body
 from ingest.summaries import OffsetTable, summaries
+from ingest.unpacked import UnpackLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,14 +62,14 @@ _UNREADABLE = (pa.ArrowException, zipfile.BadZipFile, zlib.error)
 
 
 def summary_findings(
-    opened: OpenPlan, chunks: Sequence[ChunkReceipt], *, scratch: Path | None = None
+    opened: OpenPlan, chunks: Sequence[ChunkReceipt], offsets: OffsetTable, *, scratch: Path | None = None
 ) -> Iterator[Finding]:
     """Yield each summary that is there and says something else than plan and receipts.
 
     Parameters
     ----------
     chunks
-        Of a complete dataset, in order, each found good.
+        Of a complete dataset, in order, each found good; their offsets may stand in `offsets` alone.
     scratch
         Where the table of all cells is made again; the system's temporary folder when None.
 
@@ -77,9 +78,6 @@ def summary_findings(
     CorruptError
         The plan's index is damaged.
     """
-    offsets = OffsetTable()
-    for chunk in chunks:
-        offsets.add(chunk)
     folder = Scratch(scratch)
     try:
         with folder.guarded():
@@ -164,6 +162,7 @@ def _same_json(wanted: bytes, found: bytes) -> bool:
 
 
 def _same_table(wanted: bytes, found: bytes) -> bool:
+    UnpackLimit(memoryview(found)).check_whole()
     one, other = (pa.ipc.open_file(pa.BufferReader(data)).read_all() for data in (wanted, found))
     other.validate(full=True)  # Arrow believes what a file says of itself
     return one.column_names == other.column_names and all(

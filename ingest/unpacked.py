@@ -26,6 +26,9 @@ SMALLER_BATCHES = "write it again in smaller batches: pyarrow.feather.write_feat
 """What whoever has such a file can do."""
 
 _MAGIC = b"ARROW1"
+_OLD_WAY = b"ARROW:experimental_compression"
+"""How Arrow 0.17 said in a message's metadata that buffers are compressed, which readers still take."""
+
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # of the union MessageHeader
 _BLOCK = np.dtype([("offset", "<i8"), ("metadata", "<i4"), ("padding", "<i4"), ("body", "<i8")])
 _BUFFER = np.dtype([("offset", "<i8"), ("length", "<i8")])
@@ -140,7 +143,7 @@ def _blocks(data: memoryview) -> tuple[list[_Block], list[_Block]]:
 def _unpacked_bytes(data: memoryview, block: _Block) -> int:
     """Return what the buffers of a message become; of one that is not compressed 0, for it is used in place."""
     batch = _record_batch(data, block)
-    if batch is None or batch.table(3) is None:
+    if batch is None or (batch.table(3) is None and _OLD_WAY not in bytes(data[block.metadata : block.body])):
         return 0
     return sum(_declared(data, block.body, batch.structs(2, _BUFFER)))
 

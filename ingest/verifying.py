@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,7 @@ from ingest.preparing import scratch_of
 from ingest.rereading import compare_with_sources
 from ingest.settings import WorkSettings
 from ingest.store.body import object_sha256
+from ingest.summaries import OffsetTable
 from ingest.summary_check import SUMMARY_KEYS, summary_findings
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ class _Verifier:
         self._named: dict[int, str] = {}
         """Chunk -> content digest that the first receipt for it records; empty when unreadable."""
         self._good: dict[int, str] = {}
-        self._entries: list[ChunkReceipt] = []
-        """Kept for the summaries of a finished dataset alone."""
+        self._entries: dict[int, ChunkReceipt] = {}
+        """Good ones, without their offsets; kept for the summaries of a finished dataset alone."""
+        self._offsets = OffsetTable()
         self._cells = self._bytes = 0
         self._strays: tuple[str, ...] = ()
         self._rows = plan_rows(opened)
@@ -207,8 +209,9 @@ class _Verifier:
         self._bytes += job.entry.size
         if not found:
             self._good[job.chunk] = job.entry.content
-            if self._finished:
-                self._entries.append(job.entry)
+            if self._finished and job.chunk not in self._entries:
+                self._entries[job.chunk] = replace(job.entry, offsets=())
+                self._offsets.add(job.entry)
 
     # -- sources and summaries -------------------------------------------------------------------------------------
 
@@ -227,10 +230,9 @@ class _Verifier:
             self._found.append(Finding("receipt-missing", said, chunk))
         for key in self._missing_summaries():
             self._found.append(Finding("summary-missing", f"{key} is gone", key=key))
-        unique = {entry.chunk: entry for entry in self._entries}
-        if len(unique) == self._plan.n_chunks and self._index_is_sound:
-            entries = [unique[chunk] for chunk in sorted(unique)]
-            self._found += summary_findings(self._opened, entries, scratch=scratch)
+        if len(self._entries) == self._plan.n_chunks and self._index_is_sound:
+            entries = [self._entries[chunk] for chunk in sorted(self._entries)]
+            self._found += summary_findings(self._opened, entries, self._offsets, scratch=scratch)
 
     def _missing(self) -> tuple[int, ...]:
         return tuple(chunk for chunk in range(self._plan.n_chunks) if chunk not in self._named)

@@ -135,6 +135,22 @@ def test_a_mapped_table_and_a_survey_are_too(bomb):
         surveys_from_bytes(bomb.read_bytes(), key="survey.feather")
 
 
+def test_compressed_in_the_way_of_2020_counts_too():
+    """As Arrow 0.17 wrote it: what says so stands in a message's metadata, and readers still take it."""
+    n_bytes = 4 << 20
+    packed = struct.pack("<q", n_bytes) + pa.compress(bytes(n_bytes), codec="lz4", asbytes=True)
+    column = pa.Array.from_buffers(pa.int8(), len(packed), [None, pa.py_buffer(packed)])
+    batch, sink = pa.record_batch([column], names=["row"]), io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4)
+    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch, custom_metadata={"ARROW:experimental_compression": "lz4"})
+    read = pa.ipc.open_file(sink.getvalue()).get_batch(0)
+    assert read.column(0).buffers()[1].size == n_bytes
+    with pytest.raises(UnpackedTooLargeError):
+        UnpackLimit(memoryview(sink.getvalue()), n_bytes - 1).check_batch(0)
+    UnpackLimit(memoryview(sink.getvalue()), n_bytes).check_batch(0)
+
+
 def test_dictionaries_count_together():
     words = pa.array(["x" * 1000] * 40_000)
     codes = pa.array([0], pa.int32())

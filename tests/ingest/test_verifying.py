@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import feather
@@ -22,6 +23,7 @@ from ingest.ledger.receipts import parse_receipt
 from ingest.opened import open_plan
 from ingest.settings import DataSettings
 from ingest.store.local import LocalStore
+from ingest.summaries import OffsetTable
 from ingest.summary_check import SUMMARY_KEYS
 from ingest.testing.census import CensusSpec, build_census
 from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
@@ -283,6 +285,27 @@ def test_a_census_knows_the_sums_of_its_cells(census_dest):
     assert kinds(verify_dataset(census_dest.open(), deep=True)) == {(1, "index-raw-sum")}
 
 
+@pytest.fixture(scope="module")
+def census_cells(finished_census):
+    return pd.read_feather(finished_census.parent / "census.feather")
+
+
+def test_sums_of_fractions_may_be_added_in_another_order(census_cells, tmp_path):
+    """By whoever wrote the index: what `run` takes, `verify --deep` does."""
+    census_cells = census_cells.assign(raw_sum=np.nextafter(census_cells["raw_sum"].astype(float), np.inf))
+    census_cells.to_feather(tmp_path / "index.feather")
+    data = DataSettings(cells_per_chunk=20, allow_noninteger=True)
+    made = make_dataset(str(tmp_path / "dest"), tmp_path / "index.feather", data=data)
+    assert verify_dataset(made.reopen(), deep=True).findings == ()
+
+
+@pytest.mark.parametrize("name", ["raw_sum", "nnz"])
+def test_a_column_of_the_users_own_promises_nothing(census_cells, tmp_path, name):
+    census_cells.assign(**{name: "plenty"}).to_feather(tmp_path / "index.feather")
+    made = make_dataset(str(tmp_path / "dest"), tmp_path / "index.feather", data=DataSettings(cells_per_chunk=20))
+    assert verify_dataset(made.reopen(), deep=True).findings == ()
+
+
 @pytest.mark.parametrize(
     ("path", "kind"), [("obs/soma_joinid", "row-ids"), ("obs/_index", "obs-names"), ("var/feature_name", "genes")]
 )
@@ -369,3 +392,23 @@ def test_an_interrupted_dataset_is_checked_as_far_as_it_goes(dest):
     assert report.strays == tuple(dest.open().plan.key(chunk) for chunk in (6, 7))
     dest.chunk(0).unlink()
     assert verify_dataset(dest.open()).exit_code == 1
+
+
+def test_offsets_of_all_files_are_not_held_as_python_numbers(dest, monkeypatch):
+    """Of 200 million cells they are 15 million rows, a gigabyte."""
+    held = []
+    monkeypatch.setattr("ingest.verifying.summary_findings", lambda _, chunks, *__, **___: held.extend(chunks) or ())
+    assert verify_dataset(dest.open()).exit_code == 0
+    assert [chunk.chunk for chunk in held] == list(range(9))
+    assert all(chunk.offsets == () for chunk in held)
+    assert all(chunk.offsets for receipt in dest.open().ledger.receipts() for chunk in receipt.chunks)
+
+
+def test_offsets_are_in_the_order_of_files_whoever_comes_first(dest):
+    chunks = [chunk for receipt in dest.open().ledger.receipts() for chunk in receipt.chunks]
+    in_order, mixed = OffsetTable(), OffsetTable()
+    for chunk in chunks:
+        in_order.add(chunk)
+    for chunk in [*chunks[4:], *chunks[:4]]:
+        mixed.add(chunk)
+    assert mixed.table().to_pylist() == in_order.table().to_pylist()
