@@ -70,6 +70,12 @@ def require_safe_ray(version: str) -> None:
         )
 
 
+_AS_A_JOB = "run it on a node, or as a job: ray job submit --address http://HEAD:8265 -- python -m ingest …"
+
+_NO_NODE_HERE = "No node info found matching attributes"
+"""What Ray says after a minute where it finds the cluster, and no raylet of it on this machine."""
+
+
 @contextmanager
 def connect(
     *,
@@ -129,6 +135,8 @@ def _join(stack: ExitStack, address: str, quiet: Mapping[str, Any], patience_s: 
         with _signal_handlers_kept():
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if _NO_NODE_HERE in str(error):
+            raise _elsewhere(address) from error
         raise _unreachable(address, _first_line(error)) from error
     stack.callback(ray.shutdown)
 
@@ -138,7 +146,13 @@ def _knock(address: str, patience_s: float) -> None:
 
     Raises ``ConfigError`` of kind ``ray-unreachable``.
     """
-    match = re.fullmatch(r"(?:ray://)?\[?(?P<host>[^/\]]+)\]?:(?P<port>\d+)", address)
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: Ray's client, by which actors are not reached as this needs it",
+            kind="ray-unreachable",
+            hint=_AS_A_JOB,
+        )
+    match = re.fullmatch(r"\[?(?P<host>[^/\]]+)\]?:(?P<port>\d+)", address)
     if match is None:
         if address == "auto":  # Ray looks for one on this machine, and is quick about it
             return
@@ -153,6 +167,14 @@ def _knock(address: str, patience_s: float) -> None:
             time.sleep(min(1.0, _KNOCK_S))
         else:
             return
+
+
+def _elsewhere(address: str) -> ConfigError:
+    return ConfigError(
+        f"RAY_ADDRESS={address}: this machine is no node of that cluster, which a driver's has to be",
+        kind="ray-unreachable",
+        hint=_AS_A_JOB,
+    )
 
 
 def _unreachable(address: str, reason: str) -> ConfigError:

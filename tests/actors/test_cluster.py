@@ -68,6 +68,32 @@ def test_a_cluster_that_is_not_there_is_told_at_once(address, monkeypatch):
     assert "check RAY_ADDRESS" in caught.value.hint
 
 
+def test_a_machine_that_is_no_node_is_told_to_submit_a_job(monkeypatch):
+    """As Ray says it where it finds the cluster, but no raylet here; this machine has all nodes of its clusters."""
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr("actors.cluster._is_connected", lambda: False)
+    monkeypatch.setattr("actors.cluster._knock", lambda *_: None)
+
+    def init(**_):
+        raise RuntimeError("No node info found matching attributes: '' when trying to resolve node to connect to.")
+
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(ConfigError, match="RAY_ADDRESS=head:6379: this machine is no node") as caught,
+        connect(workers=1),
+    ):
+        pass
+    assert "ray job submit" in caught.value.hint
+
+
+def test_rays_client_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("actors.cluster._is_connected", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ConfigError, match="RAY_ADDRESS=ray://head:10001: Ray's client") as caught, connect(workers=1):
+        pass
+    assert (caught.value.kind, "ray job submit" in caught.value.hint) == ("ray-unreachable", True)
+
+
 def test_the_local_ray_is_small_and_its_traces_go(local_ray):
     assert local_ray.is_local
     assert local_ray.n_cpus >= 4
