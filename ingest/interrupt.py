@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType, TracebackType
 
-__all__ = ["Interrupt"]
+__all__ = ["Interrupt", "sigterm_as_ctrl_c"]
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end what is going on as Ctrl-C does, but where whoever runs this has a handler, or ignores it.
+
+    The system's own way ends the process without a word, and leaves behind what would have been cleaned up.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _as_ctrl_c)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _as_ctrl_c(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class Interrupt:

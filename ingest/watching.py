@@ -173,13 +173,13 @@ class Watcher:
     def _verdict(self, look: Look | None, now: float) -> str:
         if look is not None and look.complete:
             return "complete"
+        left = look is not None and look.n_done < look.n_chunks and not look.open_runs
+        if left and now - self._last_at_work >= min(_SUCCESSOR_S, self._patience_s):
+            return "idle"
         if now - self._last_sign >= self._patience_s:
             return "quiet"
-        if look is None or (look.n_done == look.n_chunks and not look.open_runs):
-            return "waiting"  # for a plan, for an answer, for the summaries
-        if look.open_runs:
-            return "going"
-        return "idle" if now - self._last_at_work >= min(_SUCCESSOR_S, self._patience_s) else "waiting"
+        # For a plan, for an answer, for the summaries, for another run.
+        return "going" if look is not None and look.open_runs else "waiting"
 
 
 class _Listings:

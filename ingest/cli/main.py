@@ -25,6 +25,7 @@ from ingest.cli.qc import qc
 from ingest.cli.run import run
 from ingest.cli.style import Group
 from ingest.errors import IngestError, TransientError, mask_secrets
+from ingest.interrupt import sigterm_as_ctrl_c
 from ingest.json_lines import json_lines_are_on, log_event
 from ingest.thread_pool import leave_units
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("CELL_INGEST_DEBUG"))
     arguments = [word for word in given if word != "--debug"]
-    with CommandLog(arguments) as log:
+    with sigterm_as_ctrl_c(), CommandLog(arguments) as log:
         code = _exit_code(arguments, log, debug=debug)
         log.end(code)
     sys.exit(code)

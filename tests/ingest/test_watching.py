@@ -152,6 +152,16 @@ def test_a_run_that_ends_early_ends_the_watch_unless_another_follows(store, watc
     assert watcher.look().verdict == "idle"
 
 
+def test_with_little_patience_a_run_that_has_ended_is_not_called_killed(store, clock):
+    watcher = Watcher(store, patience_s=8.0, clock=clock)
+    run = begin(store)
+    watcher.look()
+    put(store, run_end_key(run))
+    watcher.look()
+    clock.now += 8
+    assert watcher.look().verdict == "idle"
+
+
 def test_a_killed_run_shows_no_sign_of_life(store, watcher, clock):
     """It never writes its end; every receipt, claim or failure that comes is a sign."""
     run = begin(store)

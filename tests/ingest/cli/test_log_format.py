@@ -180,6 +180,15 @@ def test_stopped_at_once_is_said_in_json(run, monkeypatch):
     assert said.of("error")[0]["message"] == "stopped at once"
 
 
+def test_a_job_that_is_stopped_while_it_plans_says_so_last(run, index, tmp_path, monkeypatch):
+    """`ray job stop` sends SIGTERM, which would end the process without a word where no unit is at work yet."""
+
+    monkeypatch.setattr("ingest.cells.read_cells", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    said = run("run", tmp_path / "d", "--index", index, "--pool", "serial", *JSON)
+    assert (said.code, said.summary["exit_code"]) == (130, 130)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_an_interrupted_run_says_how_far_it_came(run, index, tmp_path, monkeypatch):
     """Ctrl-C as the first unit is handed out: it is finished, and nothing else is begun."""
     from ingest.serial_pool import SerialPool
