@@ -51,6 +51,7 @@ def rendered(overlay):
 AWS = rendered("aws")
 GCP = rendered("gcp")
 MONITOR = yaml.safe_load((ROOT / "k8s" / "monitoring" / "pods.yaml").read_text("utf-8"))
+MONITOR["metadata"]["namespace"] = "cell-ingest"  # as the component gives it
 
 
 def document(documents, kind, name=None):
@@ -81,7 +82,6 @@ def test_manifests_are_valid_and_keep_the_rules(overlay):
     documents = rendered(overlay)
     assert [line for each in documents for line in invalid(each)] == []
     assert complaints(documents) == []
-    assert {each["metadata"].get("namespace", "cell-ingest") for each in documents} == {"cell-ingest"}
     kinds = {each["kind"] for each in documents}
     assert ("RayJob" in kinds) is ("RayCluster" not in kinds) is ("standing" not in overlay)
 
@@ -183,6 +183,12 @@ BROKEN = [
     ("network", "NetworkPolicy", ("spec", "ingress", 0, "from", 0, "namespaceSelector"), ..., "ingest-head"),
     ("monitoring", "PodMonitor", ("spec", "selector", "matchLabels", "ray.io/is-ray-node"), "no"),
     ("monitoring", "PodMonitor", ("spec", "podMetricsEndpoints", 1, "port"), "autoscaler-metrics"),
+    ("namespaces", "PodMonitor", ("metadata", "namespace"), ...),
+    ("namespaces", "PodMonitor", ("metadata", "namespace"), "monitoring"),
+    ("namespaces", "NetworkPolicy", ("metadata", "namespace"), "default", "ingest-head"),
+    ("namespaces", "Namespace", ("metadata", "name"), "ingest"),
+    ("namespaces", "RayJob", ("metadata", "namespace"), "other"),
+    ("monitoring", "PodMonitor", ("metadata", "namespace"), ...),
     ("monitoring", "RayJob", (*WORKER, *RAY, "ports", 0, "containerPort"), 8081),
     ("monitoring", "NetworkPolicy", ("spec", "ingress", 1, "ports", 2), ..., "ingest-nodes"),
     ("monitoring", "NetworkPolicy", ("spec", "ingress", 1, "from"), [{"podSelector": {}}], "ingest-nodes"),
@@ -255,19 +261,25 @@ def test_who_is_not_spot_keeps_off_spot_nodes_that_have_no_taint(pod, path, valu
 
 @needs_kubectl
 def test_monitoring_is_a_component_of_any_overlay(tmp_path):
-    """Beside the others, as kustomize takes no absolute path."""
+    """Beside the others, as kustomize takes no absolute path; in the namespace of all else, whichever that is."""
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     overlay = tmp_path / "k8s" / "overlays" / "gcp"
     text = (overlay / "kustomization.yaml").read_text("utf-8")
     (overlay / "kustomization.yaml").write_text(text.replace("[../../run]", "[../../run, ../../monitoring]"), "utf-8")
     made = render(overlay)
     monitor = document(made, "PodMonitor")
-    assert monitor["spec"] == MONITOR["spec"]
+    assert monitor == MONITOR
     assert [each for each in made if each is not monitor] == GCP
     assert command.main([str(overlay)]) == 0
 
 
 def test_every_rule_is_tried():
+    platform = overlay / "platform" / "kustomization.yaml"
+    text = platform.read_text("utf-8")
+    platform.write_text(text.replace("namespace: cell-ingest", "namespace: elsewhere"), "utf-8")
+    made = render(overlay)
+    assert document(made, "PodMonitor")["metadata"]["namespace"] == "elsewhere"
+    assert complaints(made) == []
     assert {case[0] for case in BROKEN} == set(RULES)
 
 

@@ -16,7 +16,12 @@ from ingest.testing.manifests.documents import clusters, of_kind, pods
 from ingest.testing.manifests.placement import placement_complaints
 from ingest.testing.manifests.quantities import quantity
 from ingest.testing.manifests.sizing import sizing_complaints
-from ingest.testing.manifests.traffic import disruption_complaints, monitoring_complaints, network_complaints
+from ingest.testing.manifests.traffic import (
+    disruption_complaints,
+    monitoring_complaints,
+    namespace_complaints,
+    network_complaints,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -279,6 +284,7 @@ RULES: dict[str, Rule] = {
     "network": network_complaints,
     "monitoring": monitoring_complaints,
     "disruption": disruption_complaints,
+    "namespaces": namespace_complaints,
     "placement": placement_complaints,
     "endings": _endings,
     "runs": _runs,
