@@ -197,6 +197,7 @@ BROKEN = [
     ("disruption", "PodDisruptionBudget", ("spec", "selector", "matchLabels", "app.kubernetes.io/instance"), "other"),
     ("placement", "RayJob", (*HEAD, "nodeSelector"), ...),
     ("placement", "RayJob", (*HEAD, "nodeSelector", "karpenter.sh/capacity-type"), "spot"),
+    ("disruption", "PodDisruptionBudget", ("spec", "unhealthyPodEvictionPolicy"), ...),
     ("placement", "RayJob", (*ON_DEMAND, "nodeSelector"), {"kubernetes.io/arch": "amd64"}),
     ("placement", "RayJob", (*WORKER, "nodeSelector"), ...),
     ("endings", "RayJob", (*WORKER, "terminationGracePeriodSeconds"), ...),

@@ -73,12 +73,14 @@ def _reaches_metadata(block: Mapping[str, Any]) -> bool:
 
 
 def disruption_complaints(documents: Sequence[Document]) -> Iterator[str]:
-    """Yield heads that may be moved, and others that may not."""
+    """Yield heads that may be moved, and others that may not, or no longer need to be kept."""
     budgets = [budget["spec"] for budget in of_kind(documents, "PodDisruptionBudget")]
     for pod in pods(documents):
         mine = [budget for budget in budgets if selects(budget["selector"], pod.labels)]
         if pod.role == "head" and not any(budget.get("minAvailable") == 1 for budget in mine):
             yield f"{pod.where}: may be moved in mid-run (minAvailable: 1)"
+        if any(budget.get("unhealthyPodEvictionPolicy") != "AlwaysAllow" for budget in mine):
+            yield f"{pod.where}: holds up the draining of its node though it is not up (unhealthyPodEvictionPolicy)"
         if pod.role != "head" and mine:
             yield f"{pod.where}: holds up the draining of its node"
 
