@@ -23,7 +23,19 @@ import ingest
 from ingest.cli.main import main
 from ingest.errors import AlreadyExistsError, CredentialsError, IngestError
 from ingest.fetch.h5ad_open import file_version
-from ingest.layout import CELLS_KEY, CHUNKS, GENE_LIST_KEY, SUCCESS_KEY, garbage_key
+from ingest.layout import (
+    AMENDMENTS,
+    CELLS_KEY,
+    CHUNKS,
+    FAILURES,
+    GARBAGE,
+    GENE_LIST_KEY,
+    PLAN_KEY,
+    RECEIPTS,
+    RUNS,
+    SUCCESS_KEY,
+    garbage_key,
+)
 from ingest.settings import DataSettings, WorkSettings
 from ingest.source import Source
 from ingest.store.gcs import GCSStore
@@ -332,6 +344,9 @@ def test_a_writer_replaces_summaries_and_results_and_nothing_else(cloud, tmp_pat
         assert asked(capsys, *again)[0] == 3
         assert asked(capsys, *again, "--without-bad") == (0, ANY)
     bad.store().put_new(garbage_key("one"), b"marked")
+    left = [stat.key for stat in bad.store().list("")]
+    once = (CHUNKS, PLAN_KEY, RECEIPTS, AMENDMENTS, FAILURES, RUNS, GARBAGE, SUCCESS_KEY)
+    assert [prefix for prefix in once if not any(key.startswith(prefix) for key in left)] == []
     with judged.acting_as("writer") as (_, endpoint):
         run = ("run", judged.url, "--index", tmp_path / "index.feather", "-c", 20, "--pool", "serial")
         assert asked(capsys, *run, "--qc", "min_cells=2", "--endpoint-url", endpoint) == (0, ANY)
