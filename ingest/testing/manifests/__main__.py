@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ingest.errors import IngestError
 from ingest.testing.manifests.documents import render
-from ingest.testing.manifests.policy import complaints
+from ingest.testing.manifests.policy import RULES, complaints
 from ingest.testing.manifests.schemas import invalid
 
 
 def main(folders: list[str]) -> int:
-    """Print a line for everything that is wrong; return 1 if anything is, 2 if nothing could be looked at."""
+    """Print a line for everything that is wrong, or that nothing is; return 1, or 2 if nothing could be looked at."""
     if not folders or any(folder.startswith("-") for folder in folders):
         sys.stderr.write(f"{__doc__}\n")
         return 0 if {"-h", "--help"} & set(folders) else 2
@@ -22,6 +22,8 @@ def main(folders: list[str]) -> int:
             documents = render(Path(folder))
             lines = [line for document in documents for line in invalid(document)] or complaints(documents)
             found += [f"{folder}: {line}" for line in lines]
+            if not lines:
+                sys.stdout.write(f"{folder}: {len(documents)} documents, valid, and keep all {len(RULES)} rules\n")
     except IngestError as error:
         sys.stderr.write(f"error: {error.message}\n" + (f"       {error.hint}\n" if error.hint else ""))
         return 2

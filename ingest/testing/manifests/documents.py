@@ -27,6 +27,8 @@ class Pod:
     """What it is called in complaints."""
     role: str
     """``head`` or ``worker``."""
+    namespace: str | None
+    """Of what makes it."""
     labels: Mapping[str, str]
     """With those that the operator adds."""
     spec: Mapping[str, Any]
@@ -83,17 +85,22 @@ def clusters(documents: Sequence[Document]) -> Iterator[tuple[str, dict[str, Any
 
 def pods(documents: Sequence[Document]) -> Iterator[Pod]:
     """Yield every pod that the documents will come to."""
-    for name, cluster in clusters(documents):
-        group = cluster["headGroupSpec"]
-        spec = dict(group["template"]["spec"])
-        if cluster.get("enableInTreeAutoscaling"):
-            spec["containers"] = [*spec["containers"], _autoscaler(spec, cluster)]
-        labels = _labels(group, "head", "headgroup", name)
-        yield Pod(f"{name} head", "head", labels, spec, group.get("rayStartParams", {}))
-        for group in cluster.get("workerGroupSpecs", []):
-            labels = _labels(group, "worker", group["groupName"], name)
-            where = f"{name} {group['groupName']}"
-            yield Pod(where, "worker", labels, group["template"]["spec"], group.get("rayStartParams", {}))
+    for document in documents:
+        for name, cluster in clusters([document]):
+            yield from _pods(name, document["metadata"].get("namespace"), cluster)
+
+
+def _pods(name: str, namespace: str | None, cluster: Mapping[str, Any]) -> Iterator[Pod]:
+    group = cluster["headGroupSpec"]
+    spec = dict(group["template"]["spec"])
+    if cluster.get("enableInTreeAutoscaling"):
+        spec["containers"] = [*spec["containers"], _autoscaler(spec, cluster)]
+    labels = _labels(group, "head", "headgroup", name)
+    yield Pod(f"{name} head", "head", namespace, labels, spec, group.get("rayStartParams", {}))
+    for group in cluster.get("workerGroupSpecs", []):
+        labels = _labels(group, "worker", group["groupName"], name)
+        where = f"{name} {group['groupName']}"
+        yield Pod(where, "worker", namespace, labels, group["template"]["spec"], group.get("rayStartParams", {}))
 
 
 def _labels(group: Mapping[str, Any], role: str, group_name: str, cluster: str) -> dict[str, str]:

@@ -16,7 +16,12 @@ from ingest.testing.manifests.documents import clusters, of_kind, pods
 from ingest.testing.manifests.placement import placement_complaints
 from ingest.testing.manifests.quantities import quantity
 from ingest.testing.manifests.sizing import sizing_complaints
-from ingest.testing.manifests.traffic import disruption_complaints, monitoring_complaints, network_complaints
+from ingest.testing.manifests.traffic import (
+    disruption_complaints,
+    monitoring_complaints,
+    namespace_complaints,
+    network_complaints,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +42,7 @@ _TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  #
 _SIZES = ("cpu", "memory", "ephemeral-storage")
 _DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+_PENDING = "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S"
 
 
 def complaints(documents: Sequence[Document]) -> list[str]:
@@ -196,6 +202,8 @@ def _autoscaler(documents: Sequence[Document]) -> Iterator[str]:
             yield f"{name}: the pool cannot grow (enableInTreeAutoscaling, version v2)"
         if _TOKEN_FOLDER not in {mount["mountPath"] for mount in options.get("volumeMounts", [])}:
             yield f"{name}: its autoscaler has no token to ask for pods with"
+        if int({each["name"]: each.get("value") for each in options.get("env", [])}.get(_PENDING) or -1) < 0:
+            yield f"{name}: pods that wait for a node outlive the wish for them ({_PENDING})"
         if cluster["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
             yield f"{name}: workers are put beside the driver (num-cpus of the head)"
         groups = cluster.get("workerGroupSpecs", [])
@@ -276,6 +284,7 @@ RULES: dict[str, Rule] = {
     "tokens": _tokens,
     "accounts": _accounts,
     "autoscaler": _autoscaler,
+    "namespaces": namespace_complaints,
     "network": network_complaints,
     "monitoring": monitoring_complaints,
     "disruption": disruption_complaints,

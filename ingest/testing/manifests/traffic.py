@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
     from ingest.testing.manifests.documents import Document, Pod
 
-__all__ = ["disruption_complaints", "monitoring_complaints", "network_complaints", "selects"]
+__all__ = ["disruption_complaints", "monitoring_complaints", "namespace_complaints", "network_complaints", "selects"]
 
 _DASHBOARD = 8265
 _METADATA = ipaddress.ip_address("169.254.169.254")
+_OF_NO_NAMESPACE = frozenset({"ClusterRole", "ClusterRoleBinding", "PersistentVolume", "PriorityClass", "StorageClass"})
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
@@ -23,6 +24,20 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     if "matchExpressions" in selector:
         raise ValueError(f"a selector with expressions is not understood here: {selector}")
     return all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
+
+
+def namespace_complaints(documents: Sequence[Document]) -> Iterator[str]:
+    """Yield what does not lie where the pods do: it selects none of them, and none finds it."""
+    theirs = {pod.namespace for pod in pods(documents)}
+    for document in documents:
+        if document["kind"] in _OF_NO_NAMESPACE:
+            continue
+        where, metadata = f"{document['kind']}/{document['metadata']['name']}", document["metadata"]
+        namespace = metadata["name"] if document["kind"] == "Namespace" else metadata.get("namespace")
+        if namespace is None:
+            yield f"{where}: lies in whichever namespace is the current one"
+        elif theirs - {namespace}:
+            yield f"{where}: {namespace} is not where the pods are ({', '.join(sorted(map(str, theirs)))})"
 
 
 def network_complaints(documents: Sequence[Document]) -> Iterator[str]:
@@ -58,12 +73,14 @@ def _reaches_metadata(block: Mapping[str, Any]) -> bool:
 
 
 def disruption_complaints(documents: Sequence[Document]) -> Iterator[str]:
-    """Yield heads that may be moved, and others that may not."""
+    """Yield heads that may be moved, and others that may not, or no longer need to be kept."""
     budgets = [budget["spec"] for budget in of_kind(documents, "PodDisruptionBudget")]
     for pod in pods(documents):
         mine = [budget for budget in budgets if selects(budget["selector"], pod.labels)]
         if pod.role == "head" and not any(budget.get("minAvailable") == 1 for budget in mine):
             yield f"{pod.where}: may be moved in mid-run (minAvailable: 1)"
+        if any(budget.get("unhealthyPodEvictionPolicy") != "AlwaysAllow" for budget in mine):
+            yield f"{pod.where}: holds up the draining of its node though it is not up (unhealthyPodEvictionPolicy)"
         if pod.role != "head" and mine:
             yield f"{pod.where}: holds up the draining of its node"
 
@@ -73,7 +90,8 @@ def monitoring_complaints(documents: Sequence[Document]) -> Iterator[str]:
     policies = of_kind(documents, "NetworkPolicy")
     for monitor in of_kind(documents, "PodMonitor"):
         where, spec = f"PodMonitor/{monitor['metadata']['name']}", monitor["spec"]
-        found = [pod for pod in pods(documents) if selects(spec["selector"], pod.labels)]
+        here = [pod for pod in pods(documents) if pod.namespace == monitor["metadata"].get("namespace")]
+        found = [pod for pod in here if selects(spec["selector"], pod.labels)]
         if not found:
             yield f"{where}: selects no pod"
         for endpoint in spec["podMetricsEndpoints"]:
