@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 import psutil
@@ -100,6 +100,13 @@ class Round:
     def good(self) -> bool:
         """Whether the dataset is what an undisturbed run makes."""
         return self.digest_equal and not self.fetched_again and self.compared is not None and self.compared.equal
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        # Python 3.11's asdict makes a Counter of a Counter's pairs.
+        compared = None if self.compared is None else asdict(self.compared)
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "killed": dict(self.killed), "compared": compared, "good": self.good}
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -444,7 +451,7 @@ def main(*, n_kills: int, seed: int, each: int, as_json: bool) -> None:
     bad = [one for one in rounds if not one.good]
     killed = sum((one.killed for one in rounds), Counter[Victim]())
     if as_json:
-        click.echo(json.dumps([{**asdict(one), "good": one.good} for one in rounds], indent=1))
+        click.echo(json.dumps([one.facts() for one in rounds], indent=1))
     who = ", ".join(f"{n} {victim}s" for victim, n in sorted(killed.items()))
     click.echo(f"{killed.total():,} kills ({who}), {len(rounds)} datasets, {len(bad)} of them wrong", err=True)
     if bad:
