@@ -9,7 +9,7 @@ are numbered, and only ever added: together they permit what each of them does.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ingest.documents import seal, unseal
@@ -18,6 +18,8 @@ from ingest.record_fields import check_fields, each, is_count, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from ingest.ledger.receipts import ChunkReceipt
 
 __all__ = ["Amendment", "Amendments", "LeftOut", "parse_amendment"]
 
@@ -102,6 +104,18 @@ class Amendments:
     def rules(self, chunk: int) -> dict[int, str]:
         """Return source -> rule that it broke, of the sources whose rows `chunk` may lack."""
         return self._rules.get(chunk, {})
+
+    def used_by(self, chunks: Iterable[ChunkReceipt]) -> Amendments:
+        """Return what `chunks` lack indeed: of drivers that race, one may permit what another had made meanwhile."""
+        had = {entry.chunk: {number for number, _ in entry.sources} for entry in chunks if entry.dropped}
+        lacked = {(chunk, source) for chunk, its in had.items() for source in self.rules(chunk).keys() - its}
+        used: list[LeftOut] = []
+        for entry in self.left_out:
+            mine = tuple(pair for pair in entry.chunks if (pair[0], entry.source) in lacked)
+            lacked.difference_update((chunk, entry.source) for chunk, _ in mine)  # permitted twice is lacked once
+            if mine:
+                used.append(replace(entry, chunks=mine))
+        return Amendments([Amendment("", "", tuple(used))])
 
     def without(self, source: int) -> frozenset[int]:
         """Return the chunks that may lack the rows of `source`."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ingest.errors import TransientError
+from ingest.errors import IngestError, TransientError
 from ingest.pool import Ended, Lost
 from ingest.run_events import Moved, UnitBegan, UnitSettled, hearing
 
@@ -253,8 +253,8 @@ class _Loop:
 
     def _report(self, task: UnitTask, settled: Settled) -> None:
         if settled.failures:
-            # A store that is down must not take the run with it: the units in hand end in their own way.
-            with suppress(TransientError):
+            # Records decide nothing: a store that is down or full must not take the units in hand with it.
+            with suppress(IngestError):
                 self._ledger.record_failures(task.attempt, settled.failures)
         again = 1 if settled.retried else 0
         self.totals.retries += again

@@ -8,6 +8,7 @@
     │   ├── EmptySelectionError nothing would be ingested
     │   ├── NoColumnError       a KeyError: a table lacks the column asked for
     │   ├── UnfitError          a ValueError: what is to be written does not fit the file
+    │   ├── DiskFullError       no space left: nothing that was asked for is wrong   exit 1
     │   ├── IncompleteError     what is asked wants the whole dataset           exit 3
     │   └── VersionMismatchError a worker has another build than the driver     exit 1
     ├── SourceError      record, skip, count: the source's data are at fault
@@ -44,6 +45,7 @@ __all__ = [
     "ConflictError",
     "CorruptError",
     "CredentialsError",
+    "DiskFullError",
     "EmptySelectionError",
     "ExhaustedError",
     "ForeignPlanError",
@@ -173,6 +175,13 @@ class UnfitError(ConfigError, ValueError):
     """What is to be written does not fit the file, or no h5ad holds such; a ValueError, for the same callers."""
 
     default_kind = "unfit"
+
+
+class DiskFullError(ConfigError):
+    """No space is left where it is to be written; a person can make some, and nothing that was asked for is wrong."""
+
+    default_kind = "disk-full"
+    exit_code = 1
 
 
 class IncompleteError(ConfigError):

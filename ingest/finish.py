@@ -14,7 +14,9 @@ from ingest.cells_digest import CellsDigest
 from ingest.cells_json import keeps_cells_json, write_cells_json
 from ingest.chunk_rows import committed_rows
 from ingest.digest import rows_digest
-from ingest.errors import AlreadyExistsError, CorruptError, PreconditionError
+from ingest.errors import AlreadyExistsError, CorruptError, NotFoundError, PreconditionError
+from ingest.layout import SUCCESS_KEY
+from ingest.opened import amended
 from ingest.plan_rows import plan_batches, plan_rows
 from ingest.samples import SampleCounts
 from ingest.scratch import Scratch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ingest.amendments import LeftOut
     from ingest.ledger.receipts import ChunkReceipt, Receipt
     from ingest.opened import OpenPlan
     from ingest.plan_rows import PlanBatch
@@ -48,6 +51,8 @@ class Finished:
     bytes: int
     digest: str
     """Content digest of the whole dataset, as in ``_SUCCESS.json``."""
+    left_out: tuple[LeftOut, ...]
+    """What its chunks lack of the plan, whoever left it out."""
 
 
 def check_plan(opened: OpenPlan, receipt: Receipt) -> None:
@@ -95,6 +100,9 @@ def check_chunk(opened: OpenPlan, rows: UnitRows, chunk: ChunkReceipt) -> ChunkR
 def finish(opened: OpenPlan, *, scratch: Path | None = None, cells_json: bool = False) -> Finished:
     """Check all receipts and write the summaries; ``_SUCCESS.json`` only when no chunk is missing.
 
+    Other drivers may be at it, too. Nothing is written over summaries of more chunks, or over those of a dataset that
+    was finished: whoever dies in here leaves what others have finished as it was.
+
     Parameters
     ----------
     scratch
@@ -113,18 +121,25 @@ def finish(opened: OpenPlan, *, scratch: Path | None = None, cells_json: bool = 
     try:
         for left in reversed(range(_ROUNDS)):
             chunks, offsets = read_chunks(opened)
+            # After the receipts: whatever these lack was permitted before they were written.
+            opened = amended(opened)
             with folder.guarded():
                 dataset = collect_dataset(opened, chunks, offsets, folder.path / f"cells-{left}.feather")
                 if cells_json or keeps_cells_json(opened):
                     dataset = with_cells_json(dataset)
-            if not _write_all(opened.store, dataset, last_try=left == 0):
-                continue
-            # Another driver may have finished chunks, and its summaries, while these were written over them.
-            if opened.ledger.done() <= {chunk.chunk for chunk in chunks}:
+            if _write_all(dataset, last_try=left == 0):
                 break
     finally:
         folder.close()
-    return Finished(dataset.complete, dataset.n_cells, len(chunks), dataset.nnz, dataset.bytes, dataset_digest(chunks))
+    return Finished(
+        complete=dataset.complete,
+        n_cells=dataset.n_cells,
+        n_chunks=len(chunks),
+        nnz=dataset.nnz,
+        bytes=dataset.bytes,
+        digest=dataset_digest(chunks),
+        left_out=dataset.left_out,
+    )
 
 
 def read_chunks(opened: OpenPlan) -> tuple[list[ChunkReceipt], OffsetTable]:
@@ -202,39 +217,61 @@ def _checked(opened: OpenPlan, batch: PlanBatch, left: deque[ChunkReceipt]) -> n
     return np.concatenate(rows)
 
 
-def _write_all(store: Store, dataset: Dataset, *, last_try: bool) -> bool:
-    """Write every summary; False when somebody else wrote one in between."""
+def _write_all(dataset: Dataset, *, last_try: bool) -> bool:
+    """Write every summary; False when others have finished more, or wrote one, in between."""
+    # Looked for before receipts are listed: whoever finished had all of them.
+    was_finished = not dataset.complete and _exists(dataset.opened.store, SUCCESS_KEY)
+    if _is_outgrown(dataset):
+        return False
+    if was_finished:
+        return True  # its receipts are lost: the summaries are all that still says what they held
     try:
-        for key, data in summaries(dataset):
-            if isinstance(data, bytes):
-                _write(store, key, data)
-            else:
-                _write_file(store, key, data)
+        written = all(_write(dataset, key, data) for key, data in summaries(dataset))
     except PreconditionError:
         if last_try:
             raise
         return False
-    return True
+    return written and not _is_outgrown(dataset)
 
 
-def _write(store: Store, key: str, data: bytes) -> None:
-    """Put a summary, or replace the older one of a dataset that has grown since."""
+def _is_outgrown(dataset: Dataset) -> bool:
+    """Say whether there are receipts of more chunks than `dataset` has; of a complete one, without asking."""
+    return not dataset.complete and not dataset.opened.ledger.done() <= {chunk.chunk for chunk in dataset.chunks}
+
+
+def _write(dataset: Dataset, key: str, data: bytes | Path) -> bool:
+    """Put a summary, or replace the older one of a dataset that has grown since; False when it is the newer one."""
+    store = dataset.opened.store
     try:
-        store.put_new(key, data)
+        if isinstance(data, bytes):
+            store.put_new(key, data)
+        else:
+            store.put_new_file(key, data)
     except AlreadyExistsError:
         # The version before the bytes: what is replaced is then what was looked at, or nothing.
         version = store.stat(key).version
-        if store.get(key) != data:
+        if _is_there(store, key, data):
+            return True
+        # And before the receipts: who finishes more after this listing replaces that version, too.
+        if _is_outgrown(dataset):
+            return False
+        if isinstance(data, bytes):
             store.replace(key, data, expected=version)
+        else:
+            store.replace_file(key, data, expected=version)
+    return True
 
 
-def _write_file(store: Store, key: str, path: Path) -> None:
-    """Do the same with a summary that need not fit into memory."""
+def _is_there(store: Store, key: str, data: bytes | Path) -> bool:
+    if isinstance(data, bytes):
+        return store.get(key) == data
+    with open_body(data) as body:
+        return holds(store, key, body)
+
+
+def _exists(store: Store, key: str) -> bool:
     try:
-        store.put_new_file(key, path)
-    except AlreadyExistsError:
-        version = store.stat(key).version
-        with open_body(path) as body:
-            same = holds(store, key, body)
-        if not same:
-            store.replace_file(key, path, expected=version)
+        store.stat(key)
+    except NotFoundError:
+        return False
+    return True

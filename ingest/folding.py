@@ -20,6 +20,7 @@ from ingest.errors import (
     ConfigError,
     ConflictError,
     CorruptError,
+    DiskFullError,
     ExhaustedError,
     IngestError,
     SourceError,
@@ -239,6 +240,6 @@ _CLASSES: dict[str, type[IngestError]] = {
 
 def error_of(failure: Failure) -> IngestError:
     """Return what a worker met, as an error of this process."""
-    kind = _CLASSES.get(failure.handling, IngestError)
+    kind = DiskFullError if failure.kind == DiskFullError.default_kind else _CLASSES.get(failure.handling, IngestError)
     chunk = failure.chunks[0] if failure.chunks else None
     return kind(failure.message, kind=failure.kind, hint=failure.hint, source=failure.source, chunk=chunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ingest.amendments import Amendments
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ingest.store.base import Store
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["OpenPlan", "genes_from_bytes", "genes_to_bytes", "open_plan"]
+__all__ = ["OpenPlan", "amended", "genes_from_bytes", "genes_to_bytes", "open_plan"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,7 @@ class OpenPlan:
     """Short unique names of the sources."""
     index: PlanIndex
     amendments: Amendments
-    """What chunks may lack of the plan."""
+    """What chunks may lack of the plan, when it was opened: another driver may permit more, see `amended`."""
 
     @property
     def store(self) -> Store:
@@ -68,6 +68,17 @@ def open_plan(store: Store) -> OpenPlan:
     index.check_length(plan.n_cells)
     labels = source_labels([survey.source for survey in surveys])
     return OpenPlan(plan, ledger, genes, surveys, labels, index, Amendments(ledger.amendments(plan)))
+
+
+def amended(opened: OpenPlan) -> OpenPlan:
+    """Return the same with the amendments of now: those that permit what receipts listed before this call lack.
+
+    Raises
+    ------
+    CorruptError
+        An amendment is damaged.
+    """
+    return replace(opened, amendments=Amendments(opened.ledger.amendments(opened.plan)))
 
 
 def _check_together(plan: Plan, surveys: tuple[SourceSurvey, ...], genes: Genes) -> None:

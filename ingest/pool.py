@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ingest.errors import mask_secrets
+from ingest.errors import ConfigError, DiskFullError, IngestError, mask_secrets
 from ingest.exhausted import exhausted
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ class Failure:
     source: str | None = None
     retry_after_s: float | None = None
     traceback: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Of a run that it stops: 2 when the request or the environment is wrong, else 1."""
+        # A full disk is no mistake in what was asked for.
+        is_wrong = self.handling == "config" and self.kind != DiskFullError.default_kind
+        return ConfigError.exit_code if is_wrong else IngestError.exit_code
 
 
 @dataclass(frozen=True, slots=True)

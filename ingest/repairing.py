@@ -60,7 +60,7 @@ class RepairReport:
         if self.interrupted:
             return 130
         if self.fatal is not None:
-            return 2 if self.fatal.handling == "config" else 1
+            return self.fatal.exit_code
         if self.unfinished is not None or any(failure.handling == "conflict" for failure in self.failures.values()):
             return 1
         return 0 if self.finished is not None and self.finished.complete and not self.failures else 3

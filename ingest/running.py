@@ -9,7 +9,7 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,9 +86,7 @@ class RunReport:
         if self.driven is not None and self.driven.interrupted:
             return 130
         if self.driven is not None and self.driven.fatal is not None:
-            # A full disk is no mistake in what was asked for.
-            fatal = self.driven.fatal
-            return 2 if fatal.handling == "config" and fatal.kind != "disk-full" else 1
+            return self.driven.fatal.exit_code
         return 3
 
 
@@ -114,7 +112,15 @@ def run_plan(
     stopped = driven is not None and (driven.interrupted or driven.fatal is not None or driven.stopped_early)
     unfinished = stopped and not _all_done(opened)
     finished = None if unfinished else finish(opened, scratch=settings.scratch, cells_json=settings.cells_json)
+    if driven is not None and finished is not None and finished.complete:
+        driven = _without_mended(driven)
     return RunReport(ran.run_id, driven, finished, ran.seconds)
+
+
+def _without_mended(driven: Driven) -> Driven:
+    """Return how the run ended, but for what failed here and was made by another driver, now that all is there."""
+    quarantined = {chunk: failure for chunk, failure in driven.quarantined.items() if failure.handling == "conflict"}
+    return replace(driven, quarantined=quarantined, gave_up={})
 
 
 def run_units(

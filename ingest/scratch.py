@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, DiskFullError
 from ingest.fetch.scratch_folder import ScratchFolder
 
 if TYPE_CHECKING:
@@ -62,5 +62,5 @@ class Scratch:
     def _explain(self, error: OSError) -> ConfigError:
         hint = "name another folder with --scratch"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return ConfigError(f"scratch folder {self._parent}: the disk is full", kind="disk-full", hint=hint)
+            return DiskFullError(f"scratch folder {self._parent}: the disk is full", hint=hint)
         return ConfigError(f"scratch folder {self._parent}: {error}", kind="scratch", hint=hint)

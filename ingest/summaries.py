@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from ingest.amendments import LeftOut
     from ingest.genes import Genes
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
@@ -73,6 +74,11 @@ class Dataset:
     def n_cells(self) -> int:
         """Cells of the chunks that exist."""
         return sum(chunk.n_cells for chunk in self.chunks)
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What the chunks that exist lack of the plan, whatever else amendments permit."""
+        return self.opened.amendments.used_by(self.chunks).left_out
 
     @property
     def nnz(self) -> int:
@@ -255,7 +261,7 @@ def _left_out(dataset: Dataset) -> dict[str, Any]:
             "n_cells": entry.n_cells,
             "chunks": [chunk for chunk, _ in entry.chunks],
         }
-        for entry in dataset.opened.amendments.left_out
+        for entry in dataset.left_out
     ]
     return {"left_out": entries} if entries else {}
 

@@ -17,6 +17,7 @@ from ingest.findings import Finding, VerifyReport
 from ingest.finish import check_chunk, check_plan
 from ingest.layout import CELLS_JSON_KEY, CHUNKS, RECEIPTS, SUCCESS_KEY, receipt_chunks
 from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.opened import amended
 from ingest.ordered_map import map_ordered
 from ingest.plan_rows import plan_rows
 from ingest.preparing import scratch_of
@@ -97,7 +98,7 @@ def verify_dataset(
     """
     work = work or WorkSettings()
     threads = threads or min(2 if deep or source else 8, available_cpus())
-    verifier = _Verifier(opened, DeepCheck(opened) if deep or source else None)
+    verifier = _Verifier(opened, deep=deep or source)
     verifier.plan_files()
     verifier.chunks(threads, on_chunk)
     if source:
@@ -108,8 +109,9 @@ def verify_dataset(
 
 
 class _Verifier:
-    def __init__(self, opened: OpenPlan, deep: DeepCheck | None) -> None:
-        self._opened, self._store, self._plan, self._deep = opened, opened.store, opened.plan, deep
+    def __init__(self, opened: OpenPlan, *, deep: bool) -> None:
+        self._opened, self._store, self._plan = opened, opened.store, opened.plan
+        self._deep = DeepCheck(opened) if deep else None
         self._finished = _exists(opened.store, SUCCESS_KEY)
         self._found: list[Finding] = []
         self._index_is_sound = True
@@ -119,6 +121,8 @@ class _Verifier:
         self._entries: dict[int, ChunkReceipt] = {}
         """Good ones, without their offsets; kept for the summaries of a finished dataset alone."""
         self._offsets = OffsetTable()
+        self._lacking: list[ChunkReceipt] = []
+        """Of chunks without some of their planned rows."""
         self._cells = self._bytes = 0
         self._strays: tuple[str, ...] = ()
         self._rows = plan_rows(opened)
@@ -142,6 +146,9 @@ class _Verifier:
         # Receipts are listed first: whatever they name must then be among the objects.
         keys = [stat.key for stat in self._store.list(RECEIPTS)]
         objects = {stat.key: stat for stat in self._store.list(CHUNKS)}
+        # And amendments last, for another driver may have made them meanwhile: these permit whatever receipts lack.
+        self._opened = amended(self._opened)
+        self._deep = DeepCheck(self._opened) if self._deep is not None else None
         with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(threads) as checkers:
             receipts = map_ordered(readers, self._read_receipt, keys, ahead=4 * _READERS)
             jobs = chain.from_iterable(self._jobs(key, receipt, objects) for key, receipt in receipts)
@@ -207,6 +214,8 @@ class _Verifier:
             return
         self._cells += job.entry.n_cells
         self._bytes += job.entry.size
+        if job.entry.dropped:
+            self._lacking.append(replace(job.entry, offsets=()))
         if not found:
             self._good[job.chunk] = job.entry.content
             if self._finished and job.chunk not in self._entries:
@@ -218,7 +227,9 @@ class _Verifier:
     def sources(self, limits: FetchLimits, on_chunk: OnChunk) -> None:
         if not self._index_is_sound:
             return
-        for chunk, found in compare_with_sources(self._opened, self._good, limits):
+        # A chunk that holds what it may lack is compared as it is.
+        opened = replace(self._opened, amendments=self._opened.amendments.used_by(self._lacking))
+        for chunk, found in compare_with_sources(opened, self._good, limits):
             self._found += found
             on_chunk(chunk, found)
 

@@ -92,7 +92,7 @@ def run_without_bad(
     """
     report = run_once(opened, work)
     reports = [report]
-    while not _was_stopped(report) and (culprits := find_culprits(opened, report)):
+    while report.exit_code and not _was_stopped(report) and (culprits := find_culprits(opened, report)):
         left_out = leave_out(opened, report.run_id, culprits)
         if not left_out:
             break

@@ -214,10 +214,10 @@ def report_facts(opened: OpenPlan, report: RunReport) -> Facts:
             "digest": finished.digest,
         }
     facts |= _mixing(opened)
-    if opened.amendments:
+    if left_out := finished.left_out if finished is not None else opened.amendments.left_out:
         facts["left_out"] = [
             {"source": opened.plan.identity.sources[entry.source], "kind": entry.kind, "cells": entry.n_cells}
-            for entry in opened.amendments.left_out
+            for entry in left_out
         ]
     return facts
 

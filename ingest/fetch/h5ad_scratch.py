@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.errors import ConfigError, HostileFileError
+from ingest.errors import ConfigError, DiskFullError, HostileFileError
 from ingest.fetch.assemble import Assembled, csr_rows
 from ingest.fetch.h5ad_csc import column_blocks, wanted_entries
 from ingest.fetch.h5ad_slabs import plan_runs
@@ -123,10 +123,9 @@ class ScratchReader:
         if free < needed:
             raise self._full(scratch, f"needs {needed:,} bytes, {free:,} are free")
 
-    def _full(self, scratch: Path, what: str) -> ConfigError:
-        return ConfigError(
+    def _full(self, scratch: Path, what: str) -> DiskFullError:
+        return DiskFullError(
             f"{self._label}: transposing it through {scratch} {what}",
-            kind="disk-full",
             hint="name a larger folder with --scratch",
         )
 

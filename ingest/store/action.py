@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ingest.errors import PreconditionError
+from ingest.errors import CredentialsError, PreconditionError
 
 if TYPE_CHECKING:
     from ingest.errors import ConflictError
 
-__all__ = ["CREDENTIALS_EXPIRED", "Action"]
+__all__ = ["CREDENTIALS_EXPIRED", "Action", "explain_denial"]
 
 CREDENTIALS_EXPIRED = "credentials-expired"
 """The kind of error after which credentials are fetched afresh, once."""
@@ -33,6 +33,29 @@ class Action:
     """What a 412 means here."""
 
     @property
+    def replaces(self) -> bool:
+        """Whether it overwrites what is there, which not every role that writes may."""
+        return self.verb == "write" and self.refused is PreconditionError
+
+    @property
     def where(self) -> str:
         """The object's URL."""
         return f"{self.url}/{self.key}" if self.key else self.url
+
+
+def explain_denial(action: Action, said: str, needed: str) -> CredentialsError:
+    """Return what a 403 means: `said` is the store's answer, `needed` what a writer has to be allowed."""
+    source = f"credentials came from {action.credentials}"
+    if action.replaces:
+        return CredentialsError(
+            f"no permission to replace {action.where}, which is there already ({said}); {source}",
+            kind="permission",
+            hint="a writer's role may overwrite summaries and results, a maintainer's all; docs/deploy.md has both",
+            key=action.key,
+        )
+    return CredentialsError(
+        f"no {action.verb} permission on {action.url} ({said}); {source}",
+        kind="permission",
+        hint=f"the writer needs {needed}",
+        key=action.key or None,
+    )

@@ -13,7 +13,7 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.retry import retry_after_s
-from ingest.store.action import CREDENTIALS_EXPIRED
+from ingest.store.action import CREDENTIALS_EXPIRED, explain_denial
 from ingest.store.gcs_http import NO_CREDENTIALS_HINT
 
 if TYPE_CHECKING:
@@ -56,16 +56,10 @@ def _absent(message: str, action: Action) -> IngestError:
 
 
 def _explain_refusal(status: int, said: str, action: Action) -> IngestError:
-    source = f"credentials came from {action.credentials}"
     if status == 401:
-        message = f"{action.url} does not accept these credentials ({said}); {source}"
+        message = f"{action.url} does not accept these credentials ({said}); credentials came from {action.credentials}"
         return CredentialsError(message, kind=CREDENTIALS_EXPIRED, hint=NO_CREDENTIALS_HINT)
-    return CredentialsError(
-        f"no {action.verb} permission on {action.url} ({said}); {source}",
-        kind="permission",
-        hint="the writer needs storage.objects.create, .get and .list on this bucket",
-        key=action.key or None,
-    )
+    return explain_denial(action, said, "storage.objects.create, .get and .list on this bucket")
 
 
 def _is_about_checksum(message: str) -> bool:

@@ -16,6 +16,7 @@ from ingest.errors import (
     ConfigError,
     CorruptError,
     CredentialsError,
+    DiskFullError,
     IngestError,
     NotFoundError,
     PreconditionError,
@@ -257,7 +258,7 @@ class LocalStore:
             return self._absent(key)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             hint = "free some space, then run the same command to go on"
-            return ConfigError(f"{where}: no space left ({reason})", kind="disk-full", hint=hint, key=key)
+            return DiskFullError(f"{where}: no space left ({reason})", hint=hint, key=key)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a folder this user may write, or change its permissions"
             return CredentialsError(f"no permission on {where} ({reason})", kind="permission", hint=hint, key=key)

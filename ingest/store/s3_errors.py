@@ -16,7 +16,7 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.retry import retry_after_s
-from ingest.store.action import CREDENTIALS_EXPIRED
+from ingest.store.action import CREDENTIALS_EXPIRED, explain_denial
 
 if TYPE_CHECKING:
     from ingest.store.action import Action
@@ -118,9 +118,4 @@ def _explain_refusal(code: str, said: str, action: Action) -> IngestError:
         )
     if code == "RequestTimeTooSkewed":
         return ConfigError(f"{action.url}: this machine's clock is wrong ({said})", kind="clock-skew", hint="set it")
-    return CredentialsError(
-        f"no {action.verb} permission on {action.url} ({said}); {source}",
-        kind="permission",
-        hint="the writer needs s3:PutObject, s3:GetObject and s3:ListBucket on this prefix",
-        key=action.key or None,
-    )
+    return explain_denial(action, said, "s3:PutObject, s3:GetObject and s3:ListBucket on this prefix")

@@ -20,7 +20,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingest.errors import ConfigError, CredentialsError, IngestError, NoFileError, SourceChangedError, TransientError
+from ingest.errors import (
+    ConfigError,
+    CredentialsError,
+    DiskFullError,
+    IngestError,
+    NoFileError,
+    SourceChangedError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,7 +180,7 @@ def _explained(error: OSError, path: Path) -> IngestError:
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = "free some space, or write elsewhere, and run it again; nothing is left of this try"
-        return ConfigError(f"{path}: no space left ({reason})", kind="disk-full", hint=hint)
+        return DiskFullError(f"{path}: no space left ({reason})", hint=hint)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "choose a folder this user may write"
         return CredentialsError(f"no permission to write {path} ({reason})", kind="permission", hint=hint)

@@ -1,8 +1,8 @@
 """Real drivers and the workers' commits on one DEST in memory, each a puppet: what a state machine pulls strings of.
 
 A driver is all that ``run`` does after drafting: the plan is committed or refused, work is divided, units are driven,
-the dataset is finished. A worker claims a unit and commits chunks that were made beforehand: fetching and encoding have
-tests of their own, and would be most of the time here.
+the dataset is finished; one that leaves out what is bad amends the plan then, and goes on. A worker claims a unit and
+commits chunks that were made beforehand: fetching and encoding have tests of their own, and would be most of the time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
 
+from ingest.amendments import Amendment, LeftOut
 from ingest.cells import read_cells
 from ingest.chunks import MadeChunk, commit_chunk
 from ingest.committing import commit_plan
@@ -24,7 +25,7 @@ from ingest.driver import drive
 from ingest.encode.base import Encoded
 from ingest.encode.open import open_codec
 from ingest.errors import IngestError, SourceError, TransientError
-from ingest.layout import PLAN_KEY, RECEIPTS, SUCCESS_KEY, receipt_chunks
+from ingest.layout import AMENDMENTS, PLAN_KEY, RECEIPTS, SUCCESS_KEY, receipt_chunks
 from ingest.ledger.ledger import Ledger
 from ingest.ledger.receipts import parse_receipt
 from ingest.opened import open_plan
@@ -49,10 +50,13 @@ if TYPE_CHECKING:
     from ingest.running import RunReport
     from ingest.testing.memory_store import Change
 
-__all__ = ["Actor", "Model", "Piece", "Stage", "make_piece", "no_pauses"]
+__all__ = ["BAD", "Actor", "Model", "Piece", "Stage", "make_piece", "no_pauses"]
 
 N_ENCODINGS = 2
 """Ways in which a chunk's bytes are made: equal cells, other bytes, as from another image or CPU."""
+
+BAD = 1
+"""The chunk whose source some drivers find at fault."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +68,12 @@ class Piece:
     """By encoding."""
     digest: str
     """Of the finished dataset."""
+    without: tuple[Mapping[int, MadeChunk], ...]
+    """By encoding: chunk `BAD` as an amendment lets it be, without the rows of its first source."""
+    digest_without: str
+    """Of the finished dataset that has it so."""
+    amendment: Amendment
+    """What lets it."""
 
     @property
     def n_chunks(self) -> int:
@@ -77,15 +87,27 @@ def make_piece(folder: Path, *, cells_per_chunk: int) -> Piece:
     cells = read_cells(write_h5ad_index(folder / "index.feather", files))
     work = WorkSettings(workers=1)
     draft = draft_dataset(cells, DataSettings(cells_per_chunk=cells_per_chunk), work, cache=None)
-    stores = [_run_once(draft, work, level) for level in range(1, 1 + N_ENCODINGS)]
-    made = tuple(_made_chunks(store) for store in stores)
+    made, digest = _make_all(draft, work)
+    source, n_cells = made[0][BAD].entry.sources[0]
+    left_out = LeftOut(source, "nan", "they say", ((BAD, n_cells),))
+    amendment = Amendment(draft.plan.identity.digest, "some", (left_out,))
+    without, digest_without = _make_all(draft, work, amendment)
+    if any(made[0][n].entry.sha256 == made[1][n].entry.sha256 for n in made[0]):
+        raise RuntimeError("two encodings must differ in bytes")
+    return Piece(draft, made, digest, tuple({BAD: each[BAD]} for each in without), digest_without, amendment)
+
+
+def _make_all(
+    draft: Draft, work: WorkSettings, amendment: Amendment | None = None
+) -> tuple[tuple[Mapping[int, MadeChunk], ...], str]:
+    stores = [_run_once(draft, work, level, amendment) for level in range(1, 1 + N_ENCODINGS)]
     digests = {str(parse(store.get(SUCCESS_KEY), key=SUCCESS_KEY)["digest"]) for store in stores}
-    if len(digests) != 1 or any(made[0][n].entry.sha256 == made[1][n].entry.sha256 for n in made[0]):
+    if len(digests) != 1:
         raise RuntimeError("two encodings must differ in bytes alone")
-    return Piece(draft, made, digests.pop())
+    return tuple(_made_chunks(store) for store in stores), digests.pop()
 
 
-def _run_once(draft: Draft, work: WorkSettings, level: int) -> MemoryStore:
+def _run_once(draft: Draft, work: WorkSettings, level: int, amendment: Amendment | None) -> MemoryStore:
     store = MemoryStore()
 
     def open_leveled(format_name: str, codec: str, _: int, *, threads: int, about: Mapping[str, Any] | None) -> Any:
@@ -96,6 +118,9 @@ def _run_once(draft: Draft, work: WorkSettings, level: int) -> MemoryStore:
         mock.patch("ingest.worker.open_codec", open_leveled),
     ):
         opened = commit_plan(store, draft)
+        if amendment is not None:
+            opened.ledger.amend(amendment)
+            opened = open_plan(store)
         divided = divide_work(draft.profile, opened, (), work)
         run_plan(opened, divided, work, open_serial_pool, SilentObserver(), stop_requested=lambda: False)
     return store
@@ -139,6 +164,22 @@ class Model:
         """Whether every chunk exists and the dataset says so."""
         return self.piece is not None and self.finished and self.done == set(range(self.piece.n_chunks))
 
+    @property
+    def amended(self) -> bool:
+        """Whether chunk `BAD` may lack rows."""
+        return any(key.startswith(AMENDMENTS) for key in self._objects.data)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether chunk `BAD` is left whole and without a receipt, and may lack rows: only `repair` replaces it."""
+        if self.piece is None or not self.amended or BAD in self.done:
+            return False
+        return self._is_whole(self.piece)
+
+    def _is_whole(self, piece: Piece) -> bool:
+        there = self._objects.data.get(piece.made[0][BAD].entry.key)
+        return any(made[BAD].encoded.data == there for made in piece.made)
+
     def _take(self, change: Change, key: str, data: bytes) -> None:
         wrong = self._wrong(change, key, data)
         if wrong:
@@ -169,6 +210,8 @@ class Model:
         receipt, (chunk,) = parse_receipt(data, key=key), receipt_chunks(key) or (-1,)
         entry = receipt.chunks[0]
         truths = [made[chunk] for made in piece.made]
+        if self.amended:
+            truths += [made[chunk] for made in piece.without if chunk in made]
         there = self._objects.data.get(entry.key)
         self.done.add(chunk)
         if there is None or all(truth.encoded.data != there for truth in truths):
@@ -182,7 +225,8 @@ class Model:
         self.finished = True
         if self.done != set(range(piece.n_chunks)):
             return f"only {sorted(self.done)} are there"
-        return None if piece.digest in data.decode() else "another digest"
+        digest = piece.digest if self._is_whole(piece) else piece.digest_without
+        return None if digest in data.decode() else "another digest"
 
 
 # -- who plays -----------------------------------------------------------------------------------------------------
@@ -197,6 +241,8 @@ class Actor:
     encoding: int = 0
     bad: frozenset[int] = frozenset()
     """Chunks that its workers cannot make: their sources are at fault, they say."""
+    leaves_out: bool = False
+    """It amends the plan by what is bad, and makes these chunks without."""
     pool: _StagePool | None = None
     interrupted: bool = False
     disturbed: bool = False
@@ -214,7 +260,8 @@ class Actor:
         """Whether it may end without having finished: budgets of `ingest.schedule.Policy` may be spent."""
         policy = Policy()
         spent = {"unit": policy.blamed, "infrastructure": policy.infrastructure, "mishap": policy.passing}
-        return self.disturbed or bool(self.bad) or any(self.losses[name] >= most - 1 for name, most in spent.items())
+        stays_bad = bool(self.bad) and not self.leaves_out
+        return self.disturbed or stays_bad or any(self.losses[name] >= most - 1 for name, most in spent.items())
 
 
 class Stage:
@@ -234,9 +281,11 @@ class Stage:
         self.zombies: list[Puppet] = []
         """Workers that are at it still, though nobody waits for them."""
 
-    def enter(self, piece: int, *, size: int, encoding: int, bad: frozenset[int] = frozenset()) -> Actor:
+    def enter(
+        self, piece: int, *, size: int, encoding: int, bad: frozenset[int] = frozenset(), leaves_out: bool = False
+    ) -> Actor:
         """Start a driver; it stands before its first operation."""
-        actor = Actor(self.pieces[piece], encoding=encoding, bad=bad)
+        actor = Actor(self.pieces[piece], encoding=encoding, bad=bad, leaves_out=leaves_out)
         actor.puppet = Puppet(lambda puppet: self._drive(actor, puppet, size))
         self.actors.append(actor)
         return actor
@@ -244,6 +293,14 @@ class Stage:
     def _drive(self, actor: Actor, puppet: Puppet, size: int) -> RunReport:
         store, work = PuppetStore(MemoryStore(self.objects), puppet), WorkSettings(workers=size)
         opened = commit_plan(store, actor.piece.draft)
+        report = self._run(actor, opened, work)
+        proven = report.driven is not None and any(f.handling == "source" for f in report.driven.quarantined.values())
+        if not (actor.leaves_out and proven and report.finished and BAD not in opened.ledger.done()):
+            return report
+        opened.ledger.amend(actor.piece.amendment)
+        return self._run(actor, open_plan(store), work)
+
+    def _run(self, actor: Actor, opened: OpenPlan, work: WorkSettings) -> RunReport:
         divided = divide_work(actor.piece.draft.profile, opened, opened.ledger.done(), work)
 
         @contextmanager
@@ -340,10 +397,12 @@ class _StagePool:
         return UnitOutcome(task.unit_id, tuple(done), tuple(failures), undone, tuple(adopted))
 
     def _make(self, opened: OpenPlan, chunk: int, attempt: str, done: list[int], adopted: list[int]) -> Failure | None:
-        if chunk in self._actor.bad:
+        piece, may_lack = self._actor.piece, bool(opened.amendments.rules(chunk))
+        if chunk in self._actor.bad and not may_lack:
             return failure_of(SourceError(f"chunk {chunk} is bad", kind="nan"), [chunk])
+        made = (piece.without if may_lack else piece.made)[self._actor.encoding][chunk]
         try:
-            committed = commit_chunk(opened, self._actor.piece.made[self._actor.encoding][chunk], attempt=attempt)
+            committed = commit_chunk(opened, made, attempt=attempt)
         except TransientError:
             raise
         except IngestError as error:

@@ -163,3 +163,24 @@ def test_a_receipt_does_not_lie_about_what_it_dropped():
     made = rows_to_make(opened, rows, 0)
     with pytest.raises(CorruptError):
         committed_rows(opened, rows, entry(0, made, dropped={"truncated": 5}))
+
+
+@given(codes_lists, permissions, st.sets(st.integers(0, 3)))
+def test_what_is_used_is_what_chunks_lack_each_row_once(codes, permitted, made_whole):
+    """However often it is permitted, and whatever else."""
+    left = [
+        amendment(source, chunk, codes[chunk * SIZE : (chunk + 1) * SIZE].count(source)) for source, chunk in permitted
+    ]
+    opened, rows = world(codes, left)
+    whole, _ = world(codes, [])
+    numbers = range(-(-len(codes) // SIZE))
+    chunks = [
+        entry(number, rows_to_make(whole if number in made_whole else opened, rows, number)) for number in numbers
+    ]
+    used = opened.amendments.used_by(chunks)
+    assert sum(part.n_cells for part in used.left_out) == len(codes) - sum(chunk.n_cells for chunk in chunks)
+    assert all(
+        used.rules(chunk.chunk).keys() == set(codes[slice(*opened.plan.rows(chunk.chunk))]) - set(dict(chunk.sources))
+        for chunk in chunks
+    )
+    assert used.used_by(chunks).left_out == used.left_out

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from ingest.driver import drive
-from ingest.errors import ConfigError, TransientError
+from ingest.errors import ConfigError, CredentialsError, DiskFullError, TransientError
 from ingest.pool import Ended, Failure, Lost, Progress, UnitOutcome
 from ingest.run_events import Moved, Observed, UnitBegan, UnitSettled
 from ingest.schedule import Policy, Scheduler
@@ -284,6 +284,21 @@ def test_a_repair_makes_chunks_again_whose_receipts_stand(run):
 
     _, pool, _, _ = run([(0, 1)], answer, ledger=ledger, size=1)
     assert [task.chunks for task in pool.seen] == [(0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("refusal", [TransientError("no store"), DiskFullError("no space"), CredentialsError("403")])
+def test_a_failure_that_cannot_be_recorded_is_told_and_others_go_on(run, refusal):
+    class Refusing(FakeLedger):
+        def record_failures(self, *_):
+            raise refusal
+
+    def answer(task, _pool):
+        return failed(task, "source") if task.chunks == (1,) else ok(task)
+
+    driven, _, watcher, plan = run([(n,) for n in range(4)], answer, ledger=Refusing())
+    assert plan.done == {0, 2, 3}
+    assert list(driven.quarantined) == [1]
+    assert watcher.troubles
 
 
 def test_a_store_that_is_down_does_not_take_the_run_with_it(run):

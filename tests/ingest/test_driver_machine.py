@@ -6,7 +6,7 @@ import pytest
 
 from ingest.layout import PLAN_KEY, SUCCESS_KEY, chunk_key, receipt_key
 from ingest.testing.driver_machine import make_pieces, run_machine
-from ingest.testing.driver_stage import Stage, no_pauses
+from ingest.testing.driver_stage import BAD, Stage, no_pauses
 from ingest.testing.memory_store import MemoryStore
 
 
@@ -38,6 +38,38 @@ def test_a_driver_alone_plays_its_piece(stage):
     assert actor.puppet.result.exit_code == 0
     assert stage.model.complete
     assert stage.model.wrongs == []
+
+
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_a_driver_that_began_before_another_amended_finishes_too(stage, leaves_out):
+    bad = frozenset({BAD})
+    first = stage.enter(0, size=1, encoding=0, bad=bad, leaves_out=leaves_out)
+    while first.pool is None:
+        first.puppet.step()
+    second = stage.enter(0, size=2, encoding=1, bad=bad, leaves_out=True)
+    stage.perform(second)
+    assert second.puppet.result.exit_code == 0
+    stage.perform(first)
+    assert first.puppet.error is None, first.puppet.error
+    assert first.puppet.result.finished == second.puppet.result.finished
+    assert first.puppet.result.finished.left_out == stage.pieces[0].amendment.left_out
+    assert not first.puppet.result.driven.quarantined, "what failed here the other has made"
+    assert stage.model.complete
+    assert stage.model.wrongs == []
+
+
+def test_a_chunk_that_was_left_whole_before_it_was_amended_waits_for_repair(stage):
+    """Neither is right alone: nobody but the source can tell whether what is there is whole."""
+    piece = stage.pieces[0]
+    store, made = MemoryStore(stage.objects), piece.made[0][BAD]
+    one = stage.enter(0, size=1, encoding=0, bad=frozenset({BAD}), leaves_out=True)
+    while one.pool is None:
+        one.puppet.step()
+    store.put_new(made.entry.key, made.encoded.data)
+    stage.perform(one)
+    assert one.puppet.result.exit_code == 3
+    assert stage.model.stuck
+    assert not stage.model.complete
 
 
 def test_the_model_sees_what_must_not_be(stage):

@@ -16,6 +16,7 @@ KINDS = {
     "EmptySelectionError": "empty-selection",
     "NoColumnError": "unknown-column",
     "UnfitError": "unfit",
+    "DiskFullError": "disk-full",
     "IncompleteError": "incomplete",
     "VersionMismatchError": "version-mismatch",
     "SourceError": "source",
@@ -64,7 +65,7 @@ def test_lookup_error_is_kept_for_not_found():
     assert issubclass(errors.LabelsError, ValueError)
     assert issubclass(errors.NoColumnError, KeyError)
     assert errors.ConfigError.exit_code == errors.CredentialsError.exit_code == 2
-    assert errors.SourceError.exit_code == 1
+    assert errors.SourceError.exit_code == errors.DiskFullError.exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ingest.errors import CorruptError, IngestError, SourceError, TransientError
 from ingest.finish import read_chunks
 from ingest.fold_worker import ChunkFacts, FoldFactory, FoldWorker, ReadChunk
-from ingest.folding import cut_even_units, fold_chunks, planned_workers
-from ingest.pool import Ended, UnitTask
+from ingest.folding import cut_even_units, error_of, fold_chunks, planned_workers
+from ingest.pool import Ended, Failure, UnitTask
 from ingest.schedule import Policy
 from ingest.settings import WorkSettings
 from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit
@@ -216,3 +216,9 @@ def test_workers_are_those_asked_for_but_no_more_than_chunks(dest):
     assert planned_workers(chunks, WorkSettings(workers=3, pool="serial")) == 1
     with pytest.raises(IngestError, match="at least one worker"):
         planned_workers(chunks, WorkSettings(workers=0))
+
+
+@pytest.mark.parametrize(("kind", "code"), [("disk-full", 1), ("credentials", 2)])
+def test_what_a_worker_met_ends_with_the_code_it_would_have_here(kind, code):
+    error = error_of(Failure((0,), "config", kind, "it is said"))
+    assert (error.kind, error.exit_code) == (kind, code)

@@ -462,6 +462,7 @@ def test_a_damaged_joint_receipt_waits_for_all_of_its_chunks(dest, finished):
         ({}, 3),
         ({"interrupted": True}, 130),
         ({"fatal": Failure((), "config", "credentials", "expired")}, 2),
+        ({"fatal": Failure((), "config", "disk-full", "full")}, 1),
         ({"fatal": Failure((), "transient", "ray-lost", "gone")}, 1),
         ({"unfinished": "no summaries"}, 1),
         ({"failures": {1: Failure((1,), "conflict", "other-content", "x")}}, 1),

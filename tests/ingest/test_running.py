@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from ingest.cpu import available_cpus
 from ingest.errors import ConfigError, CredentialsError, TransientError
 from ingest.pool import Ended, Failure, UnitOutcome
 from ingest.preparing import divide_work, draft_dataset, profile_of_plan
+from ingest.repairing import repair_dataset
 from ingest.running import run_plan, run_units
 from ingest.settings import DataSettings, WorkSettings
+from ingest.store import local
 from ingest.store.local import LocalStore
 from ingest.testing.datasets import SilentObserver, open_serial_pool, write_h5ad_index, write_sources
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
@@ -78,6 +81,36 @@ def test_what_failed_is_told_and_not_that_it_could_not_be_recorded(tmp_path):
 def test_why_a_run_stopped_decides_its_exit_code(tmp_path, failure, code):
     opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path)
     assert run(opened, work, fixed_pool(Deadlines(failure))).exit_code == code
+
+
+@pytest.mark.parametrize("fits", [("_ingest/",), ("_ingest/runs/",)], ids=["records fit", "no failure fits"])
+def test_a_full_disk_ends_a_run_in_one_way_whatever_still_fits(tmp_path, monkeypatch, fits):
+    opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path)
+    really = local._write_temporary
+
+    def full(folder, body, later_than_ns):
+        if not f"{folder.relative_to(tmp_path / 'dest')}/".startswith(fits):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(folder, body, later_than_ns)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "_write_temporary", full)
+        report = run(opened, work)
+        repaired = repair_dataset(opened, [0], WORK, open_serial_pool, SilentObserver())
+    assert (report.exit_code, report.driven.fatal.kind) == (1, "disk-full")
+    assert (repaired.exit_code, repaired.fatal.kind) == (1, "disk-full")
+    ends = (tmp_path / "dest" / "_ingest" / "runs").rglob("end.json")
+    assert [json.loads(end.read_bytes())["outcome"] for end in ends] == ["stopped", "stopped"]
+    assert run(opened, divide_work(profile_of_plan(opened, WORK), opened, (), WORK)).exit_code == 0
+
+
+@pytest.mark.parametrize(("handling", "told"), [("conflict", True), ("source", False)])
+def test_what_failed_here_and_others_have_made_is_told_only_if_they_made_something_else(tmp_path, handling, told):
+    opened, work = prepared(LocalStore(tmp_path / "dest"), tmp_path)
+    assert run(opened, work).exit_code == 0
+    late = run(opened, work, fixed_pool(Deadlines(Failure((), handling, "some", "it is said"))))
+    assert late.exit_code == 0
+    assert bool(late.driven.quarantined) is told
 
 
 def test_a_share_of_failures_stops_the_run_early(tmp_path):

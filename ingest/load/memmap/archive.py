@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, DiskFullError
 from ingest.load.memmap.dtypes import check_data_dtype, smallest_uint_dtype
 from ingest.load.memmap.header import ArrayInfo, FeatureIndexInfo, SCDLHeader
 from ingest.load.memmap.names import VERSION, ArrayDType, FileNames
@@ -244,9 +244,8 @@ def disk_full(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise ConfigError(
+        raise DiskFullError(
             f"no space left for {where} ({error.strerror})",
-            kind="disk-full",
             hint="make room and run it again, or write to another disk",
         ) from error
 

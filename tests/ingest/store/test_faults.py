@@ -263,6 +263,22 @@ def test_no_permission_says_for_what_and_whose_credentials(bench):
     assert e.value.hint
 
 
+def test_no_permission_to_overwrite_says_so_and_what(bench, tmp_path):
+    stat = bench.store.put_new("config.json", DATA)
+    (tmp_path / "body").write_bytes(b"other")
+    for replace in (
+        lambda: bench.store.replace("config.json", b"other", expected=stat.version),
+        lambda: bench.store.replace_file("config.json", tmp_path / "body", expected=stat.version),
+    ):
+        bench.answer(403, "AccessDenied" if bench.kind == "s3" else "forbidden")
+        with pytest.raises(CredentialsError, match=r"no permission to replace .*/dest/config.json.*\(403 on") as e:
+            replace()
+        assert (e.value.kind, e.value.exit_code, e.value.key) == ("permission", 2, "config.json")
+        assert "overwrite" in e.value.hint
+        assert "needs" not in e.value.hint, "it has what a writer needs"
+    assert bench.direct("config.json") == DATA
+
+
 def test_expired_credentials_are_fetched_afresh_once(bench):
     status, code = (400, "ExpiredToken") if bench.kind == "s3" else (401, "authError")
     bench.answer(status, code)

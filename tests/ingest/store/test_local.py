@@ -115,7 +115,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(store, tmp_path, monk
         for write in (lambda: store.put_new("k", b"12345"), lambda: store.replace("old", b"2", expected=old.version)):
             with pytest.raises(ConfigError, match="no space left") as caught:
                 write()
-            assert caught.value.kind == "disk-full"
+            assert (caught.value.kind, caught.value.exit_code) == ("disk-full", 1)
     assert [path for path in everything(tmp_path / "dest") if "lock" not in path] == ["old"]
     assert store.get("old") == b"1"
     store.put_new("k", b"12345")

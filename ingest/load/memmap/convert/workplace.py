@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingest.documents import seal, unseal
-from ingest.errors import ConfigError, ConflictError, CorruptError, ForeignPlanError
+from ingest.errors import ConfigError, ConflictError, CorruptError, DiskFullError, ForeignPlanError
 from ingest.load.memmap.archive import ArrayFiles, Staging, disk_full, sync_folder
 from ingest.load.memmap.convert.base import LossyCast
 from ingest.load.memmap.convert.plan import ConversionPlan
@@ -237,9 +237,8 @@ class Workplace:
         free = shutil.disk_usage(self.folder).free
         needed = plan.spec.n_bytes + _SPARE_BYTES
         if needed > free:
-            raise ConfigError(
+            raise DiskFullError(
                 f"{self.path} takes {plan.spec.n_bytes / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there",
-                kind="disk-full",
                 hint="make room, write to another disk, or store values in a smaller type by --data-dtype",
             )
 
