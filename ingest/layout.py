@@ -40,10 +40,12 @@ __all__ = [
     "garbage_key",
     "genes_key",
     "index_key",
+    "is_amendment",
     "receipt_chunks",
     "receipt_key",
     "receipts_from",
     "run_end_key",
+    "run_record",
     "run_start_key",
     "survey_key",
 ]
@@ -79,6 +81,8 @@ QC_INDEX_KEY: Final = "qc_index.feather"
 QC_GENE_LIST_KEY: Final = "qc_genes.txt"
 
 _RECEIPT = re.compile(r"_ingest/receipts/(\d+)-(\d+)\.json\Z")
+_AMENDMENT = re.compile(r"_ingest/amendments/[0-9]{6,}\.json\Z")
+_RUN_RECORD = re.compile(r"_ingest/runs/([^/]+)/((?:start|end|unit-[0-9]+)\.json)\Z")
 
 
 def index_key(digest: str) -> str:
@@ -127,6 +131,11 @@ def amendment_key(number: int) -> str:
     return f"{AMENDMENTS}{number:06d}.json"
 
 
+def is_amendment(key: str) -> bool:
+    """Return whether `key` is an amendment's: file managers leave files of their own in every folder."""
+    return _AMENDMENT.match(key) is not None
+
+
 def claim_key(run_id: str, unit_id: int) -> str:
     """Return the key by which a worker says that it has begun a unit; for ``status`` only, it locks nothing."""
     return f"{RUNS}{run_id}/unit-{unit_id:07d}.json"
@@ -140,6 +149,12 @@ def run_start_key(run_id: str) -> str:
 def run_end_key(run_id: str) -> str:
     """Return the key of how the run ended."""
     return f"{RUNS}{run_id}/end.json"
+
+
+def run_record(key: str) -> tuple[str, str] | None:
+    """Return the run and the name of its record at `key`, or None when `key` is no run's."""
+    found = _RUN_RECORD.match(key)
+    return (found[1], found[2]) if found else None
 
 
 def garbage_key(marking_id: str) -> str:

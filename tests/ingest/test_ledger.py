@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ingest.documents import seal, unseal
 from ingest.encode.base import Offsets
 from ingest.errors import ConflictError, CorruptError, NotFoundError
-from ingest.layout import receipt_key
+from ingest.layout import RUNS, receipt_key
 from ingest.ledger.ledger import Ledger, put_same, put_same_file
 from ingest.ledger.receipts import ChunkReceipt, Receipt, parse_receipt
 from ingest.pool import Failure
@@ -223,6 +223,18 @@ def test_runs_that_have_begun_and_not_ended_are_open(ledger):
         ledger.claim(run, 1, (0, 1))
     ledger.end_run("r1", {})
     assert ledger.open_runs() == {"r2"}
+
+
+STRAYS = (".DS_Store", "._r1", "notes/start.json.txt", "r1/.DS_Store", "r1/unit-x.json", "r1/deep/end.json")
+
+
+def test_what_lies_among_runs_and_is_none_is_passed_over(ledger):
+    ledger.start_run("r1", {})
+    ledger.claim("r1", 1, (0, 1))
+    for name in STRAYS:
+        ledger.store.put_new(f"{RUNS}{name}", b"\x00\x01Bud1")
+    assert ledger.open_runs() == {"r1"}
+    assert [(run["run"], run["claimed"]) for run in ledger.runs()] == [("r1", {0, 1})]
 
 
 def test_what_lies_among_receipts_and_is_none_is_passed_over(ledger):
