@@ -80,7 +80,10 @@ QC_GENES_KEY: Final = "qc_genes.feather"
 QC_INDEX_KEY: Final = "qc_index.feather"
 QC_GENE_LIST_KEY: Final = "qc_genes.txt"
 
-_RECEIPT = re.compile(r"_ingest/receipts/(\d+)-(\d+)\.json\Z")
+_MOST_TOGETHER = 1 << 17
+"""Chunks that one receipt may cover."""
+
+_RECEIPT = re.compile(r"_ingest/receipts/([0-9]{1,18})-([0-9]{1,18})\.json\Z")
 _AMENDMENT = re.compile(r"_ingest/amendments/[0-9]{6,}\.json\Z")
 _RUN_RECORD = re.compile(r"_ingest/runs/([^/]+)/((?:start|end|unit-[0-9]+)\.json)\Z")
 
@@ -111,9 +114,15 @@ def receipt_key(first: int, last: int) -> str:
 
 
 def receipt_chunks(key: str) -> range | None:
-    """Return the chunks that the receipt at `key` covers, or None when `key` is no receipt's."""
-    found = _RECEIPT.search(key)
-    return range(int(found[1]), int(found[2]) + 1) if found else None
+    """Return the chunks that the receipt at `key` covers, or None when `key` is no receipt's.
+
+    Nor is it one that would cover more than any unit has: names are counted up before anybody reads what has them.
+    """
+    found = _RECEIPT.match(key)
+    if found is None:
+        return None
+    chunks = range(int(found[1]), int(found[2]) + 1)
+    return chunks if len(chunks) <= _MOST_TOGETHER else None
 
 
 def receipts_from(block: int, zeros: int) -> str:
