@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import NotFoundError, TransientError
+from ingest.store.gcs_answers import description
 from ingest.store.gcs_errors import explain
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class ResumableUpload:
             self._at = int(match.group(1)) + 1 if match else 0
             return None
         if reply.status in (200, 201):
-            return reply.json()
+            return description(reply, self._action)
         error = explain(reply, self._action)
         if reply.status in (404, 410) or isinstance(error, NotFoundError):
             raise _SessionEndedError

@@ -252,6 +252,67 @@ def test_a_listing_after_a_key_asks_for_no_more(bench):
     assert "start-after=dest%2Fk2" in asked or "startOffset=dest%2Fk2" in asked
 
 
+# answers that are not the store's
+
+LOGIN = b"<html><head><title>Welcome</title></head><body>to the airport</body></html>"
+OTHERS = {
+    "a page": LOGIN,
+    "a broken page": b"<html><p>Welcome<br>",
+    "nothing": b"",
+    "a list": b"[]",
+    "an object": b"{}",
+    "an error in JSON": b'{"error": "please log in"}',
+    "a deep one": b"[" * 100_000,
+    "half a listing": b'{"kind": "storage#objects", "items": [{"name": "dest/k"}]}',
+    "half a listing in XML": b"<L><IsTruncated>false</IsTruncated><Contents><Key>dest/k</Key></Contents></L>",
+    "a listing that goes on nowhere": b"<L><IsTruncated>true</IsTruncated></L>",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_listing_is_not_taken_for_an_empty_one(bench, name):
+    bench.store.put_new("k", DATA)
+    bench.fail("answer", reads, status=200, body=OTHERS[name], times=99)
+    with pytest.raises(TransientError) as caught:
+        list(bench.store.list(""))
+    assert caught.value.kind in ("other-answer", "store-busy")  # botocore itself makes a 500 of a 200 that is no XML
+    assert bench.store.retries == QUICK.attempts - 1
+    assert "\n" not in str(caught.value)
+    bench.proxy.faults[:] = [Fault("answer", reads, status=200, body=OTHERS[name])]
+    assert [stat.key for stat in bench.store.list("")] == ["k"]
+
+
+def test_a_listing_by_somebody_else_is_told_so(bench):
+    bench.fail("answer", reads, status=203, body=OTHERS["a broken page"], times=99)
+    with pytest.raises(TransientError, match=r"not .*the store") as caught:
+        list(bench.store.list(""))
+    assert (caught.value.kind, bool(caught.value.hint)) == ("other-answer", True)
+
+
+def test_an_empty_listing_is_one(bench):
+    assert list(bench.store.list("")) == list(bench.store.list("nothing/")) == []
+
+
+def test_what_is_no_description_is_asked_for_again(bench):
+    written = bench.store.put_new("k", DATA)
+    bench.fail("answer", status=200, body=LOGIN, times=2)
+    assert bench.store.stat("k") == written
+    bench.fail("answer", status=200, body=LOGIN, times=99)
+    with pytest.raises(TransientError) as caught:
+        bench.store.stat("k")
+    assert caught.value.kind == "other-answer"
+
+
+def test_a_write_that_a_page_answers_is_no_success(bench):
+    bench.fail("answer", writes, status=200, body=LOGIN)
+    bench.store.put_new("k", DATA)
+    assert bench.direct("k") == DATA
+    bench.fail("answer", writes, status=200, body=LOGIN, times=99)
+    with pytest.raises(TransientError) as caught:
+        bench.store.put_new("k2", DATA)
+    assert caught.value.kind == "other-answer"
+
+
 # refusals that a person must mend
 
 
@@ -406,6 +467,18 @@ def test_parts_that_get_lost_or_damaged_are_sent_again(bench, large):
         bench.fail("flip-request", middle)
     store.put_new("big", data)
     assert bench.direct("big") == data
+
+
+def test_pages_in_place_of_any_answer_to_a_large_object(bench, large):
+    store, data = large
+    for at in range(5):
+        n_before, key = len(bench.proxy.seen), f"big{at}"
+        bench.proxy.faults[:] = [
+            Fault("answer", lambda _, last=n_before + at + 1: len(bench.proxy.seen) == last, status=200, body=LOGIN)
+        ]
+        store.put_new(key, data)
+        assert bench.proxy.faults[0].times == 0 or at == 4, at
+        assert bench.direct(key) == data
 
 
 def test_a_last_part_whose_reply_was_lost(bench, large):
