@@ -235,7 +235,7 @@ class S3Store:
         most = self._part_bytes if isinstance(body, FileBody) else self._single_put_bytes
         if len(body) > most:
             size = self._part_bytes
-            etag, _ = put_parts(
+            etag, verified = put_parts(
                 lambda run, *needed: self._ask(action, run, *needed),
                 self._where.bucket,
                 self._base + key,
@@ -244,6 +244,7 @@ class S3Store:
                 condition,
                 self._line,
             )
+            self._confirm(key, verified or holds(self, key, body))
             return ObjectStat(key, len(body), etag)
         view = body[:]
         digest = base64.b64encode(hashlib.sha256(view).digest()).decode()

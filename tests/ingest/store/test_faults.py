@@ -481,6 +481,40 @@ def test_pages_in_place_of_any_answer_to_a_large_object(bench, large):
         assert bench.direct(key) == data
 
 
+@pytest.fixture
+def ignorant(bench):
+    """Return an S3 that knows nothing of checksums, and says so of none: old look-alikes are like that."""
+    with FaultProxy(bench.server.endpoint_url, unheard=("x-amz-checksum", "x-amz-sdk", "x-amz-content")) as proxy:
+        bench.proxy = proxy
+        store = bench.open(single_put_bytes=1_000_000, part_bytes=5 << 20)
+        yield store
+        store.close()
+
+
+@pytest.mark.parametrize("bench", ["s3"], indirect=True)
+@pytest.mark.parametrize("size", [16_384, 6 << 20])
+def test_what_a_store_says_no_checksum_of_is_read_back(bench, ignorant, tmp_path, size):
+    data, path = (DATA * (size // len(DATA) + 1))[:size], tmp_path / "file"
+    path.write_bytes(data)
+    for key, put in (("bytes", ignorant.put_new), ("file", ignorant.put_new_file)):
+        given = data if key == "bytes" else path
+        bench.proxy.seen.clear()
+        assert put(key, given).size == size
+        assert any(map(reads, bench.proxy.seen))
+        assert bench.direct(key) == data
+        bench.fail("flip-request", lambda seen: seen.method == "PUT")
+        with pytest.raises(CorruptError) as caught:
+            put(f"{key}-damaged", given)
+        assert caught.value.kind == "checksum-mismatch"
+
+
+def test_parts_whose_checksum_the_store_says_are_not_read_again(bench, large):
+    store, data = large
+    bench.proxy.seen.clear()
+    store.put_new("big", data)
+    assert not any(map(reads, bench.proxy.seen))
+
+
 def test_a_last_part_whose_reply_was_lost(bench, large):
     store, data = large
     bench.fail("lose-reply", last_part(bench))
