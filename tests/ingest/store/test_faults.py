@@ -16,8 +16,10 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.store import Budget
+from ingest.store.action import Action
 from ingest.store.body import FileBody
 from ingest.store.gcs import GCSStore
+from ingest.store.gcs_resumable import ResumableUpload
 from ingest.store.s3 import S3Store
 from ingest.store.url import parse_store_url
 from ingest.testing.fault_proxy import Fault, FaultProxy
@@ -479,6 +481,40 @@ def test_pages_in_place_of_any_answer_to_a_large_object(bench, large):
         store.put_new(key, data)
         assert bench.proxy.faults[0].times == 0 or at == 4, at
         assert bench.direct(key) == data
+
+
+def upload_of(bench, answers):
+    """Return a resumable upload of 10 bytes whose requests are answered so, the last answer again and again."""
+    for number, (status, headers) in enumerate(answers, start=1):
+        last = 99 if number == len(answers) else 1
+        body = b"" if status != 200 else b'{"size": "10", "generation": "7"}'
+        bench.fail("answer", status=status, body=body, times=last, headers=headers)
+    bench.proxy.seen.clear()
+    client = bench.store._client
+    action = Action("objects.insert", "write", bench.url, "k", "nowhere")
+    return ResumableUpload(client, action, f"{client.base}/session", memoryview(b"0123456789"), 4)
+
+
+def sent(bench):
+    return [seen.headers["content-range"] for seen in bench.proxy.seen]
+
+
+@pytest.mark.parametrize("bench", ["gcs"], indirect=True)
+def test_an_upload_that_has_all_bytes_and_is_no_object_yet_is_asked_after(bench):
+    whole = (308, {"Range": "bytes=0-9"})
+    upload = upload_of(bench, [(308, {"Range": "bytes=0-3"}), (503, {}), whole, whole, (200, {})])
+    assert upload.run(bench.store._retrier)["generation"] == "7"
+    assert sent(bench) == ["bytes 0-3/10", "bytes 4-7/10", "bytes */10", "bytes */10", "bytes */10"]
+
+
+@pytest.mark.parametrize("bench", ["gcs"], indirect=True)
+@pytest.mark.parametrize("answer", [(308, {"Range": "bytes=0-9"}), (308, {"Range": "bytes=0-99"}), (308, {})])
+def test_an_upload_that_comes_to_no_end_is_given_up(bench, answer):
+    with pytest.raises(TransientError) as caught:
+        upload_of(bench, [answer]).run(bench.store._retrier)
+    assert caught.value.kind == "store-busy"
+    assert len(sent(bench)) <= 2 * QUICK.attempts
+    assert not [span for span in sent(bench) if span.startswith("bytes 10-")]
 
 
 @pytest.fixture
