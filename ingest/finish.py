@@ -96,8 +96,9 @@ def _check_planned(opened: OpenPlan, chunk: ChunkReceipt) -> None:
 
 def _sources(rows: ChunkRows) -> list[tuple[int, int]]:
     """Return (number of the source, its cells), ascending."""
-    numbers, cells = np.unique(rows.codes, return_counts=True)
-    return list(zip(numbers.tolist(), cells.tolist(), strict=True))
+    cells = np.bincount(rows.codes)  # np.unique takes a millisecond and a half: of 100,000 chunks, minutes
+    numbers = np.flatnonzero(cells)
+    return list(zip(numbers.tolist(), cells[numbers].tolist(), strict=True))
 
 
 def _disagrees(opened: OpenPlan, chunk: ChunkReceipt) -> CorruptError:
