@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ingest.planning import Draft
     from ingest.store.base import Store
 
-__all__ = ["check_destination", "commit_plan"]
+__all__ = ["check_destination", "commit_plan", "refuse_careless"]
 
 _SAID = 3
 """Differences named in the refusal; more would not fit a line."""
@@ -44,9 +44,23 @@ def commit_plan(store: Store, draft: Draft, *, single_driver: bool = False) -> O
                 put_same_file(store, draft.plan.files[role], data)
         _put_plan(store, draft)
     _refuse_foreign(store, ledger, draft)
+    refuse_careless(store, single_driver=single_driver)
+    return open_plan(store)
+
+
+def refuse_careless(store: Store, *, single_driver: bool = False) -> None:
+    """Refuse a store that ignores preconditions, unless nobody else ever writes there.
+
+    Whoever goes on with a plan asks too: the run that committed it may have been told of no other driver, or been
+    refused.
+
+    Raises
+    ------
+    ConfigError
+        Kind ``store-ignores-preconditions``.
+    """
     if not single_driver:
         check_preconditions(store, PLAN_KEY, store.get(PLAN_KEY))
-    return open_plan(store)
 
 
 def check_destination(store: Store, draft: Draft) -> set[int]:

@@ -40,10 +40,12 @@ __all__ = [
     "garbage_key",
     "genes_key",
     "index_key",
+    "is_amendment",
     "receipt_chunks",
     "receipt_key",
     "receipts_from",
     "run_end_key",
+    "run_record",
     "run_start_key",
     "survey_key",
 ]
@@ -78,7 +80,12 @@ QC_GENES_KEY: Final = "qc_genes.feather"
 QC_INDEX_KEY: Final = "qc_index.feather"
 QC_GENE_LIST_KEY: Final = "qc_genes.txt"
 
-_RECEIPT = re.compile(r"_ingest/receipts/(\d+)-(\d+)\.json\Z")
+_MOST_TOGETHER = 1 << 17
+"""Chunks that one receipt may cover."""
+
+_RECEIPT = re.compile(r"_ingest/receipts/([0-9]{1,18})-([0-9]{1,18})\.json\Z")
+_AMENDMENT = re.compile(r"_ingest/amendments/[0-9]{6,}\.json\Z")
+_RUN_RECORD = re.compile(r"_ingest/runs/([^/]+)/((?:start|end|unit-[0-9]+)\.json)\Z")
 
 
 def index_key(digest: str) -> str:
@@ -107,9 +114,15 @@ def receipt_key(first: int, last: int) -> str:
 
 
 def receipt_chunks(key: str) -> range | None:
-    """Return the chunks that the receipt at `key` covers, or None when `key` is no receipt's."""
-    found = _RECEIPT.search(key)
-    return range(int(found[1]), int(found[2]) + 1) if found else None
+    """Return the chunks that the receipt at `key` covers, or None when `key` is no receipt's.
+
+    Nor is it one that would cover more than any unit has: names are counted up before anybody reads what has them.
+    """
+    found = _RECEIPT.match(key)
+    if found is None:
+        return None
+    chunks = range(int(found[1]), int(found[2]) + 1)
+    return chunks if len(chunks) <= _MOST_TOGETHER else None
 
 
 def receipts_from(block: int, zeros: int) -> str:
@@ -127,6 +140,11 @@ def amendment_key(number: int) -> str:
     return f"{AMENDMENTS}{number:06d}.json"
 
 
+def is_amendment(key: str) -> bool:
+    """Return whether `key` is an amendment's: file managers leave files of their own in every folder."""
+    return _AMENDMENT.match(key) is not None
+
+
 def claim_key(run_id: str, unit_id: int) -> str:
     """Return the key by which a worker says that it has begun a unit; for ``status`` only, it locks nothing."""
     return f"{RUNS}{run_id}/unit-{unit_id:07d}.json"
@@ -140,6 +158,12 @@ def run_start_key(run_id: str) -> str:
 def run_end_key(run_id: str) -> str:
     """Return the key of how the run ended."""
     return f"{RUNS}{run_id}/end.json"
+
+
+def run_record(key: str) -> tuple[str, str] | None:
+    """Return the run and the name of its record at `key`, or None when `key` is no run's."""
+    found = _RUN_RECORD.match(key)
+    return (found[1], found[2]) if found else None
 
 
 def garbage_key(marking_id: str) -> str:

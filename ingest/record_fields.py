@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Check", "check_fields", "each", "is_count", "is_flag", "is_number", "is_text", "keyed", "maybe"]
+__all__ = ["Check", "check_fields", "each", "is_count", "is_flag", "is_number", "is_text", "keyed", "maybe", "one_of"]
 
 Check = "Callable[[Any], bool]"
 
@@ -49,6 +49,11 @@ def each(check: Callable[[Any], bool], length: int | None = None) -> Callable[[A
 def keyed(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return the check of an object whose values all pass `check`."""
     return lambda value: isinstance(value, dict) and all(check(entry) for entry in value.values())
+
+
+def one_of(*values: str) -> Callable[[Any], bool]:
+    """Return the check of a word of a list."""
+    return lambda value: isinstance(value, str) and value in values
 
 
 def maybe(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

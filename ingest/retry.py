@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 _CORRUPT_TRIES = 3
 """A damaged transfer heals at the second try; what stays damaged is damaged at rest, and more reads cost only time."""
+
+_LONGEST_WISH_S = 86_400.0
+"""What a server asks for beyond a day is taken for one: it is slept, recorded and said to people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +125,20 @@ def _corrupt_tries(error: CorruptError) -> int:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks for, or None; RFC 9110, 10.2.3: seconds or a date."""
-    if header is None:
-        return None
-    text = header.strip()
+    """Return the seconds that a ``Retry-After`` header asks for, or None; RFC 9110, 10.2.3: seconds or a date.
+
+    A day at most, whatever the header says; None for what is neither.
+    """
+    wish = _asked_s(header.strip()) if header is not None else math.nan
+    return min(max(0.0, wish), _LONGEST_WISH_S) if math.isfinite(wish) else None
+
+
+def _asked_s(text: str) -> float:
+    """Return what `text` asks for, which may be in the past; infinite or NaN where it cannot be reckoned with."""
     if text.isdecimal():
         return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+        return (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
+        return math.nan

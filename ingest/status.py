@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.documents import parse
 from ingest.errors import CorruptError, NotFoundError
-from ingest.layout import CHUNKS, FAILURES, RUNS, SUCCESS_KEY
+from ingest.layout import CHUNKS, FAILURES, RUNS, SUCCESS_KEY, run_record
 from ingest.ordered_map import map_ordered
 from ingest.record_fields import check_fields, each, is_count, is_number, is_text, maybe
 
@@ -209,7 +209,10 @@ class _Records:
         claims: dict[str, list[str]] = {}
         heads: list[str] = []
         for stat in self._store.list(RUNS):
-            run_id, _, name = stat.key.removeprefix(RUNS).partition("/")
+            found = run_record(stat.key)
+            if found is None:
+                continue  # nothing of ours
+            run_id, name = found
             mine = claims.setdefault(run_id, [])
             if name in ("start.json", "end.json"):
                 heads.append(stat.key)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import ConfigError, NotFoundError, TransientError
-from ingest.layout import FAILURES, RECEIPTS, RUNS, SUCCESS_KEY, receipt_chunks
+from ingest.layout import FAILURES, RECEIPTS, RUNS, SUCCESS_KEY, receipt_chunks, run_record
 from ingest.opened import open_plan
 
 if TYPE_CHECKING:
@@ -253,9 +253,10 @@ class _Listings:
         sign = self._n_looks or -1
         after = "" if all_ended else f"{RUNS}{self._last_run}/unit-z"
         for stat in self._store.list(RUNS, after=after):
-            name, _, record = stat.key.removeprefix(RUNS).partition("/")
-            if not record:
+            found = run_record(stat.key)
+            if found is None:
                 continue  # nothing of ours
+            name, record = found
             self._runs.setdefault(name, _Run(name, seen_at=self._n_looks, signed_at=sign)).take(record, sign)
             self._last_run = max(self._last_run, name)
         for run in self._runs.values():

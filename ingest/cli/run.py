@@ -404,6 +404,7 @@ def _from_index(
 
 
 def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[str, Any]) -> int:
+    from ingest.committing import refuse_careless
     from ingest.opened import open_plan
     from ingest.preparing import divide_work, profile_of_plan
 
@@ -412,6 +413,8 @@ def _resume(ctx: click.Context, store: Store, work: WorkSettings, options: dict[
     divided = divide_work(profile_of_plan(opened, work), opened, opened.ledger.done(), work)
     if options["look"] is not None:
         return int(options["look"](opened, divided, work, options))
+    if divided.units:
+        refuse_careless(store, single_driver=work.single_driver)
     return _go(opened, divided, work, options)
 
 

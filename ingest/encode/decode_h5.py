@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ingest.block import Block, Counts
 from ingest.encode.guard import load_filters, refuse_bombs, texts_of
+from ingest.encode.value_type import VALUE_TYPES
 from ingest.genes import Genes
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ Array = np.ndarray[Any, Any]
 _SLAB_BYTES = 8 << 20
 _MOST_BLOCK_BYTES = 256 << 20
 """Of one HDF5 chunk, which is whole in memory; ours have two megabytes, or one row."""
-_TYPES = ("int16", "uint16", "int32", "int64", "float32", "float64")
 
 
 def decode_dense(file: h5py.File, most: int) -> Block:
@@ -62,7 +62,7 @@ def decode_dense(file: h5py.File, most: int) -> Block:
 
 def _matrix(node: h5py.Dataset) -> h5py.Dataset:
     """Return X when it is what a chunk can hold: its size is then bounded by what is stored of it."""
-    if not isinstance(node, h5py.Dataset) or node.ndim != 2 or node.dtype.name not in _TYPES:
+    if not isinstance(node, h5py.Dataset) or node.ndim != 2 or node.dtype.name not in VALUE_TYPES:
         raise ValueError(f"X is {node!r}, no matrix of counts")
     load_filters(node)
     if node.chunks is None:

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["holding"]
+__all__ = ["VALUE_TYPES", "holding"]
+
+VALUE_TYPES = ("int16", "uint16", "int32", "int64", "float32", "float64")
+"""What the values of a chunk may be, by numpy's names."""
 
 _WIDER = {
     "uint16": ("uint16", "int32", "int64"),

@@ -18,9 +18,11 @@ from ingest.layout import (
     amendment_key,
     claim_key,
     failure_key,
+    is_amendment,
     receipt_chunks,
     receipts_from,
     run_end_key,
+    run_record,
     run_start_key,
 )
 from ingest.ledger.receipts import Receipt, parse_receipt
@@ -29,7 +31,7 @@ from ingest.plan import Plan, parse_plan
 from ingest.store.body import holds, open_body
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ingest.amendments import Amendment
@@ -129,16 +131,16 @@ class Ledger:
             One is damaged, or of another plan.
         """
         found = []
-        for stat in self.store.list(AMENDMENTS):
-            amendment = parse_amendment(self.store.get(stat.key), key=stat.key)
+        for key in self._amendment_keys():
+            amendment = parse_amendment(self.store.get(key), key=key)
             if amendment.plan != plan.identity.digest:
-                raise CorruptError(f"{stat.key} belongs to another plan ({amendment.plan})", key=stat.key)
+                raise CorruptError(f"{key} belongs to another plan ({amendment.plan})", key=key)
             found.append(amendment)
         return found
 
     def amend(self, amendment: Amendment) -> str:
         """Record an amendment under the first number that is free; return its key."""
-        number, data = sum(1 for _ in self.store.list(AMENDMENTS)), amendment.seal()
+        number, data = len(self._amendment_keys()), amendment.seal()
         while True:
             key = amendment_key(number)
             try:
@@ -150,6 +152,9 @@ class Ledger:
                 number += 1
             else:
                 return key
+
+    def _amendment_keys(self) -> list[str]:
+        return [stat.key for stat in self.store.list(AMENDMENTS) if is_amendment(stat.key)]
 
     # -- receipts ------------------------------------------------------------------------------------------------
 
@@ -219,7 +224,7 @@ class Ledger:
 
     def failures(self) -> list[dict[str, Any]]:
         """Return all failure records."""
-        return self._documents(FAILURES)
+        return [document for _, document in self._documents([stat.key for stat in self.store.list(FAILURES)])]
 
     def claim(self, run_id: str, unit_id: int, chunks: Iterable[int]) -> None:
         """Say for ``status`` that a unit has begun; it locks nothing."""
@@ -235,20 +240,17 @@ class Ledger:
 
     def open_runs(self) -> set[str]:
         """Return the runs that have begun and not ended: still at work, or killed. One listing."""
-        started, ended = set(), set()
-        for stat in self.store.list(RUNS):
-            run_id, name = stat.key.removeprefix(RUNS).split("/", 1)
-            if name == "start.json":
-                started.add(run_id)
-            elif name == "end.json":
-                ended.add(run_id)
+        found = [run_record(stat.key) for stat in self.store.list(RUNS)]
+        started, ended = ({one[0] for one in found if one and one[1] == name} for name in ("start.json", "end.json"))
         return started - ended
 
     def runs(self) -> list[dict[str, Any]]:
         """Return every run: its start, its end (absent: killed or still going) and the chunks of its claims."""
         runs: dict[str, dict[str, Any]] = {}
-        for key, document in self._documents_by_key(RUNS):
-            run_id, name = key.removeprefix(RUNS).split("/", 1)
+        keys = [stat.key for stat in self.store.list(RUNS)]
+        records = {key: record for key in keys if (record := run_record(key))}
+        for key, document in self._documents(records):
+            run_id, name = records[key]
             run = runs.setdefault(run_id, {"run": run_id, "start": None, "end": None, "claimed": set()})
             if name.startswith("unit-"):
                 run["claimed"].update(document["chunks"])
@@ -256,11 +258,7 @@ class Ledger:
                 run[name.removesuffix(".json")] = document
         return [runs[run_id] for run_id in sorted(runs)]
 
-    def _documents(self, prefix: str) -> list[dict[str, Any]]:
-        return [document for _, document in self._documents_by_key(prefix)]
-
-    def _documents_by_key(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        keys = [stat.key for stat in self.store.list(prefix)]
+    def _documents(self, keys: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         with ThreadPoolExecutor(_READERS) as readers:
             for key, data in zip(keys, readers.map(self.store.get, keys), strict=True):
                 yield key, parse(data, key=key)

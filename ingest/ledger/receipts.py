@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ingest.documents import seal, unseal
 from ingest.encode.base import Offsets
+from ingest.encode.value_type import VALUE_TYPES
 from ingest.errors import CorruptError
 from ingest.layout import receipt_key
-from ingest.record_fields import check_fields, each, is_count, is_number, is_text, keyed
+from ingest.record_fields import check_fields, each, is_count, is_number, is_text, keyed, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,10 +94,14 @@ def parse_receipt(data: bytes, *, key: str) -> Receipt:
     return receipt
 
 
+_MOST_AXES = 32
+"""Of an HDF5 dataset."""
+
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("chunk", "size", "n_cells", "nnz"), is_count),
-    **dict.fromkeys(("key", "sha256", "rows", "content", "dtype", "cell_sums"), is_text),
+    **dict.fromkeys(("key", "sha256", "rows", "content", "cell_sums"), is_text),
     **dict.fromkeys(("sum", "maximum"), is_number),
+    "dtype": one_of(*VALUE_TYPES),
     "sources": each(each(is_count, 2)),
     "dropped": keyed(is_count),
     "notes": each(is_text),
@@ -103,7 +109,8 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
 }
 _OFFSET_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "dataset": is_text,
-    **dict.fromkeys(("chunk_shape", "offsets", "sizes"), each(is_count)),
+    "chunk_shape": lambda value: each(is_count)(value) and len(value) <= _MOST_AXES and is_count(prod(value)),
+    **dict.fromkeys(("offsets", "sizes"), each(is_count)),
 }
 
 

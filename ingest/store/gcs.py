@@ -22,6 +22,7 @@ from ingest.retry import Budget, Retrier
 from ingest.store.action import CREDENTIALS_EXPIRED, Action
 from ingest.store.base import ObjectStat
 from ingest.store.body import FileBody, as_view, holds, open_body, pieces
+from ingest.store.gcs_answers import description, page, session_url
 from ingest.store.gcs_errors import explain
 from ingest.store.gcs_http import GCSClient
 from ingest.store.gcs_resumable import ResumableUpload
@@ -160,7 +161,8 @@ class GCSStore:
     def stat(self, key: str) -> ObjectStat:
         """Return size and generation of `key`."""
         url = self._client.object_url(self._where.bucket, self._name(key), fields="size,generation")
-        found = self._request(self._action("objects.get", "read", key), "GET", url, _as_json)
+        action = self._action("objects.get", "read", key)
+        found = self._request(action, "GET", url, lambda reply: description(reply, action))
         return ObjectStat(key, int(found["size"]), str(found["generation"]))
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
@@ -168,13 +170,13 @@ class GCSStore:
         check_prefix(prefix)
         token = ""
         while True:
-            page = self._page(prefix, token, after=after)
-            for entry in page.get("items", []):
+            found = self._page(prefix, token, after=after)
+            for entry in found["items"] or []:
                 key = entry["name"][len(self._base) :]
                 # Folder markers of other tools are no objects of ours; startOffset is of what is listed, the first.
                 if not key.endswith("/") and key > after:
                     yield ObjectStat(key, int(entry["size"]), str(entry["generation"]))
-            token = page.get("nextPageToken", "")
+            token = found["nextPageToken"] or ""
             if not token:
                 return
 
@@ -209,7 +211,7 @@ class GCSStore:
             found = self._put_resumable(action, key, body, crc32c, generation)
         else:
             found = self._put_once(action, key, body[:], crc32c, generation)
-        if found.get("crc32c") != crc32c or int(found.get("size", -1)) != len(body):
+        if found.get("crc32c") != crc32c or int(found["size"]) != len(body):
             raise self._damaged(key)
         return ObjectStat(key, len(body), str(found["generation"]))
 
@@ -224,7 +226,7 @@ class GCSStore:
         body = [memoryview(head.encode()), view, memoryview(f"\r\n--{boundary}--\r\n".encode())]
         url = self._client.upload_url(self._where.bucket, uploadType="multipart", ifGenerationMatch=generation)
         headers = {"Content-Type": f"multipart/related; boundary={boundary}"}
-        return self._request(action, "POST", url, _as_json, headers=headers, body=body)
+        return self._request(action, "POST", url, lambda reply: description(reply, action), headers=headers, body=body)
 
     def _put_resumable(self, action: Action, key: str, body: Body, crc32c: str, generation: str) -> dict[str, Any]:
         about = json.dumps({"name": self._name(key), "crc32c": crc32c, "contentType": "application/octet-stream"})
@@ -234,7 +236,7 @@ class GCSStore:
             action,
             "POST",
             url,
-            lambda reply: reply.headers["Location"],
+            lambda reply: session_url(reply, action),
             headers=headers,
             body=[memoryview(about.encode())],
         )
@@ -250,10 +252,11 @@ class GCSStore:
             "",
             prefix=self._base + prefix,
             maxResults=str(limit),
-            fields="items(name,size,generation),nextPageToken",
+            fields="kind,items(name,size,generation),nextPageToken",
             **more,
         )
-        return self._request(self._action("objects.list", "list", ""), "GET", url, _as_json)
+        action = self._action("objects.list", "list", "")
+        return self._request(action, "GET", url, lambda reply: page(reply, action))
 
     def _request(
         self,
@@ -292,10 +295,6 @@ class GCSStore:
 
     def _damaged(self, key: str) -> CorruptError:
         return CorruptError(f"{self.url}/{key}: the bytes fail their checksum", kind="checksum-mismatch", key=key)
-
-
-def _as_json(reply: Reply) -> dict[str, Any]:
-    return reply.json()
 
 
 def _crc32c(body: Body) -> str:

@@ -72,5 +72,6 @@ def _message(reply: Reply) -> tuple[str, str]:
     error: Any = reply.json().get("error")
     if not isinstance(error, dict):
         return str(error or reply.body[:200].decode(errors="replace")), ""
-    first = next((one for one in error.get("errors") or [] if isinstance(one, dict)), {})
+    causes = error.get("errors")
+    first = next((one for one in causes if isinstance(one, dict)), {}) if isinstance(causes, list) else {}
     return str(error.get("message") or ""), str(first.get("reason") or "")

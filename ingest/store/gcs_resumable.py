@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import NotFoundError, TransientError
+from ingest.store.gcs_answers import description
 from ingest.store.gcs_errors import explain
 
 if TYPE_CHECKING:
@@ -64,14 +65,23 @@ class ResumableUpload:
                 return found
 
     def _step(self, earlier: int) -> dict[str, Any] | None:
-        """Send the next part; after a failed try ask first how far the upload has come."""
-        if earlier:
+        """Send the next part; after a failed try, or when none is left, ask first how far the upload has come."""
+        if earlier or self._at >= len(self._body):
             found = self._advance(self._send(f"bytes */{len(self._body)}", None))
             if found is not None:  # the reply to the last part was lost; the object is there and it is this one
                 return found
-        part = self._body[self._at : self._at + self._part_bytes]
-        span = f"bytes {self._at}-{self._at + len(part) - 1}/{len(self._body)}"
-        return self._advance(self._send(span, [part]))
+        before = self._at
+        if before >= len(self._body):
+            raise self._waiting("has all bytes, and has made no object of them yet")
+        part = self._body[before : before + self._part_bytes]
+        found = self._advance(self._send(f"bytes {before}-{before + len(part) - 1}/{len(self._body)}", [part]))
+        if found is None and self._at <= before:
+            raise self._waiting("has kept nothing of a part")
+        return found
+
+    def _waiting(self, said: str) -> TransientError:
+        """Return what lets the store be asked again after a pause, and not for ever."""
+        return TransientError(f"{self._action.where}: the upload {said}", kind="store-busy", key=self._action.key)
 
     def _send(self, content_range: str, body: list[memoryview] | None) -> Reply:
         return self._client.send("PUT", self._session_url, headers={"Content-Range": content_range}, body=body)
@@ -82,7 +92,7 @@ class ResumableUpload:
             self._at = int(match.group(1)) + 1 if match else 0
             return None
         if reply.status in (200, 201):
-            return reply.json()
+            return description(reply, self._action)
         error = explain(reply, self._action)
         if reply.status in (404, 410) or isinstance(error, NotFoundError):
             raise _SessionEndedError

@@ -166,7 +166,8 @@ class LocalStore:
             walked = _walk(self._root, folder)
             found = [(key, entry) for key, entry in walked if key.startswith(prefix) and key > after]
         for key, entry in sorted(found, key=lambda pair: pair[0]):
-            with contextlib.suppress(FileNotFoundError):  # deleted since the walk
+            # Deleted since the walk: no object. Any other trouble is none of its absence.
+            with self._explained(key), contextlib.suppress(FileNotFoundError):
                 yield _object_stat(key, entry.stat(follow_symlinks=False))
 
     def delete(self, key: str, *, expected: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import urllib3
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from ingest.errors import (
     ConfigError,
@@ -21,9 +22,9 @@ from ingest.store.action import CREDENTIALS_EXPIRED, explain_denial
 if TYPE_CHECKING:
     from ingest.store.action import Action
 
-__all__ = ["CAUGHT", "explain", "status_and_code"]
+__all__ = ["CAUGHT", "explain", "page_of", "status_and_code", "with_fields"]
 
-CAUGHT = (boto.ClientError, boto.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
+CAUGHT = (boto.ClientError, boto.BotoCoreError, ResponseParserError, urllib3.exceptions.HTTPError, OSError)
 """What a call of boto3 can raise for reasons outside this program."""
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
@@ -59,6 +60,43 @@ def status_and_code(error: boto.ClientError) -> tuple[int, str]:
     return int(status), str(reply.get("Error", {}).get("Code", ""))
 
 
+def with_fields(reply: Any, action: Action, *names: str) -> dict[str, Any]:
+    """Return a reply that has all these fields: login pages and proxies answer 200, too, and botocore lets them.
+
+    Raises
+    ------
+    TransientError
+        It is something else (kind ``other-answer``).
+    """
+    missing = next((name for name in names if name not in reply), None)
+    if missing is not None:
+        raise _other_answer(action, f"without {missing}")
+    return cast("dict[str, Any]", reply)
+
+
+def page_of(reply: Any, action: Action) -> dict[str, Any]:
+    """Return a page of a listing, whole: another document would pass for an empty one.
+
+    Raises
+    ------
+    TransientError
+        It is something else, or goes on and does not say where.
+    """
+    page = with_fields(reply, action, "IsTruncated")
+    for entry in page.get("Contents", []):
+        with_fields(entry, action, "Key", "Size", "ETag")
+    return with_fields(page, action, "NextContinuationToken") if page["IsTruncated"] else page
+
+
+def _other_answer(action: Action, said: object) -> TransientError:
+    return TransientError(
+        f"{action.where}: an answer to {action.name} that is not the store's ({said})",
+        kind="other-answer",
+        hint="a proxy or a login page may be in between",
+        key=action.key,
+    )
+
+
 def explain(error: Exception, action: Action) -> IngestError:
     """Return what `error` means; the caller raises it."""
     if isinstance(error, boto.ClientError):
@@ -71,6 +109,8 @@ def explain(error: Exception, action: Action) -> IngestError:
         return CorruptError(f"{action.where}: the bytes fail their checksum", kind="checksum-mismatch", key=action.key)
     if isinstance(error, (boto.ParamValidationError, boto.InvalidRegionError, boto.UnknownEndpointError)):
         return ConfigError(f"{action.where}: {error}", kind="store-refused", key=action.key)
+    if isinstance(error, ResponseParserError):
+        return _other_answer(action, "no XML")
     if isinstance(error, (boto.IncompleteReadError, boto.ResponseStreamingError)):
         return TransientError(f"{action.where}: the answer broke off ({error})", kind="truncated", key=action.key)
     return TransientError(f"{action.where}: no answer to {action.name} ({error})", kind="unreachable", key=action.key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ingest.errors import (
     AlreadyExistsError,
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from ingest.bandwidth import Line
     from ingest.store.body import Body
 
-    R = TypeVar("R")
-
     class Call(Protocol):
-        """Run a request with retries, raising the project's own errors."""
+        """Run a request with retries, raising the project's own errors; its reply has the fields `needed`."""
 
-        def __call__(self, run: Callable[[S3Client], R], /) -> R: ...
+        def __call__(self, run: Callable[[S3Client], Any], /, *needed: str) -> dict[str, Any]: ...
 
 
 __all__ = ["put_parts"]
@@ -39,8 +37,10 @@ __all__ = ["put_parts"]
 
 def put_parts(
     call: Call, bucket: str, name: str, body: Body, part_bytes: int, condition: dict[str, str], line: Line
-) -> str:
-    """Upload `body` in parts of `part_bytes` and return the object's ETag.
+) -> tuple[str, bool]:
+    """Upload `body` in parts of `part_bytes`; return the object's ETag, and whether its bytes are known to be right.
+
+    They are when the store has said of every part which checksum it found.
 
     Nothing is visible before the last request, which carries `condition`. What fails is aborted; where that is
     not possible either (the process dies), a lifecycle rule of the bucket must end the upload.
@@ -49,50 +49,57 @@ def put_parts(
     ------
     AlreadyExistsError, PreconditionError
         The condition does not hold.
+    CorruptError
+        The store has found another checksum.
     """
-    started = call(lambda client: client.create_multipart_upload(Bucket=bucket, Key=name, ChecksumAlgorithm="SHA256"))
+    started = call(
+        lambda client: client.create_multipart_upload(Bucket=bucket, Key=name, ChecksumAlgorithm="SHA256"), "UploadId"
+    )
     upload = {"Bucket": bucket, "Key": name, "UploadId": started["UploadId"]}
     try:
-        parts = [
+        sent = [
             _put_part(call, upload, number, piece, line)
             for number, piece in enumerate(pieces(body, part_bytes), start=1)
         ]
-        return _complete(call, upload, parts, condition)
+        etag = _complete(call, upload, [part for part, _ in sent], condition)
+        return etag, all(verified for _, verified in sent)
     except BaseException:
         with suppress(IngestError):
             call(lambda client: client.abort_multipart_upload(**cast("Any", upload)))
         raise
 
 
-def _put_part(call: Call, upload: dict[str, str], number: int, piece: memoryview, line: Line) -> dict[str, Any]:
+def _put_part(
+    call: Call, upload: dict[str, str], number: int, piece: memoryview, line: Line
+) -> tuple[dict[str, Any], bool]:
+    """Send a part; return what the last request says of it, and whether the store has said its checksum."""
     digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
 
-    def put(client: S3Client) -> dict[str, Any]:
+    def put(client: S3Client) -> object:
         body = cast("bytes", readable(piece, line))
-        reply = client.upload_part(
+        return client.upload_part(
             PartNumber=number, Body=body, ChecksumAlgorithm="SHA256", ChecksumSHA256=digest, **cast("Any", upload)
         )
-        return cast("dict[str, Any]", reply)
 
-    reply = call(put)
-    if reply.get("ChecksumSHA256", digest) != digest:
+    reply = call(put, "ETag")
+    found = reply.get("ChecksumSHA256")
+    if found not in (None, digest):
         raise CorruptError(f"part {number} of {upload['Key']} was damaged on its way", kind="checksum-mismatch")
-    return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumSHA256": digest}
+    return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumSHA256": digest}, found is not None
 
 
 def _complete(call: Call, upload: dict[str, str], parts: list[dict[str, Any]], condition: dict[str, str]) -> str:
     tries = 0
 
-    def complete(client: S3Client) -> str:
+    def complete(client: S3Client) -> object:
         nonlocal tries
         tries += 1
-        reply = client.complete_multipart_upload(
+        return client.complete_multipart_upload(
             MultipartUpload=cast("Any", {"Parts": parts}), **cast("Any", upload), **cast("Any", condition)
         )
-        return reply["ETag"]
 
     try:
-        return call(complete)
+        return str(call(complete, "ETag")["ETag"])
     except NotFoundError as error:
         raise _gone(upload["Key"], tries, condition) from error
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
 __all__ = ["Fault", "FaultProxy", "Seen"]
@@ -61,10 +61,19 @@ class FaultProxy:
     """Forward everything to `target`, but for the `faults` that match; each is used up by its `times`.
 
     A context manager; `faults` may be changed at any time, `seen` holds every request in order of arrival.
+
+    Parameters
+    ----------
+    target
+        URL of the server.
+    unheard
+        Beginnings, in lower case, of headers that come through in neither direction: a server that knows nothing of
+        them.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, unheard: tuple[str, ...] = ()) -> None:
         self.target = urlsplit(target)
+        self.unheard = unheard
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.is_cut = False
@@ -160,9 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
         try:
             connection.putrequest(seen.method, seen.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in _HOP_BY_HOP:
-                    connection.putheader(name, value)
+            for name, value in self._heard(self.headers.items()):
+                connection.putheader(name, value)
             connection.putheader("Content-Length", str(len(seen.body) if broken else len(body)))
             connection.endheaders(body)
             if broken:
@@ -175,13 +183,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self, status: int, headers: list[tuple[str, str]], body: bytes, sent: bytes | None = None) -> None:
         length = next((value for name, value in headers if name.lower() == "content-length"), str(len(body)))
         self.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in _HOP_BY_HOP:
-                self.send_header(name, value)
+        for name, value in self._heard(headers):
+            self.send_header(name, value)
         self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body if sent is None else sent)
+
+    def _heard(self, headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        for name, value in headers:
+            if name.lower() not in _HOP_BY_HOP and not name.lower().startswith(self.proxy.unheard):
+                yield name, value
 
     def _drop(self) -> None:
         self.close_connection = True

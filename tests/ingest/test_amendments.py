@@ -59,6 +59,22 @@ def test_amendments_are_numbered_and_never_replaced(tmp_path):
     assert [found.left_out[0].source for found in ledger.amendments(plan())] == [0, 1, 1]
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "000000.json~", "000000 (1).json", "notes/000000.json", "0.json"])
+def test_a_file_of_another_name_is_no_amendment(tmp_path, name):
+    ledger = Ledger(LocalStore(tmp_path / "dest"))
+    ledger.store.put_new(f"{AMENDMENTS}{name}", b"\x00\x01Bud1")
+    assert ledger.amendments(plan()) == []
+    assert ledger.amend(amendment()) == f"{AMENDMENTS}000000.json"
+    assert len(ledger.amendments(plan())) == 1
+
+
+def test_a_damaged_amendment_is_damage(tmp_path):
+    ledger = Ledger(LocalStore(tmp_path / "dest"))
+    ledger.store.put_new(f"{AMENDMENTS}000000.json", b"\x00\x01Bud1")
+    with pytest.raises(CorruptError):
+        ledger.amendments(plan())
+
+
 def test_a_reply_that_was_lost_makes_no_second_amendment(tmp_path):
     class LosesReplies(LocalStore):
         def put_new(self, key, data):

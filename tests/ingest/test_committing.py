@@ -8,7 +8,7 @@ import pytest
 
 from ingest.cells import read_cells
 from ingest.chunk_check import check_index
-from ingest.committing import commit_plan
+from ingest.committing import commit_plan, refuse_careless
 from ingest.errors import AlreadyExistsError, ConfigError, ConflictError, CorruptError, ForeignPlanError, SourceError
 from ingest.genes import Genes
 from ingest.layout import PLAN_KEY
@@ -216,8 +216,11 @@ def test_a_store_that_ignores_preconditions_is_refused(tmp_path, draft_of):
         commit_plan(CarelessStore(tmp_path / "a"), draft_of())
     assert caught.value.kind == "store-ignores-preconditions"
     assert "--single-driver" in caught.value.hint
+    with pytest.raises(ConfigError, match="ignores preconditions"):
+        refuse_careless(CarelessStore(tmp_path / "a"))
     opened = commit_plan(CarelessStore(tmp_path / "a"), draft_of(), single_driver=True)
     assert opened.plan.identity == draft_of().plan.identity
+    refuse_careless(LocalStore(tmp_path / "a"))
 
 
 @pytest.mark.parametrize("role", ["index", "survey", "genes"])

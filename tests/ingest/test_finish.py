@@ -242,13 +242,15 @@ def test_no_chunk_at_all(copy):
     assert feather.read_table(copy / "metadata" / "cells.feather").num_rows == 0
 
 
-@pytest.mark.parametrize("how", ["other-cells", "other-plan", "flipped", "renamed"])
+@pytest.mark.parametrize("how", ["other-cells", "other-sources", "other-plan", "flipped", "renamed", "beyond"])
 def test_a_receipt_that_disagrees_stops_before_anything_is_written(copy, how):
 
     path = receipt_of(copy, 2)
     receipt = parse_receipt(path.read_bytes(), key=f"_ingest/receipts/{path.name}")
     if how == "other-cells":
         receipt = replace(receipt, chunks=(replace(receipt.chunks[0], rows="0" * 32),))
+    if how == "other-sources":
+        receipt = replace(receipt, chunks=(replace(receipt.chunks[0], sources=((1, 7),)),))
     if how == "other-plan":
         receipt = replace(receipt, plan="0" * 32)
     path.write_bytes(receipt.seal())
@@ -257,6 +259,9 @@ def test_a_receipt_that_disagrees_stops_before_anything_is_written(copy, how):
         path.write_bytes(data.replace(b'"nnz":', b'"nnz":1', 1))
     if how == "renamed":
         path.rename(receipt_of(copy, 9))
+    if how == "beyond":
+        far = replace(receipt, chunks=(replace(receipt.chunks[0], chunk=1 << 40),))
+        (copy / far.key).write_bytes(far.seal())
     with pytest.raises(CorruptError):
         finish(open_plan(LocalStore(copy)))
     assert not SUMMARIES & set(contents(copy))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ingest.documents import seal, unseal
 from ingest.encode.base import Offsets
 from ingest.errors import ConflictError, CorruptError, NotFoundError
-from ingest.layout import receipt_key
+from ingest.layout import RUNS, receipt_key
 from ingest.ledger.ledger import Ledger, put_same, put_same_file
 from ingest.ledger.receipts import ChunkReceipt, Receipt, parse_receipt
 from ingest.pool import Failure
@@ -57,6 +57,10 @@ def chunk_receipts(draw, number=3):
         ('"n_cells":2', '"n_calls":2'),
         ('"maximum":5', '"maximum":"5"'),
         ('"sizes":[7]', '"sizes":[7,8]'),
+        ('"chunk_shape":[9]', '"chunk_shape":[4611686018427387904,4]'),
+        ('"chunk_shape":[9]', '"chunk_shape":[1' + 32 * ",1" + "]"),
+        ('"dtype":"float32"', '"dtype":"nonsense"'),
+        ('"dtype":"float32"', '"dtype":"O"'),
         ('"plan":"p"', '"plan":7'),
     ],
 )
@@ -223,6 +227,27 @@ def test_runs_that_have_begun_and_not_ended_are_open(ledger):
         ledger.claim(run, 1, (0, 1))
     ledger.end_run("r1", {})
     assert ledger.open_runs() == {"r2"}
+
+
+def test_a_name_that_covers_more_than_any_unit_has_is_no_receipt(ledger):
+    ledger.commit(receipt(3))
+    for last in (999_999_999, 10**17):
+        ledger.store.put_new(receipt_key(4, last), b"{}")
+    ledger.store.put_new(f"_ingest/receipts/4-{'9' * 60}.json", b"{}")
+    assert ledger.done() == ledger.done_among((3, 4, 5)) == {3}
+    assert [found.key for found in ledger.receipts()] == [receipt_key(3, 3)]
+
+
+STRAYS = (".DS_Store", "._r1", "notes/start.json.txt", "r1/.DS_Store", "r1/unit-x.json", "r1/deep/end.json")
+
+
+def test_what_lies_among_runs_and_is_none_is_passed_over(ledger):
+    ledger.start_run("r1", {})
+    ledger.claim("r1", 1, (0, 1))
+    for name in STRAYS:
+        ledger.store.put_new(f"{RUNS}{name}", b"\x00\x01Bud1")
+    assert ledger.open_runs() == {"r1"}
+    assert [(run["run"], run["claimed"]) for run in ledger.runs()] == [("r1", {0, 1})]
 
 
 def test_what_lies_among_receipts_and_is_none_is_passed_over(ledger):

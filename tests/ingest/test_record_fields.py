@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ingest.record_fields import check_fields, each, is_count, is_flag, is_number, is_text, keyed, maybe
+from ingest.record_fields import check_fields, each, is_count, is_flag, is_number, is_text, keyed, maybe, one_of
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from ingest.record_fields import check_fields, each, is_count, is_flag, is_numbe
         (each(is_count, 2), [[1, 2]], [[], [1], [1, 2, 3]]),
         (keyed(is_text), [{}, {"a": "b"}], [{"a": 1}, [], None]),
         (maybe(is_text), [None, "a"], [1]),
+        (one_of("a", "b"), ["a", "b"], ["c", "ab", "", None, ["a"], {}]),
     ],
 )
 def test_checks(check, taken, refused):

@@ -2,6 +2,8 @@ import datetime as dt
 import email.utils
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingest.errors import ConfigError, CorruptError, TransientError
 from ingest.retry import Budget, Retrier, retry_after_s
@@ -141,6 +143,32 @@ def test_retry_after_headers():
     assert retry_after_s("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
     assert retry_after_s(None) is None
     assert retry_after_s("soon") is None
+
+
+@pytest.mark.parametrize(
+    ("header", "wish"),
+    [
+        ("9" * 400, None),
+        ("9" * 30, 86_400.0),
+        ("86401", 86_400.0),
+        ("-5", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
+        ("Mon, 01 Jan 99999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2030 00:00:00 +9999999999", None),
+        ("nan", None),
+        ("", None),
+    ],
+)
+def test_a_wish_that_no_clock_holds_is_none_and_a_long_one_a_day(header, wish):
+    assert retry_after_s(header) == wish
+
+
+@given(
+    st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,20} \d\d:\d\d:\d\d [+-]?\w{1,12}")
+)
+def test_whatever_a_server_says_can_be_slept_and_recorded(header):
+    wish = retry_after_s(header)
+    assert wish is None or 0.0 <= wish <= 86_400.0
 
 
 def test_each_pause_is_logged_with_its_cause(clock, caplog):

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.collecting import find_garbage
 from ingest.layout import CHUNKS, RECEIPTS
 from ingest.pool import Failure
 from ingest.status import dataset_status, spans
@@ -103,6 +104,19 @@ def test_a_damaged_record_is_named_and_passed_over(dest):
     path.parent.mkdir()
     path.write_bytes(b"{")
     assert dataset_status(dest.open()).unreadable == ("_ingest/failures/a-0000001-000.json",)
+
+
+def test_what_a_file_manager_leaves_in_every_folder_is_in_nobodys_way(dest):
+    unmake(dest, 8)
+    dest.open().ledger.start_run("20300101T000000-open", {"command": "run"})
+    (dest.path / "_ingest" / "amendments").mkdir()
+    for folder in {path.parent for path in dest.path.rglob("*")} | {dest.path / "_ingest" / "amendments"}:
+        (folder / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+    status = dataset_status(dest.open())
+    assert (status.unreadable, status.missing, [run.outcome for run in status.runs]) == ((), (8,), ["ended", None])
+    assert find_garbage(dest.open()).open_runs == ("20300101T000000-open",)
+    resume(dest.open())
+    assert dataset_status(dest.open()).complete
 
 
 def test_no_receipt_and_no_chunk_is_read(dest, monkeypatch):

@@ -16,18 +16,27 @@ from pyarrow import feather
 
 from ingest.chunk_check import read_object
 from ingest.digest import content_digest, sums_digest
+from ingest.encode.base import Offsets
 from ingest.encode.decode import decode_chunk
 from ingest.errors import CorruptError, NotFoundError
+from ingest.finish import finish
 from ingest.layout import receipt_key
 from ingest.ledger.receipts import parse_receipt
 from ingest.opened import open_plan
-from ingest.settings import DataSettings
+from ingest.repairing import repair_dataset
+from ingest.settings import DataSettings, WorkSettings
 from ingest.store.local import LocalStore
 from ingest.summaries import OffsetTable
 from ingest.summary_check import SUMMARY_KEYS
 from ingest.testing.census import CensusSpec, build_census
 from ingest.testing.damage import DamageableDataset, add_one_count, flip_bit, swap_two_counts
-from ingest.testing.datasets import make_dataset, write_census_index, write_h5ad_index
+from ingest.testing.datasets import (
+    SilentObserver,
+    make_dataset,
+    open_serial_pool,
+    write_census_index,
+    write_h5ad_index,
+)
 from ingest.validate import row_sums
 from ingest.verifying import verify_dataset
 from ingest.vocabulary import GeneRule
@@ -134,6 +143,36 @@ def test_an_edited_receipt_is_found_even_when_it_is_sealed_again(dest):
         (5, "receipt-disagrees"),
         (6, "receipt-damaged"),
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"sources": ((99, 7),)}, "receipt-disagrees"),
+        ({"sources": ((1, 7),)}, "receipt-disagrees"),
+        ({"sources": ((0, 6), (1, 1))}, "receipt-disagrees"),
+        ({"sources": ((0, 7), (0, 7))}, "receipt-disagrees"),
+        ({"sources": ()}, "receipt-disagrees"),
+        ({"dtype": "nonsense"}, "receipt-damaged"),
+        ({"dtype": "O"}, "receipt-damaged"),
+        ({"offsets": (Offsets("x", (1 << 62, 1 << 62), (1,), (1,)),)}, "receipt-damaged"),
+    ],
+)
+def test_a_sealed_receipt_with_odd_fields_is_found_refused_and_mended(dest, finished, changes, kind):
+    receipt = dest.read_receipt(2)
+    dest.receipt(2).write_bytes(replace(receipt, chunks=(replace(receipt.chunks[0], **changes),)).seal())
+    assert kinds(verify_dataset(dest.open())) == {(2, kind)}
+    with pytest.raises(CorruptError):
+        finish(dest.open())
+    repaired = repair_dataset(dest.open(), None, WorkSettings(workers=1), open_serial_pool, SilentObserver())
+    assert (repaired.repaired, repaired.exit_code) == ((2,), 0)
+    assert (dest.path / "chunk_index.json").read_bytes() == (finished / "chunk_index.json").read_bytes()
+
+
+def test_a_receipt_by_its_name_of_a_thousand_million_chunks_is_found(dest):
+    (dest.path / receipt_key(0, 999_999_999)).write_bytes(dest.receipt(0).read_bytes())
+    assert kinds(verify_dataset(dest.open())) == {(None, "receipt-unplanned")}
+    assert finish(dest.open()).complete
 
 
 def test_a_receipt_of_fewer_or_other_chunks_than_its_key_says_is_found(dest):

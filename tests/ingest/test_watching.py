@@ -344,6 +344,7 @@ def test_receipts_of_several_chunks_and_strange_keys(store, watcher):
     put(store, "_ingest/receipts/notes.txt")
     put(store, receipt_key(500, 500))
     put(store, f"{RUNS}stray")
+    put(store, f"{RUNS}notes/of/mine.json")
     looked = watcher.look()
     assert (looked.look.n_done, len(looked.look.open_runs)) == (5, 1)
     make(store, 0, 1)

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,8 @@ from ingest.cli.main import cli
 from ingest.cli.style import ByteSize
 from ingest.errors import ConfigError
 from ingest.gene_ids import gene_ids
+from ingest.layout import RUNS
+from ingest.store import open_store
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
 
 if TYPE_CHECKING:
@@ -165,6 +168,24 @@ def test_settled_settings_are_refused_on_resume(index: Path, run: Callable[..., 
     assert code == 2
     assert "--gene-filter shapes a new dataset" in err
     assert run("run", dest, "-c", 50, "--pool", "serial")[0] == 0
+
+
+def test_who_goes_on_asks_the_store_for_its_preconditions_too(
+    index: Path, run: Callable[..., tuple[int, str, str]], plain_gcs_server, monkeypatch: pytest.MonkeyPatch
+):
+    """The plan is there, though the run that put it was refused."""
+    for name, value in plain_gcs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    dest = f"{plain_gcs_server.create_bucket('gone-on')}/dest"
+    again = ("run", dest, "--pool", "serial")
+    assert run(*again, "--index", index, "-c", 60)[0] == 2
+    code, _, err = run(*again)
+    assert (code, "ignores preconditions" in err, "--single-driver" in err) == (2, True, True)
+    assert run(*again, "--dry-run")[0] == 0
+    with closing(open_store(dest)) as store:
+        assert not [stat.key for stat in store.list("") if stat.key.startswith(("chunks/", RUNS))]
+    assert run(*again, "--single-driver")[0] == 0
+    assert run(*again)[0] == 0, "nothing is left to be made"
 
 
 def test_an_index_made_by_hand_in_pandas_works(index: Path, run: Callable[..., tuple[int, str, str]], tmp_path: Path):

@@ -16,8 +16,10 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.store import Budget
+from ingest.store.action import Action
 from ingest.store.body import FileBody
 from ingest.store.gcs import GCSStore
+from ingest.store.gcs_resumable import ResumableUpload
 from ingest.store.s3 import S3Store
 from ingest.store.url import parse_store_url
 from ingest.testing.fault_proxy import Fault, FaultProxy
@@ -252,6 +254,67 @@ def test_a_listing_after_a_key_asks_for_no_more(bench):
     assert "start-after=dest%2Fk2" in asked or "startOffset=dest%2Fk2" in asked
 
 
+# answers that are not the store's
+
+LOGIN = b"<html><head><title>Welcome</title></head><body>to the airport</body></html>"
+OTHERS = {
+    "a page": LOGIN,
+    "a broken page": b"<html><p>Welcome<br>",
+    "nothing": b"",
+    "a list": b"[]",
+    "an object": b"{}",
+    "an error in JSON": b'{"error": "please log in"}',
+    "a deep one": b"[" * 100_000,
+    "half a listing": b'{"kind": "storage#objects", "items": [{"name": "dest/k"}]}',
+    "half a listing in XML": b"<L><IsTruncated>false</IsTruncated><Contents><Key>dest/k</Key></Contents></L>",
+    "a listing that goes on nowhere": b"<L><IsTruncated>true</IsTruncated></L>",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_listing_is_not_taken_for_an_empty_one(bench, name):
+    bench.store.put_new("k", DATA)
+    bench.fail("answer", reads, status=200, body=OTHERS[name], times=99)
+    with pytest.raises(TransientError) as caught:
+        list(bench.store.list(""))
+    assert caught.value.kind in ("other-answer", "store-busy")  # botocore itself makes a 500 of a 200 that is no XML
+    assert bench.store.retries == QUICK.attempts - 1
+    assert "\n" not in str(caught.value)
+    bench.proxy.faults[:] = [Fault("answer", reads, status=200, body=OTHERS[name])]
+    assert [stat.key for stat in bench.store.list("")] == ["k"]
+
+
+def test_a_listing_by_somebody_else_is_told_so(bench):
+    bench.fail("answer", reads, status=203, body=OTHERS["a broken page"], times=99)
+    with pytest.raises(TransientError, match=r"not .*the store") as caught:
+        list(bench.store.list(""))
+    assert (caught.value.kind, bool(caught.value.hint)) == ("other-answer", True)
+
+
+def test_an_empty_listing_is_one(bench):
+    assert list(bench.store.list("")) == list(bench.store.list("nothing/")) == []
+
+
+def test_what_is_no_description_is_asked_for_again(bench):
+    written = bench.store.put_new("k", DATA)
+    bench.fail("answer", status=200, body=LOGIN, times=2)
+    assert bench.store.stat("k") == written
+    bench.fail("answer", status=200, body=LOGIN, times=99)
+    with pytest.raises(TransientError) as caught:
+        bench.store.stat("k")
+    assert caught.value.kind == "other-answer"
+
+
+def test_a_write_that_a_page_answers_is_no_success(bench):
+    bench.fail("answer", writes, status=200, body=LOGIN)
+    bench.store.put_new("k", DATA)
+    assert bench.direct("k") == DATA
+    bench.fail("answer", writes, status=200, body=LOGIN, times=99)
+    with pytest.raises(TransientError) as caught:
+        bench.store.put_new("k2", DATA)
+    assert caught.value.kind == "other-answer"
+
+
 # refusals that a person must mend
 
 
@@ -422,6 +485,86 @@ def test_parts_that_get_lost_or_damaged_are_sent_again(bench, large):
         bench.fail("flip-request", middle)
     store.put_new("big", data)
     assert bench.direct("big") == data
+
+
+def test_pages_in_place_of_any_answer_to_a_large_object(bench, large):
+    store, data = large
+    for at in range(5):
+        n_before, key = len(bench.proxy.seen), f"big{at}"
+        bench.proxy.faults[:] = [
+            Fault("answer", lambda _, last=n_before + at + 1: len(bench.proxy.seen) == last, status=200, body=LOGIN)
+        ]
+        store.put_new(key, data)
+        assert bench.proxy.faults[0].times == 0 or at == 4, at
+        assert bench.direct(key) == data
+
+
+def upload_of(bench, answers):
+    """Return a resumable upload of 10 bytes whose requests are answered so, the last answer again and again."""
+    for number, (status, headers) in enumerate(answers, start=1):
+        last = 99 if number == len(answers) else 1
+        body = b"" if status != 200 else b'{"size": "10", "generation": "7"}'
+        bench.fail("answer", status=status, body=body, times=last, headers=headers)
+    bench.proxy.seen.clear()
+    client = bench.store._client
+    action = Action("objects.insert", "write", bench.url, "k", "nowhere")
+    return ResumableUpload(client, action, f"{client.base}/session", memoryview(b"0123456789"), 4)
+
+
+def sent(bench):
+    return [seen.headers["content-range"] for seen in bench.proxy.seen]
+
+
+@pytest.mark.parametrize("bench", ["gcs"], indirect=True)
+def test_an_upload_that_has_all_bytes_and_is_no_object_yet_is_asked_after(bench):
+    whole = (308, {"Range": "bytes=0-9"})
+    upload = upload_of(bench, [(308, {"Range": "bytes=0-3"}), (503, {}), whole, whole, (200, {})])
+    assert upload.run(bench.store._retrier)["generation"] == "7"
+    assert sent(bench) == ["bytes 0-3/10", "bytes 4-7/10", "bytes */10", "bytes */10", "bytes */10"]
+
+
+@pytest.mark.parametrize("bench", ["gcs"], indirect=True)
+@pytest.mark.parametrize("answer", [(308, {"Range": "bytes=0-9"}), (308, {"Range": "bytes=0-99"}), (308, {})])
+def test_an_upload_that_comes_to_no_end_is_given_up(bench, answer):
+    with pytest.raises(TransientError) as caught:
+        upload_of(bench, [answer]).run(bench.store._retrier)
+    assert caught.value.kind == "store-busy"
+    assert len(sent(bench)) <= 2 * QUICK.attempts
+    assert not [span for span in sent(bench) if span.startswith("bytes 10-")]
+
+
+@pytest.fixture
+def ignorant(bench):
+    """Return an S3 that knows nothing of checksums, and says so of none: old look-alikes are like that."""
+    with FaultProxy(bench.server.endpoint_url, unheard=("x-amz-checksum", "x-amz-sdk", "x-amz-content")) as proxy:
+        bench.proxy = proxy
+        store = bench.open(single_put_bytes=1_000_000, part_bytes=5 << 20)
+        yield store
+        store.close()
+
+
+@pytest.mark.parametrize("bench", ["s3"], indirect=True)
+@pytest.mark.parametrize("size", [16_384, 6 << 20])
+def test_what_a_store_says_no_checksum_of_is_read_back(bench, ignorant, tmp_path, size):
+    data, path = (DATA * (size // len(DATA) + 1))[:size], tmp_path / "file"
+    path.write_bytes(data)
+    for key, put in (("bytes", ignorant.put_new), ("file", ignorant.put_new_file)):
+        given = data if key == "bytes" else path
+        bench.proxy.seen.clear()
+        assert put(key, given).size == size
+        assert any(map(reads, bench.proxy.seen))
+        assert bench.direct(key) == data
+        bench.fail("flip-request", lambda seen: seen.method == "PUT")
+        with pytest.raises(CorruptError) as caught:
+            put(f"{key}-damaged", given)
+        assert caught.value.kind == "checksum-mismatch"
+
+
+def test_parts_whose_checksum_the_store_says_are_not_read_again(bench, large):
+    store, data = large
+    bench.proxy.seen.clear()
+    store.put_new("big", data)
+    assert not any(map(reads, bench.proxy.seen))
 
 
 def test_a_last_part_whose_reply_was_lost(bench, large):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -149,6 +150,16 @@ def test_a_failing_disk_may_pass(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", raising(errno.EIO))
     with pytest.raises(TransientError):
         store.put_new("k", b"")
+
+
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(store, monkeypatch):
+    store.put_new("k", b"")
+    entry = SimpleNamespace(stat=raising(errno.EIO))
+    monkeypatch.setattr("ingest.store.local._walk", lambda *_: [("k", entry)])
+    with pytest.raises(TransientError):
+        list(store.list(""))
+    entry.stat = raising(errno.ENOENT)
+    assert list(store.list("")) == []
 
 
 def test_a_file_in_the_way_of_a_folder(store):
