@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -16,7 +17,7 @@ from ingest.committing import commit_plan
 from ingest.errors import CorruptError, HostileFileError, NotCountsError, SourceError, TransientError
 from ingest.fetch.h5ad_bytes import LocalBytes
 from ingest.opened import open_plan
-from ingest.pool import UnitTask
+from ingest.pool import Failure, UnitTask
 from ingest.preparing import divide_work, draft_dataset, profile_of_plan
 from ingest.running import run_plan
 from ingest.second_look import Doubts, look_twice
@@ -25,7 +26,7 @@ from ingest.store.open import open_store
 from ingest.survey import h5ad as h5ad_survey
 from ingest.testing.datasets import SilentObserver, open_serial_pool, write_h5ad_index
 from ingest.testing.h5ad_files import sample_counts, sample_obs, write_h5ad_variant
-from ingest.without_bad import run_without_bad
+from ingest.without_bad import find_culprits, run_without_bad
 from ingest.worker import ChunkWorker, ChunkWorkerFactory
 
 N_CELLS, BLOCK = 60, 200
@@ -81,7 +82,7 @@ def block_of(path, at=2):
     return block.byte_offset + block.size // 2
 
 
-def flip_once(monkeypatch, name, position, *, read):
+def flip_once(monkeypatch, name, position, *, read, bit=1):
     """Flip a bit on its way, at one of the times that this byte is read; return the times."""
     real, reads = LocalBytes.copy, []
 
@@ -89,7 +90,7 @@ def flip_once(monkeypatch, name, position, *, read):
         real(self, at, view)
         if self.url.endswith(name) and at <= position < at + len(view):
             reads.append(at)
-            view[position - at] ^= len(reads) == read
+            view[position - at] ^= bit if len(reads) == read else 0
 
     monkeypatch.setattr(LocalBytes, "copy", copy)
     return reads
@@ -140,6 +141,29 @@ def test_a_good_run_opens_and_reads_once_and_a_bad_source_twice(tmp_path, files,
     [failure] = worker_of(opened, tmp_path).run(UnitTask(2, (1,), "r-2")).failures
     assert (failure.handling, failure.kind, failure.chunks) == ("source", "unreadable", (1,))
     assert seen == ["s0.h5ad", "s1.h5ad", "s1.h5ad"]
+
+
+def test_what_a_worker_holds_of_a_source_is_let_go_of(tmp_path, files, monkeypatch):
+    """Columns are transposed once, and a damaged read of them would be in every chunk from then on."""
+    counts = sample_counts(N_CELLS, 40, seed=1)
+    write_h5ad_variant(files[1], counts, layout="csc", obs=sample_obs(N_CELLS, seed=1))
+    opened = plan_of(tmp_path, files)
+    with h5py.File(files[1]) as file:
+        sign = file["X/data"].id.get_chunk_info(0).byte_offset + 4 * 100 + 3
+    reads = flip_once(monkeypatch, "s1.h5ad", sign, read=2, bit=0x80)
+    outcome = worker_of(opened, tmp_path).run(UnitTask(1, (1,), "r-1"))
+    assert (outcome.done, outcome.failures) == ((1,), ())
+    assert len(reads) == 4, "when it is opened, and when it is transposed"
+    with h5py.File(tmp_path / "dest" / opened.plan.key(1)) as file:
+        assert file["X/data"][:].tolist() == counts.data.tolist()
+
+
+@pytest.mark.parametrize(("kind", "chunks"), [("unreadable", frozenset({3})), ("truncated", None)])
+def test_a_block_that_cannot_be_read_does_not_speak_for_the_file(tmp_path, files, kind, chunks):
+    opened = plan_of(tmp_path, files, cells_per_chunk=30)
+    failure = Failure((3,), "source", kind, "it is said", source=opened.plan.identity.sources[1])
+    report = SimpleNamespace(driven=SimpleNamespace(quarantined={3: failure}))
+    assert [culprit.chunks for culprit in find_culprits(opened, report)] == [chunks]
 
 
 @pytest.mark.parametrize("when", ["add", "finish"])
