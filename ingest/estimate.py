@@ -24,7 +24,7 @@ _LIST_PAGE = 1000
 _INDEX_PIECE = 16 << 20
 """`ingest.plan_index` reads a whole index in such pieces."""
 
-_RUN = {"PUT": 17, "GET": 18, "LIST": 8}
+_RUN = {"PUT": 18, "GET": 18, "LIST": 8}
 """Of a run to a fresh DEST, whatever its size: the plan and its files, the run's records, ten summaries; reading the
 plan back. HEAD counts as GET, as stores bill it. `tests/ingest/cli/test_estimate.py` counts them at a server."""
 
