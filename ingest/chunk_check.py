@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ingest.store.base import ObjectStat, Store
     from ingest.unit_rows import UnitRows
 
-__all__ = ["check_index", "check_object", "read_object"]
+__all__ = ["check_index", "check_object", "has_sha256", "read_object"]
 
 _TRIES = 2
 """Readings before bytes count as damaged: ranges carry no checksum, so the transfer may be at fault."""
@@ -51,13 +51,28 @@ def check_object(
             data = _matching_bytes(store, entry)
             if data is not None:
                 return deep.findings(entry, data, rows)
-        elif any(object_sha256(store, entry.key, entry.size) == entry.sha256 for _ in range(_TRIES)):
+        elif has_sha256(store, entry.key, entry.sha256, entry.size):
             return ()
     except NotFoundError:
         return finding("chunk-missing", "is gone; its receipt is there")
     except CorruptError as error:
         return finding("chunk-sha256", f"cannot be read whole ({error})")
     return finding("chunk-sha256", "is damaged: it has another sha256 than its receipt says")
+
+
+def has_sha256(store: Store, key: str, sha256: str, size: int | None = None) -> bool:
+    """Say whether an object, of `size` bytes if that is known, has this sha256; read twice before the answer is no.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    CorruptError
+        It is shorter than `size`.
+    """
+    return any(
+        object_sha256(store, key, store.stat(key).size if size is None else size) == sha256 for _ in range(_TRIES)
+    )
 
 
 def _matching_bytes(store: Store, entry: ChunkReceipt) -> bytes | None:
@@ -103,7 +118,7 @@ def check_index(opened: OpenPlan) -> None:
         It is not the file that plan.json names (kind ``plan-damaged``).
     """
     store, key = opened.store, opened.plan.files["index"]
-    if object_sha256(store, key, store.stat(key).size) != opened.plan.sha256["index"]:
+    if not has_sha256(store, key, opened.plan.sha256["index"]):
         raise CorruptError(
             f"{store.url}/{key} is not what plan.json names; no chunk can be made from it",
             kind="plan-damaged",

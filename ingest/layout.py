@@ -39,6 +39,7 @@ __all__ = [
     "failure_key",
     "garbage_key",
     "genes_key",
+    "index_blocks_key",
     "index_key",
     "is_amendment",
     "receipt_chunks",
@@ -91,6 +92,11 @@ _RUN_RECORD = re.compile(r"_ingest/runs/([^/]+)/((?:start|end|unit-[0-9]+)\.json
 def index_key(digest: str) -> str:
     """Return the key of the exact cells in plan order."""
     return f"_ingest/index-{digest}.feather"
+
+
+def index_blocks_key(digest: str) -> str:
+    """Return the key of the digests by which parts of the index are checked."""
+    return f"_ingest/index-{digest}.blocks"
 
 
 def survey_key(digest: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ingest.amendments import Amendments
 from ingest.errors import ConfigError, CorruptError
 from ingest.genes import GENE_FIELDS, Genes
+from ingest.index_blocks import parse_blocks
 from ingest.layout import PLAN_KEY
 from ingest.ledger.ledger import Ledger
 from ingest.naming import source_labels
@@ -64,7 +65,10 @@ def open_plan(store: Store) -> OpenPlan:
     surveys = surveys_from_bytes(ledger.file(plan, "survey"), key=plan.files["survey"])
     genes = genes_from_bytes(ledger.file(plan, "genes"), key=plan.files["genes"])
     _check_together(plan, surveys, genes)
-    index = PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk)
+    blocks = None  # as in plans of earlier builds
+    if "blocks" in plan.files:
+        blocks = parse_blocks(ledger.file(plan, "blocks"), key=plan.files["blocks"])
+    index = PlanIndex(store, plan.files["index"], plan.identity.cells_per_chunk, blocks)
     index.check_length(plan.n_cells)
     labels = source_labels([survey.source for survey in surveys])
     return OpenPlan(plan, ledger, genes, surveys, labels, index, Amendments(ledger.amendments(plan)))

@@ -95,7 +95,10 @@ class Plan:
     identity: Identity
     provenance: Provenance
     files: Mapping[str, str]
-    """Role (``index``, ``survey``, ``genes``) -> key; each key ends in the digest of the content."""
+    """Role (``index``, ``survey``, ``genes``) -> key; each key ends in the digest of the content.
+
+    ``blocks`` are the digests of the index's parts, which plans of earlier builds do not have.
+    """
     sha256: Mapping[str, str]
     """Role -> sha256 of the file's bytes."""
 
@@ -173,6 +176,7 @@ def parse_plan(data: bytes) -> Plan:
     document = unseal(data, key=PLAN_KEY)
     try:
         check_fields(document, _PLAN_FIELDS)
+        check_fields(document["sha256"], dict.fromkeys(document["files"], is_text))
         identity = {**_LATER, **document["identity"]}
         check_fields(identity, _IDENTITY_FIELDS)
         check_fields({"mixing": None, **document["provenance"]}, _PROVENANCE_FIELDS)

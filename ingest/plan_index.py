@@ -1,7 +1,8 @@
 """The plan's own copy of the index: Arrow batches that end at chunk boundaries, read by byte range.
 
 The distinct texts of a column are known before the first batch is written, so that each dictionary stands once, at the
-beginning, and whoever wants a few rows reads it together with the batches that hold them.
+beginning, and whoever wants a few rows reads it together with the batches that hold them. What is read is held against
+the digests of its blocks (`ingest.index_blocks`); plans of earlier builds have none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ingest.errors import CorruptError, NotFoundError
+from ingest.index_blocks import BlockHasher
 from ingest.index_file import DictionaryCheck
 
 if TYPE_CHECKING:
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from ingest.index_blocks import IndexBlocks
     from ingest.store.base import Store
 
 __all__ = ["READ_AHEAD_BYTES", "IndexWriter", "PlanIndex", "batch_rows", "open_arrow"]
 
 _BATCH_ROWS = 1 << 16
+_TRIES = 2
+"""Readings of a range before its blocks count as damaged: a transfer may be at fault, once."""
 READ_AHEAD_BYTES = 16 << 20
 """What is fetched at once by whoever reads the whole index."""
 
@@ -62,6 +67,11 @@ class IndexWriter:
         """Of all bytes, once the file is closed: 64 hex digits."""
         return self._file.sha256.hexdigest()
 
+    @property
+    def blocks(self) -> IndexBlocks:
+        """Digests of its parts, once the file is closed."""
+        return self._file.blocks.finish()
+
     def __enter__(self) -> Self:
         return self
 
@@ -78,7 +88,7 @@ class _HashingFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.sha256 = hashlib.sha256()
+        self.sha256, self.blocks = hashlib.sha256(), BlockHasher()
         self._raw = path.open("xb")
 
     def writable(self) -> bool:
@@ -86,6 +96,7 @@ class _HashingFile(io.RawIOBase):
 
     def write(self, data: Buffer) -> int:
         self.sha256.update(data)
+        self.blocks.add(data)
         return self._raw.write(data)
 
     def close(self) -> None:
@@ -96,13 +107,14 @@ class _HashingFile(io.RawIOBase):
 class _RangeFile(io.RawIOBase):
     """A seekable file over ranges of one object, for Arrow.
 
-    Whoever reads on from the beginning has `ahead_bytes` fetched at once.
+    Whoever reads on from the beginning has `ahead_bytes` fetched at once. With `blocks`, whole ones are fetched, and
+    what is not as they say is never delivered.
     """
 
-    def __init__(self, store: Store, key: str, ahead_bytes: int) -> None:
+    def __init__(self, store: Store, key: str, ahead_bytes: int, blocks: IndexBlocks | None = None) -> None:
         super().__init__()
-        self._store, self._key, self._ahead = store, key, ahead_bytes
-        self._size = store.stat(key).size
+        self._store, self._key, self._ahead, self._blocks = store, key, ahead_bytes, blocks
+        self._size = store.stat(key).size if blocks is None else blocks.size
         self._at = 0
         self._held_from, self._held = 0, b""
 
@@ -137,17 +149,37 @@ class _RangeFile(io.RawIOBase):
             return b""
         if self._held_from <= start and start + length <= self._held_from + len(self._held):
             return self._held[start - self._held_from : start - self._held_from + length]
-        if length >= self._ahead:
+        if self._blocks is None and length >= self._ahead:
             return self._store.get_range(self._key, start, length)
-        self._held_from, self._held = (
-            start,
-            self._store.get_range(self._key, start, min(self._ahead, self._size - start)),
+        stop = min(start + max(length, self._ahead), self._size)
+        self._held_from, self._held = start, b""  # what was held goes before as much again comes
+        self._held_from, self._held = self._fetched(start, stop)
+        return self._held[start - self._held_from : start - self._held_from + length]
+
+    def _fetched(self, start: int, stop: int) -> tuple[int, bytes]:
+        """Return the bytes ``[start, stop)``, or whole blocks around them, and where these begin."""
+        if self._blocks is None:
+            return start, self._store.get_range(self._key, start, stop - start)
+        start, stop = self._blocks.around(start, stop)
+        for _ in range(_TRIES):
+            data = self._store.get_range(self._key, start, stop - start)
+            if len(data) == stop - start and self._blocks.are(start, data):
+                return start, data
+        raise CorruptError(
+            f"{self._store.url}/{self._key} is not what plan.json names in bytes {start:,} to {stop:,};"
+            " no chunk can be made from it",
+            kind="plan-damaged",
+            hint="chunks that verify finds good stay good; ingest the others into another destination",
+            key=self._key,
         )
-        return self._held[:length]
 
 
 def open_arrow(
-    store: Store, key: str, ahead_bytes: int = 0, wanted: Sequence[int] = ()
+    store: Store,
+    key: str,
+    ahead_bytes: int = 0,
+    wanted: Sequence[int] = (),
+    blocks: IndexBlocks | None = None,
 ) -> pa.ipc.RecordBatchFileReader:
     """Open an Arrow file in a store.
 
@@ -157,26 +189,36 @@ def open_arrow(
         Fetch as much at once, `READ_AHEAD_BYTES` for reading on from the beginning; 0 fetches what is asked for.
     wanted
         Decode these columns only; none stands for all.
+    blocks
+        Digests that what is read must have.
 
     Raises
     ------
     NotFoundError
         There is no such object.
+    CorruptError
+        It does not have the digests.
     pyarrow.ArrowException, OSError
         It is no Arrow file.
     """
     options = pa.ipc.IpcReadOptions(included_fields=list(wanted))
-    return pa.ipc.open_file(pa.PythonFile(_RangeFile(store, key, ahead_bytes), mode="r"), options=options)
+    return pa.ipc.open_file(pa.PythonFile(_RangeFile(store, key, ahead_bytes, blocks), mode="r"), options=options)
 
 
 class PlanIndex:
-    """Rows of the plan's index, fetched as they are asked for."""
+    """Rows of the plan's index, fetched as they are asked for.
 
-    def __init__(self, store: Store, key: str, cells_per_chunk: int) -> None:
-        self._store, self._key = store, key
+    Parameters
+    ----------
+    blocks
+        Digests of what is fetched; None for an index of an earlier build, or on scratch.
+    """
+
+    def __init__(self, store: Store, key: str, cells_per_chunk: int, blocks: IndexBlocks | None = None) -> None:
+        self._store, self._key, self._blocks = store, key, blocks
         self._batch_rows = batch_rows(cells_per_chunk)
         try:
-            self._reader = open_arrow(store, key)
+            self._reader = open_arrow(store, key, blocks=blocks)
         except NotFoundError as error:
             raise CorruptError(f"{store.url}/{key} is gone; plan.json names it", key=key) from error
         except (pa.ArrowException, OSError) as error:
@@ -238,7 +280,7 @@ class PlanIndex:
         check, n_found = DictionaryCheck(), 0
         try:
             wanted = [at for at, name in enumerate(self._reader.schema.names) if name in columns]
-            reader = open_arrow(self._store, self._key, READ_AHEAD_BYTES, wanted)
+            reader = open_arrow(self._store, self._key, READ_AHEAD_BYTES, wanted, self._blocks)
             for at in range(reader.num_record_batches):
                 batch = reader.get_batch(at)
                 check.validate(batch)

@@ -13,7 +13,7 @@ from ingest.cells_digest import CellsDigest
 from ingest.documents import sha256_hex
 from ingest.encode.open import check_codec
 from ingest.errors import ConfigError, SourceError
-from ingest.layout import genes_key, index_key, survey_key
+from ingest.layout import genes_key, index_blocks_key, index_key, survey_key
 from ingest.mixing import MixingMeter
 from ingest.opened import genes_to_bytes
 from ingest.plan import Identity, Plan, Provenance
@@ -127,10 +127,15 @@ def draft_plan(
         allow_noninteger=settings.allow_noninteger,
         normalize=settings.normalize,
     )
-    small = {"survey": surveys_to_bytes(surveys), "genes": genes_to_bytes(genes)}
+    small = {
+        "blocks": index.blocks.to_bytes(),
+        "survey": surveys_to_bytes(surveys),
+        "genes": genes_to_bytes(genes),
+    }
     sha256 = {"index": index.sha256, **{role: sha256_hex(data) for role, data in small.items()}}
     keys = {
         "index": index_key(sha256["index"][:32]),
+        "blocks": index_blocks_key(sha256["blocks"][:32]),
         "survey": survey_key(sha256["survey"][:32]),
         "genes": genes_key(sha256["genes"][:32]),
     }

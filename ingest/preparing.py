@@ -23,7 +23,7 @@ from ingest.memory import MIB, plan_memory
 from ingest.plan_rows import plan_batches
 from ingest.planning import Draft, draft_plan, profile_builder
 from ingest.sample_check import judge_samples
-from ingest.survey.run import SurveyOptions, survey_sources
+from ingest.survey.run import SurveyOptions, survey_again, survey_sources
 from ingest.units import cut_units, read_bytes
 
 if TYPE_CHECKING:
@@ -109,10 +109,13 @@ def draft_dataset(
     limits = _limits(work)
     options = SurveyOptions(data.layer, data.strip_version, data.allow_noninteger)
     surveys = survey_sources(cells.sources, cells.datasets, options, limits, cache=cache, on_done=on_survey)
-    surveys = judge_samples(surveys, cells.largest)
+    judged = judge_samples(surveys, cells.largest)
+    if accused := [at for at, survey in enumerate(surveys) if judged[at].fault is not survey.fault]:
+        surveys = survey_again(surveys, accused, cells.datasets, options, limits, cache=cache)
+        judged = judge_samples(surveys, cells.largest)
     return draft_plan(
-        _with_promises(cells, surveys, limits),
-        surveys,
+        _with_promises(cells, judged, limits),
+        judged,
         data,
         work,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

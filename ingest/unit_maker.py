@@ -32,6 +32,7 @@ from ingest.memory import slab_entries
 from ingest.naming import cell_names
 from ingest.pool import Failure
 from ingest.sample_check import check_cells
+from ingest.second_look import Doubts
 from ingest.unit_reader import Trouble, UnitReader
 from ingest.uploads import Uploads
 from ingest.wanted import Wanted
@@ -40,7 +41,7 @@ from ingest.window_store import Room
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ingest.chunks import Commit, Committed
     from ingest.encode.base import Codec
@@ -126,37 +127,24 @@ class UnitMaker:
         window_bytes: int = 0,
     ) -> None:
         self._opened, self._codec, self._rows, self._stop = opened, codec, rows, stop
-        self._wanted = Wanted({chunk: opened.plan.rows(chunk) for chunk in task.chunks})
-        value_bytes = np.dtype(fetch_dtype(opened.plan.identity.dtype)).itemsize
-        self._room = Room(window_bytes)
-        self._reader: UnitReader | WindowReader
-        if (windows := opened.plan.windows) is None:
-            slabs = rows.slabs(slab_bytes, value_bytes)
-            self._reader = UnitReader(sources, rows, self._wanted, slabs, stop, opened.amendments)
-        else:
-            self._reader = WindowReader(
-                opened,
-                sources,
-                rows,
-                self._wanted,
-                window_cells=windows.cells,
-                slab_entries=slab_entries(slab_bytes, value_bytes),
-                room=self._room,
-                stop=stop,
-            )
+        self._sources, self._chunks = sources, task.chunks
+        self._slab_bytes, self._window_bytes = slab_bytes, window_bytes
+        self._doubts = Doubts({str(survey.source) for survey in opened.surveys if survey.fault is not None})
         self._commit = partial(commit, opened, attempt=task.attempt)
         self._upload_bytes = upload_bytes
         self._only_soma = sum(survey.layout == "soma" for survey in opened.surveys) == 1
         self._whole = whole_sources(opened)
         self._makers: dict[int, ChunkMaker] = {}
         self._notes: dict[int, set[str]] = {}
-        self._failed: set[int] = set()
         self._fatal: Exception | None = None
         self._dest_is_down = False
         self.tally = Tally(task.unit_id)
 
     def make(self) -> None:
         """Make all chunks; what cannot be made is in the tally's failures.
+
+        A chunk fails by a source's fault only when it does so again, made once more at the end of all sources opened
+        anew. One that waits for that when the unit ends is neither done nor failed.
 
         Raises
         ------
@@ -165,6 +153,14 @@ class UnitMaker:
         ExhaustedError
             Nothing further can be made by this process.
         """
+        self._make(self._chunks)
+        if (doubted := self._doubts.chunks) and not self._ends_early():
+            log_event(_log, "second-look", f"{len(doubted):,} chunks are made once more: their source may be at fault")
+            self._sources.close()  # a file, blocks of it, a transposition: what is damaged may be any of these
+            self._make(doubted)
+
+    def _make(self, chunks: Sequence[int]) -> None:
+        self._begin(chunks)
         uploads = Uploads(self._commit, threads=_UPLOADS, most_bytes=self._upload_bytes)
         pieces: Ahead[Piece | WholeWindow | Trouble] = Ahead(self._reader.pieces())
         try:
@@ -190,6 +186,29 @@ class UnitMaker:
             self.tally.spent("fetch", self._reader.seconds)
         if self._fatal is not None:
             raise self._fatal
+
+    def _begin(self, chunks: Sequence[int]) -> None:
+        """Open a reader for `chunks`, of which nothing is known to have failed."""
+        opened, rows = self._opened, self._rows
+        self._failed: set[int] = set()
+        self._wanted = Wanted({chunk: opened.plan.rows(chunk) for chunk in chunks})
+        value_bytes = np.dtype(fetch_dtype(opened.plan.identity.dtype)).itemsize
+        self._room = Room(self._window_bytes)
+        self._reader: UnitReader | WindowReader
+        if (windows := opened.plan.windows) is None:
+            slabs = rows.slabs(self._slab_bytes, value_bytes)
+            self._reader = UnitReader(self._sources, rows, self._wanted, slabs, self._stop, opened.amendments)
+        else:
+            self._reader = WindowReader(
+                opened,
+                self._sources,
+                rows,
+                self._wanted,
+                window_cells=windows.cells,
+                slab_entries=slab_entries(self._slab_bytes, value_bytes),
+                room=self._room,
+                stop=self._stop,
+            )
 
     def _ends_early(self) -> bool:
         return self._stop.is_set() or self._dest_is_down or self._fatal is not None
@@ -302,10 +321,11 @@ class UnitMaker:
         if not failed:
             return
         self._failed.update(failed)
-        self.tally.failures.append(failure_of(error, failed))
+        self.tally.failures += [failure_of(why, its) for why, its in self._doubts.judge(error, failed)]
         for chunk in failed:
             self._wanted.drop(chunk)
             self._makers.pop(chunk, None)
+            self._notes.pop(chunk, None)
 
 
 def _log_commit(landed: Landed, committed: Committed) -> None:

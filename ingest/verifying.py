@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from ingest.cells_json import keeps_cells_json
-from ingest.chunk_check import check_object
+from ingest.chunk_check import check_object, has_sha256
 from ingest.cpu import available_cpus
 from ingest.deep import DeepCheck
 from ingest.errors import CorruptError, NotFoundError
@@ -23,7 +23,6 @@ from ingest.plan_rows import plan_rows
 from ingest.preparing import scratch_of
 from ingest.rereading import compare_with_sources
 from ingest.settings import WorkSettings
-from ingest.store.body import object_sha256
 from ingest.summaries import OffsetTable
 from ingest.summary_check import SUMMARY_KEYS, summary_findings
 
@@ -132,7 +131,7 @@ class _Verifier:
     def plan_files(self) -> None:
         for role, key in self._plan.files.items():
             try:
-                right = object_sha256(self._store, key, self._store.stat(key).size) == self._plan.sha256[role]
+                right = has_sha256(self._store, key, self._plan.sha256[role])
                 said = "is not the file that plan.json names: sha256 differs"
             except (NotFoundError, CorruptError) as error:
                 right, said = False, f"cannot be read ({error})"

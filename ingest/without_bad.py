@@ -2,7 +2,9 @@
 
 A run makes all it can first. What it then could not make because a source is at fault (never for trouble that may
 pass) is proof: the rows of that source are left out of these chunks by an amendment, and the chunks are made without
-them. Rounds end because each adds to what is left out.
+them. A failure that blames a source has been met twice, the source opened anew for the second time: by the worker
+(`ingest.unit_maker.UnitMaker.make`), or by the survey (`ingest.survey.run`) where the plan has the fault. Rounds end
+because each adds to what is left out.
 """
 
 from __future__ import annotations
@@ -37,11 +39,10 @@ _WHOLE = _GONE | {
     "truncated",
     "not-hdf5",
     "not-h5ad",
-    "unreadable",
     "obs-count",
     "other-genes",
 }
-"""Faults of a whole file: what holds for one of its rows holds for all."""
+"""Faults of a whole file: what holds for one of its rows holds for all. ``unreadable`` is none: it may be one block."""
 _ASKED = 3
 
 

@@ -1,4 +1,4 @@
-"""Surveying all sources of an index: in parallel, once, cached by what pins each source."""
+"""Surveying all sources of an index: in parallel, once, cached by what pins each source; twice what seems at fault."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ingest.errors import CorruptError, IngestError, SourceError
 from ingest.sample_check import faulty_survey
 from ingest.scbasecount import place_of
+from ingest.second_look import look_twice
 from ingest.survey.table import surveys_from_bytes, surveys_to_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ingest.source import Source
     from ingest.survey.model import SourceSurvey
 
-__all__ = ["SurveyOptions", "default_cache", "survey_sources"]
+__all__ = ["SurveyOptions", "default_cache", "survey_again", "survey_sources"]
 
 _FORMAT = 1
 """Raised when a survey's content changes, so that old cache entries are not read."""
@@ -76,11 +77,50 @@ def survey_sources(
     IngestError
         The first source, in order, that cannot be surveyed; of samples only when none can.
     """
+    surveys, faults = _survey_all(sources, datasets, options, limits, cache, on_done)
+    if faults and all(found.fault is not None for found in surveys):
+        raise faults[surveys[0].source]
+    return surveys
+
+
+def survey_again(
+    surveys: Sequence[SourceSurvey],
+    numbers: Sequence[int],
+    datasets: Sequence[Collection[str] | None],
+    options: SurveyOptions,
+    limits: FetchLimits,
+    *,
+    cache: Path | None,
+) -> tuple[SourceSurvey, ...]:
+    """Return `surveys` with those of `numbers` made anew, past the cache: what is held against them may be a bad read.
+
+    Raises
+    ------
+    IngestError
+        As `survey_sources`, but for faults: these are in the surveys.
+    """
+    accused = [surveys[number].source for number in numbers]
+    found, _ = _survey_all(accused, [datasets[number] for number in numbers], options, limits, cache, fresh=True)
+    anew = dict(zip(numbers, found, strict=True))
+    return tuple(_shared(anew.get(number, survey) for number, survey in enumerate(surveys)))
+
+
+def _survey_all(
+    sources: Sequence[Source],
+    datasets: Sequence[Collection[str] | None],
+    options: SurveyOptions,
+    limits: FetchLimits,
+    cache: Path | None,
+    on_done: Callable[[Source], None] = lambda _: None,
+    *,
+    fresh: bool = False,
+) -> tuple[tuple[SourceSurvey, ...], dict[Source, SourceError]]:
+    """Survey every source; return, too, what is wrong with those that come back with a fault."""
     faults: dict[Source, SourceError] = {}
 
     def survey(source: Source, wanted: Collection[str] | None) -> SourceSurvey:
         try:
-            found = _cached(source, wanted, options, limits, cache)
+            found = look_twice(lambda: _cached(source, wanted, options, limits, cache, fresh=fresh))
         except SourceError as error:
             if place_of(source) is None:
                 raise
@@ -89,10 +129,7 @@ def survey_sources(
         return found
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(sources)))) as pool:
-        surveys = tuple(_shared(pool.map(survey, sources, datasets)))
-    if faults and all(found.fault is not None for found in surveys):
-        raise faults[surveys[0].source]
-    return surveys
+        return tuple(_shared(pool.map(survey, sources, datasets))), faults
 
 
 def _shared(surveys: Iterable[SourceSurvey]) -> Iterator[SourceSurvey]:
@@ -111,10 +148,12 @@ def _cached(
     options: SurveyOptions,
     limits: FetchLimits,
     cache: Path | None,
+    *,
+    fresh: bool,
 ) -> SourceSurvey:
     pinned = _pin(source)
     path = None if cache is None or not pinned.version else cache / f"{_cache_key(pinned, datasets, options)}.survey"
-    if path is not None:
+    if path is not None and not fresh:
         with contextlib.suppress(OSError, IngestError):
             return _read_cached(path)
     found = _survey(pinned, datasets, options, limits)

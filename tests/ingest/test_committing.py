@@ -12,6 +12,7 @@ from ingest.committing import commit_plan, refuse_careless
 from ingest.errors import AlreadyExistsError, ConfigError, ConflictError, CorruptError, ForeignPlanError, SourceError
 from ingest.genes import Genes
 from ingest.layout import PLAN_KEY
+from ingest.ledger.ledger import Ledger, put_same_file
 from ingest.opened import open_plan
 from ingest.plan_index import IndexWriter, PlanIndex
 from ingest.plan_rows import plan_batches
@@ -135,7 +136,7 @@ def test_an_occupied_folder_is_refused_untouched(tmp_path, draft_of):
 
 def test_a_crash_before_the_plan_leaves_room_for_another(store, draft_of):
     """Any number of the named files may be there: without plan.json there is no plan."""
-    for at in range(12):
+    for at in range(16):
         with pytest.raises(DiedError):
             commit_plan(FaultyStore(store, StoreFault(at, "before", "die")), draft_of())
         if PLAN_KEY in keys(store):
@@ -143,7 +144,7 @@ def test_a_crash_before_the_plan_leaves_room_for_another(store, draft_of):
     else:
         pytest.fail("no crash came after the plan")
     store.delete(PLAN_KEY, expected=store.stat(PLAN_KEY).version)
-    assert len(keys(store)) == 3
+    assert len(keys(store)) == 4
     assert commit_plan(store, draft_of(cells_per_chunk=5)).plan.identity.cells_per_chunk == 5
 
 
@@ -162,7 +163,7 @@ def test_any_crash_and_any_lost_reply_ends_in_the_plan(tmp_path, draft_of, when,
         except DiedError:
             opened = commit_plan(store, draft)
         assert opened.plan == draft.plan
-        assert len(keys(store)) == 4
+        assert len(keys(store)) == len(draft.plan.files) + 1
 
 
 def race(store_of, drafts):
@@ -223,7 +224,7 @@ def test_a_store_that_ignores_preconditions_is_refused(tmp_path, draft_of):
     refuse_careless(LocalStore(tmp_path / "a"))
 
 
-@pytest.mark.parametrize("role", ["index", "survey", "genes"])
+@pytest.mark.parametrize("role", ["index", "blocks", "survey", "genes"])
 def test_files_that_the_plan_names_are_watched(tmp_path, draft_of, role):
     store = LocalStore(tmp_path / "dest")
     draft = draft_of()
@@ -237,6 +238,41 @@ def test_files_that_the_plan_names_are_watched(tmp_path, draft_of, role):
     path.unlink()
     with pytest.raises(CorruptError):
         open_plan(store)
+
+
+def test_an_index_that_one_read_finds_damaged_is_read_again(tmp_path, draft_of):
+    store = LocalStore(tmp_path / "dest")
+    opened = commit_plan(store, draft_of())
+
+    def damaged(times):
+        return replace(opened, ledger=Ledger(FaultyStore(store, StoreFault(0, "before", "flip", times=times))))
+
+    check_index(damaged(times=2))  # its length, and its bytes once
+    with pytest.raises(CorruptError) as caught:
+        check_index(damaged(times=4))
+    assert caught.value.kind == "plan-damaged"
+
+
+def test_what_is_there_already_is_compared_again_before_it_is_another(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(200)))
+    store = LocalStore(tmp_path / "dest")
+    assert put_same_file(store, "k", tmp_path / "file")
+    assert not put_same_file(FaultyStore(store, StoreFault(1, "before", "flip", times=2)), "k", tmp_path / "file")
+    with pytest.raises(ConflictError):
+        put_same_file(FaultyStore(store, StoreFault(1, "before", "flip", times=3)), "k", tmp_path / "file")
+
+
+def test_a_plan_of_an_earlier_build_has_no_digests_of_blocks(tmp_path, draft_of):
+    draft = draft_of()
+    without = {
+        name: {role: text for role, text in getattr(draft.plan, name).items() if role != "blocks"}
+        for name in ("files", "sha256")
+    }
+    files = {role: data for role, data in draft.files.items() if role != "blocks"}
+    old = replace(draft, plan=replace(draft.plan, **without), files=files)
+    opened = commit_plan(LocalStore(tmp_path / "dest"), old)
+    assert commit_plan(LocalStore(tmp_path / "dest"), draft).plan == opened.plan == old.plan
+    assert len(opened.index.rows(0, opened.plan.n_cells)) == opened.plan.n_cells
 
 
 def test_no_plan_says_what_to_do(store):

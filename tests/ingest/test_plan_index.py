@@ -13,22 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import CorruptError
+from ingest.index_blocks import BlockHasher, IndexBlocks, parse_blocks
 from ingest.plan_index import IndexWriter, PlanIndex, _RangeFile, batch_rows
 from ingest.store.local import LocalStore
 from ingest.testing.blocks import dictionary
-from ingest.testing.faults import FaultyStore
+from ingest.testing.faults import FaultyStore, StoreFault
 
 KEY = "_ingest/index-0.feather"
 
 
-def index_to_bytes(table, cells_per_chunk):
+def index_to_bytes(table, cells_per_chunk, *, blocks=False):
     with TemporaryDirectory() as folder:
         with IndexWriter(Path(folder) / "index.feather") as writer:
             for batch in table.combine_chunks().to_batches(max_chunksize=min(len(table), batch_rows(cells_per_chunk))):
                 writer.add(batch)
         data = writer.path.read_bytes()
     assert hashlib.sha256(data).hexdigest() == writer.sha256
-    return data
+    return (data, writer.blocks) if blocks else data
 
 
 def table_of(n_rows):
@@ -182,3 +183,72 @@ def test_cuts_and_flips_are_damage_or_the_same_shape(tmp_path):
 
 def test_the_same_cells_give_the_same_bytes():
     assert index_to_bytes(table_of(100), 9) == index_to_bytes(table_of(100), 9)
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------------
+
+
+def read_some(store, blocks, columns=()):
+    index = PlanIndex(store, KEY, 1000, blocks)
+    spans = [(0, 3), (64_999, 65_001), (119_000, 120_000)]
+    found = [index.rows(start, stop) for start, stop in spans]
+    return [*(row for table in found for row in table.to_pylist()), *index.batches(120_000, columns)]
+
+
+@pytest.fixture(scope="module")
+def long_index(tmp_path_factory):
+    """An index of several batches and blocks in a store, and the digests of its blocks."""
+    data, blocks = index_to_bytes(table_of(120_000), 1000, blocks=True)
+    assert len(blocks.digests) > 5 * 8
+    assert len(data) == blocks.size
+    store = LocalStore(tmp_path_factory.mktemp("blocks"))
+    store.put_new(KEY, data)
+    return store, blocks
+
+
+def test_a_range_that_is_damaged_on_its_way_is_read_again(long_index):
+    store, blocks = long_index
+    counted = FaultyStore(store)
+    wanted = read_some(counted, blocks)
+    assert {operation.name for operation in counted.log} == {"get_range"}
+    for at in range(len(counted.log)):
+        faulty = FaultyStore(store, StoreFault(at, "before", "flip"))
+        assert read_some(faulty, blocks) == wanted
+        assert len(faulty.log) == len(counted.log) + 1
+        with pytest.raises(CorruptError, match="names in bytes") as caught:
+            read_some(FaultyStore(store, StoreFault(at, "before", "flip", times=2)), blocks)
+        assert caught.value.kind == "plan-damaged"
+
+
+def test_any_flipped_bit_of_an_index_is_found(tmp_path):
+    data, blocks = index_to_bytes(table_of(40), 8, blocks=True)
+    for at in range(0, len(data), 29):
+        store = LocalStore(tmp_path / f"flip{at}")
+        store.put_new(KEY, data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with pytest.raises(CorruptError):
+            PlanIndex(store, KEY, 8, blocks).rows(0, 40)
+
+
+@given(st.lists(st.integers(0, 200_000), max_size=6))
+def test_blocks_are_the_same_however_a_file_is_written(lengths):
+    data = np.random.default_rng(0).bytes(sum(lengths))
+    whole, parts = BlockHasher(), BlockHasher()
+    whole.add(data)
+    for stop, length in zip(np.cumsum(lengths), lengths, strict=True):
+        parts.add(data[stop - length : stop])
+    blocks = parts.finish()
+    assert blocks == whole.finish() == parse_blocks(blocks.to_bytes(), key="k")
+    assert blocks.are(0, data)
+    for start, stop in [(0, 1), (65_535, 65_537), (70_000, 70_001)]:
+        if stop <= len(data):
+            low, high = blocks.around(start, stop)
+            assert low <= start < stop <= high <= len(data)
+            assert blocks.are(low, data[low:high])
+
+
+def test_digests_of_another_number_of_blocks_are_damage():
+    whole = IndexBlocks(65_537, bytes(16)).to_bytes()
+    assert parse_blocks(whole, key="k") == IndexBlocks(65_537, bytes(16))
+    for data in (b"", whole[:7], whole[:-1], whole + bytes(8), bytes([255]) * 24):
+        with pytest.raises(CorruptError, match="k has no digests"):
+            parse_blocks(data, key="k")

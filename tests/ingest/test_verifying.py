@@ -37,6 +37,7 @@ from ingest.testing.datasets import (
     write_census_index,
     write_h5ad_index,
 )
+from ingest.testing.faults import flipped
 from ingest.validate import row_sums
 from ingest.verifying import verify_dataset
 from ingest.vocabulary import GeneRule
@@ -265,6 +266,30 @@ def test_a_damaged_index_is_found_and_bytes_are_still_checked(dest):
     flip_bit(dest.path / opened.plan.files["index"], at=-40)  # in the footer's tail: what is open stays readable
     dest.chunk(8).unlink()
     assert kinds(verify_dataset(opened, deep=True)) == {(None, "plan-file"), (8, "chunk-missing")}
+
+
+class _FlippingStore(LocalStore):
+    """Damages one of the ranges of the index, on its way."""
+
+    def __init__(self, path, at):
+        super().__init__(path)
+        self.at, self.n_ranges = at, 0
+
+    def get_range(self, key, start, length):
+        data = super().get_range(key, start, length)
+        if not key.startswith("_ingest/index-"):
+            return data
+        self.n_ranges += 1
+        return flipped(data) if self.n_ranges == self.at else data
+
+
+def test_a_bit_of_the_index_that_flips_on_its_way_is_no_finding(dest):
+    quiet = _FlippingStore(dest.path, 0)
+    assert verify_dataset(open_plan(quiet)).findings == ()
+    for at in range(1, quiet.n_ranges + 1):
+        store = _FlippingStore(dest.path, at)
+        assert verify_dataset(open_plan(store)).findings == ()
+        assert store.n_ranges == quiet.n_ranges + 1
 
 
 def test_what_no_receipt_names_is_a_stray_and_no_fault(dest):

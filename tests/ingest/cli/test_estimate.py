@@ -121,7 +121,7 @@ def test_an_estimate_is_what_the_run_then_reads_writes_and_asks_for(far, call, m
     dest_said, sources_said = found["dest_requests"], found["source_requests"]
     assert dest_said["put"] == at_dest["PutObject"]
     # One worker ran, where three were asked for: the two others would each have opened the plan, and the Census.
-    assert dest_said["get"] == pytest.approx(counted(at_dest, *READS) + 2 * 8, rel=0.1)
+    assert dest_said["get"] == pytest.approx(counted(at_dest, *READS) + 2 * 6, rel=0.1)
     assert dest_said["list"] == pytest.approx(at_dest["ListObjectsV2"] + 2 * 2, rel=0.1)
     assert sources_said["get"] == pytest.approx(counted(at_sources, *READS) + 2 * 40, rel=0.15)
     assert sources_said["list"] == pytest.approx(at_sources["ListObjectsV2"] + 2 * 35, rel=0.1)

@@ -11,9 +11,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import pyarrow as pa
 import pytest
 
 from ingest.errors import AlreadyExistsError, ConflictError, IngestError, NotFoundError, TransientError
+from ingest.plan_index import IndexWriter, PlanIndex
 from ingest.store import Budget
 from ingest.store.gcs import GCSStore
 from ingest.store.s3 import S3Store
@@ -182,6 +184,25 @@ def test_flipped_bits_are_noticed_wherever_data_travel(bucket, operation):
             act(bucket.store, folder, version)
         bucket.mend()
         assert bucket.found(folder) in (before, after), at
+
+
+def test_flipped_bits_are_noticed_in_ranges_of_the_plans_index(bucket, tmp_path):
+    """Ranges carry no checksum of their own: what was written is known from the digests of its blocks."""
+    table = pa.table({"source": pa.array(["a", "b"] * 50).dictionary_encode(), "row": range(100)})
+    with IndexWriter(tmp_path / "index.feather") as writer:
+        writer.add(table.to_batches()[0])
+
+    def read(_store, folder, _version):
+        return PlanIndex(bucket.store, f"{folder}k", 100, writer.blocks).rows(7, 90).to_pylist()
+
+    before = {"k": writer.path.read_bytes()}
+    n_requests, wanted = requests_of(bucket, before, read)
+    assert wanted == table.to_pylist()[7:90]
+    for at in range(n_requests):
+        folder, _ = bucket.begin(before)
+        bucket.proxy.faults[:] = [Fault("flip-reply", lambda _, at=at: len(bucket.proxy.seen) == at + 1)]
+        assert read(bucket.store, folder, None) == wanted
+        bucket.mend()
 
 
 def carries_data(seen):
