@@ -94,15 +94,18 @@ class ParquetTable:
         """Row groups read so far, each as often as it was."""
         try:
             self._ranges = _Ranges(filesystem, url)
-            whole = pq.read_metadata(pa.PythonFile(self._ranges, mode="r"))
+            self._file = self._opened(plain)
         except SourceError as error:
             raise ConfigError(
                 f"{url}: there is no such table", kind="no-metadata", hint="--root names the folder of the releases"
             ) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
             raise ConfigError(f"{url}: no Parquet file ({error})", kind="no-metadata") from error
+
+    def _opened(self, plain: Sequence[str]) -> pq.ParquetFile:
+        whole = pq.read_metadata(pa.PythonFile(self._ranges, mode="r"))
         texts = [field.name for field in whole.schema.to_arrow_schema() if is_text(field.type)]
-        self._file = pq.ParquetFile(
+        return pq.ParquetFile(
             pa.PythonFile(self._ranges, mode="r"),
             metadata=whole,
             read_dictionary=[name for name in texts if name not in plain],

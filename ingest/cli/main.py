@@ -23,7 +23,7 @@ from ingest.cli.log_lines import CommandLog
 from ingest.cli.memmap import memmap
 from ingest.cli.qc import qc
 from ingest.cli.run import run
-from ingest.cli.style import Group
+from ingest.cli.style import Group, origin_of
 from ingest.errors import IngestError, TransientError, mask_secrets
 from ingest.interrupt import sigterm_as_ctrl_c
 from ingest.json_lines import json_lines_are_on, log_event
@@ -79,7 +79,8 @@ def _exit_code(arguments: list[str], log: CommandLog, *, debug: bool) -> int:
         return 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "python -m ingest"
-        _complain(error.format_message(), f"`{command} --help` says how", kind="usage")
+        source = f"{origin}: " if (origin := origin_of(error)) else ""
+        _complain(source + error.format_message(), f"`{command} --help` says how", kind="usage")
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
         _complain("stopped at once", _after_a_stop(arguments))

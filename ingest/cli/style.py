@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ingest.cli.config_file import QUALITY_TABLES, read_settings, unknown_setting
 from ingest.cli.log_lines import log_format_option
@@ -17,12 +18,13 @@ from ingest.json_lines import json_lines_are_on
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CONFIG_RULES", "ByteSize", "Command", "Group", "MegabytesPerSecond", "config_option"]
+__all__ = ["CONFIG_RULES", "ByteSize", "Command", "Group", "MegabytesPerSecond", "config_option", "origin_of"]
 
 CONFIG_RULES = "quality_control"
 """Where a context keeps (file, rules) of a config file."""
 
 _ENDPOINT = "endpoint_url"
+_IN_FILE = "in_file"
 """Where a context keeps the look-alike that a config file may lie in."""
 
 _ENVIRONMENT = "CELL_INGEST_"
@@ -93,6 +95,17 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
+def origin_of(error: click.UsageError) -> str | None:
+    """Say where a value that is refused was said, if not on the command line: in which file, or which variable."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None or not error.param.name:
+        return None
+    name = error.param.name
+    if error.ctx.get_parameter_source(name) != ParameterSource.DEFAULT_MAP:
+        return None
+    path, names = error.ctx.meta.get(_IN_FILE, ("", frozenset()))
+    return str(path) if name in names else _ENVIRONMENT + name.upper()
+
+
 def _said(args: Sequence[str], option: str) -> str | None:
     """Return what stands behind `option` in a command line, the last time."""
     found = None
@@ -141,6 +154,7 @@ def _read_config(ctx: click.Context, _parameter: click.Parameter, value: str | N
             _read_setting(value, key, setting, names, said)
     ctx.default_map = {**(ctx.default_map or {}), **_as_typed(ctx.command, said)}
     ctx.meta[CONFIG_RULES] = (value, rules)
+    ctx.meta[_IN_FILE] = (value, frozenset(said))
     return value
 
 

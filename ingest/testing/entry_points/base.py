@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -60,6 +61,8 @@ def attempt(entry: EntryPoint, path: Path) -> Outcome:
     except IngestError as error:
         lines = "a message of several lines" if "\n" in str(error) else None
         return Outcome(kind=error.kind, message=str(error), fault=lines)
+    except click.UsageError as error:  # which the command line says in one line, exit code 2
+        return Outcome(kind="usage", message=error.format_message())
     except entry.promised as error:
         return Outcome(kind=type(error).__name__, message=str(error))
     except Exception as error:  # noqa: BLE001 # is what is looked for

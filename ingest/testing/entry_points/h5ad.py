@@ -111,6 +111,8 @@ def _written(operation: Callable[[Path, Path], Any]) -> Callable[[Path, Path], A
     def read(path: Path, scratch: Path) -> Any:
         operation(path, scratch / "out.h5ad")
         with h5py.File(scratch / "out.h5ad") as made:
+            if "X" not in made:  # as it was in what was read: not there, or a thing that holds no numbers
+                return None
             matrix = made["X"]
             parts = matrix.values() if isinstance(matrix, h5py.Group) else (matrix,)
             return [part[()] for part in parts]

@@ -109,6 +109,9 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "footer-ones": _footer(_ones),
     "footer-lists": _footer(_long_lists),
     "footer-reversed": _footer(bytearray.reverse),
+    "footer-names": lambda good: good.replace(b"SRX_accession", b"SRX_accessio\xc3").replace(
+        b"srx_accession", b"srx_accessio\xc3"
+    ),
     "pages-zeros": lambda good: good[:4] + bytes(len(good) // 2) + good[4 + len(good) // 2 :],
     "pages-ones": lambda good: good[:4] + b"\xff" * (len(good) // 4) + good[4 + len(good) // 4 :],
     "html": lambda _: b"<!DOCTYPE html><title>403 Forbidden</title>",

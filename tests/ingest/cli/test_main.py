@@ -221,3 +221,21 @@ def test_gene_files(tmp_path: Path):
     assert gene_ids(f"@{path}", option="--gene-filter") == ("ENSG1", "ENSG2", "ENSG3")
     with pytest.raises(ConfigError, match="cannot read"):
         gene_ids(f"@{tmp_path / 'none.txt'}", option="--gene-filter")
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.toml"])
+def test_a_bad_value_names_the_file_that_says_it(run, tmp_path, name):
+    path = tmp_path / name
+    path.write_text('{"cells_per_chunk": "many"}' if name.endswith("json") else 'cells_per_chunk = "many"')
+    code, out, err = run("run", tmp_path / "dest", "--config", path)
+    assert (code, out) == (2, "")
+    said = f"error: {path}: Invalid value for '-c' / '--cells-per-chunk': 'many' is not a valid integer."
+    assert err.splitlines()[0] == said
+    assert run("run", tmp_path / "dest", "--config", path, "-c", "few")[2].startswith("error: Invalid value for '-c'")
+
+
+def test_a_bad_value_names_the_variable_that_says_it(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("CELL_INGEST_LEVEL", "most")
+    code, _, err = run("run", tmp_path / "dest")
+    assert code == 2
+    assert err.startswith("error: CELL_INGEST_LEVEL: Invalid value for '--level': 'most' is not a valid")
