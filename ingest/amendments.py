@@ -111,7 +111,7 @@ class Amendments:
         lacked = {(chunk, source) for chunk, its in had.items() for source in self.rules(chunk).keys() - its}
         used: list[LeftOut] = []
         for entry in self.left_out:
-            mine = tuple(pair for pair in entry.chunks if (pair[0], entry.source) in lacked)
+            mine = tuple(pair for pair in entry.chunks if pair[1] and (pair[0], entry.source) in lacked)
             lacked.difference_update((chunk, entry.source) for chunk, _ in mine)  # permitted twice is lacked once
             if mine:
                 used.append(replace(entry, chunks=mine))
