@@ -1,8 +1,10 @@
 """The bytes that HDF5 reads from, with a look at each heap before HDF5 parses it.
 
 HDF5 (2.0, tried) walks a global heap, where texts of variable length lie, by the sizes written in it: a size of zero,
-or one that wraps around, and it walks in a circle for ever, in C, holding h5py's lock. So every heap that passes
-through here is walked first. Format: "Global Heap" in the HDF5 file format specification.
+or one that wraps around, and it walks in a circle for ever, in C, holding h5py's lock. It walks the free blocks of a
+local heap, where a group's names lie, by the place of the next: where they lead back, it takes memory at each step
+until there is none. So every heap that passes through here is walked first. Format: "Global Heap" and "Local Heap" in
+the HDF5 file format specification.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ingest.errors import HostileFileError, IngestError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LocalBytes", "SourceBytes"]
+__all__ = ["LocalBytes", "MemoryBytes", "SourceBytes"]
 
 _HEAP = re.compile(rb"GCOL\x01\0\0\0")
 _HEAP_SIZE = struct.Struct("<Q")
@@ -31,6 +33,17 @@ _HEAP_OBJECT_BYTES = 16
 """Of an object's header: its number (2), reference count (2), reserved (4), size (8), all little-endian."""
 _LEAST_HEAP_BYTES = 4096
 _MOST_HEAP_BYTES = 256 << 20
+
+_NAMES = re.compile(rb"HEAP\0\0\0\0")
+_NAMES_HEADER = struct.Struct("<QQQ")
+"""Of a local heap, after its signature: length of its data, place of the first free block in them, their address."""
+_NAMES_HEADER_BYTES = 32
+_FREE_BLOCK = struct.Struct("<QQ")
+"""Place of the next, and size."""
+_LAST_FREE = 1
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUPERBLOCK_BYTES = 16
+"""Of it, as far as the widths."""
 
 
 class SourceBytes(io.RawIOBase):
@@ -46,6 +59,7 @@ class SourceBytes(io.RawIOBase):
         self.bytes_read = 0
         self._position = 0
         self._sound_heaps: set[int] = set()
+        self._first_byte: int | None = None
 
     @property
     @abstractmethod
@@ -90,6 +104,8 @@ class SourceBytes(io.RawIOBase):
             self.copy(self._position, view[:wanted])
             for heap in _HEAP.finditer(view[:wanted]):
                 self._check_heap(self._position + heap.start())
+            for heap in _NAMES.finditer(view[:wanted]):
+                self._check_names(self._position + heap.start())
         except IngestError as error:
             self.failure = error
             raise
@@ -101,23 +117,66 @@ class SourceBytes(io.RawIOBase):
     def _check_heap(self, position: int) -> None:
         if position in self._sound_heaps or position + _HEAP_HEADER_BYTES > self.size:
             return
+        self._base()  # all below takes sizes to be of 8 bytes
         (length,) = _HEAP_SIZE.unpack(self._peek(position + 8, 8))
         if not _LEAST_HEAP_BYTES <= length <= self.size - position:
             return  # HDF5 refuses such a heap by itself
         if length > _MOST_HEAP_BYTES:
-            raise self._heap_error(position, "decoded-size", f"is {length:,} bytes long")
+            raise self._heap_error(f"texts at byte {position:,} is {length:,} bytes long", "decoded-size")
         if not _ends(np.frombuffer(self._peek(position, length), np.uint8)):
-            raise self._heap_error(position, "damaged-heap", "is damaged")
+            raise self._heap_error(f"texts at byte {position:,} is damaged", "damaged-heap")
         self._sound_heaps.add(position)
+
+    def _check_names(self, position: int) -> None:
+        if position in self._sound_heaps or position + _NAMES_HEADER_BYTES > self.size:
+            return
+        base = self._base()
+        length, free, address = _NAMES_HEADER.unpack(self._peek(position + 8, _NAMES_HEADER.size))
+        # Where nothing is free there is nothing to walk; what lies outside, HDF5 refuses by itself.
+        if free == _LAST_FREE or free >= length or base + address + length > self.size:
+            return
+        if length > _MOST_HEAP_BYTES:
+            raise self._heap_error(f"names at byte {position:,} is {length:,} bytes long", "decoded-size")
+        if not _free_blocks_end(self._peek(base + address, length), free):
+            raise self._heap_error(f"names at byte {position:,} is damaged", "damaged-heap")
+        self._sound_heaps.add(position)
+
+    def _base(self) -> int:
+        """Return where HDF5 counts addresses from: its signature, which may follow a block of the user's."""
+        if self._first_byte is None:
+            at = 0
+            while at + len(_SIGNATURE) <= self.size and self._peek(at, len(_SIGNATURE)) != _SIGNATURE:
+                at = max(512, 2 * at)
+            if at + _SUPERBLOCK_BYTES <= self.size and (widths := _widths(self._peek(at, _SUPERBLOCK_BYTES))) != (8, 8):
+                name = self.url.rsplit("/", 1)[-1]
+                message = f"{name}: addresses and sizes of {widths[0]} and {widths[1]} bytes, which nobody writes"
+                raise HostileFileError(message, kind="unreadable", source=self.url)
+            self._first_byte = at
+        return self._first_byte
 
     def _peek(self, position: int, length: int) -> bytearray:
         data = bytearray(length)
         self.copy(position, memoryview(data))
         return data
 
-    def _heap_error(self, position: int, kind: str, what: str) -> HostileFileError:
+    def _heap_error(self, what: str, kind: str) -> HostileFileError:
         name = self.url.rsplit("/", 1)[-1]
-        return HostileFileError(f"{name}: the heap of texts at byte {position:,} {what}", kind=kind, source=self.url)
+        return HostileFileError(f"{name}: the heap of {what}", kind=kind, source=self.url)
+
+
+def _widths(superblock: bytearray) -> tuple[int, int]:
+    """Return of how many bytes addresses and sizes are."""
+    at = 13 if superblock[8] < 2 else 9
+    return superblock[at], superblock[at + 1]
+
+
+def _free_blocks_end(data: bytearray, free: int) -> bool:
+    """Tell whether the walk from block to block ends, or leaves `data`, where HDF5 stops by itself."""
+    for _ in range(len(data) // _FREE_BLOCK.size + 1):  # no more have room
+        if free == _LAST_FREE or free + _FREE_BLOCK.size > len(data):
+            return True
+        free, _size = _FREE_BLOCK.unpack_from(data, free)
+    return False
 
 
 # Compiled: every text of a gene table passes through here, some 70,000 in a file.
@@ -139,6 +198,33 @@ def _ends(heap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # type
             return False
         at += step
     return True
+
+
+class MemoryBytes(SourceBytes):
+    """A file that is in memory whole, and stays as it is."""
+
+    def __init__(self, data: bytes | memoryview, name: str) -> None:
+        super().__init__(name)
+        self._data = memoryview(data)
+
+    @property
+    def size(self) -> int:
+        """Length of the file."""
+        return len(self._data)
+
+    @property
+    def version(self) -> str:
+        """There is this one."""
+        return "in-memory"
+
+    def current_version(self) -> str:
+        """Return the version, which does not change."""
+        return self.version
+
+    def copy(self, position: int, view: memoryview) -> None:
+        """Fill `view` from `position`."""
+        view[:] = self._data[position : position + len(view)]
+        self.bytes_read += len(view)
 
 
 class LocalBytes(SourceBytes):

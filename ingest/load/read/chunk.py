@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest.errors import CorruptError
+from ingest.fetch.h5ad_bytes import SourceBytes
 from ingest.load.read.blocks import BlockKind, DenseBlocks, PlainBlocks, PlainRows, ShuffledBlocks
 from ingest.load.read.cache import ByteLru
 from ingest.load.read.inflate import inflate_genes
@@ -146,45 +146,39 @@ class ChunkReader:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(n_genes, dtype=np.int64)])
 
 
-class ChunkFile(io.RawIOBase):
+class ChunkFile(SourceBytes):
     """A chunk as a file that HDF5 reads the parts of that it looks at, some bytes at a time."""
 
     _PAGE = 1 << 18
 
     def __init__(self, reader: ChunkReader, at: int) -> None:
+        super().__init__(reader.manifest.keys[at])
         self._reader, self._at = reader, at
         self._size = int(reader.manifest.sizes[at])
-        self._place = 0
         self._pages: dict[int, memoryview] = {}
 
-    def readable(self) -> bool:
-        """Answer as a file."""
-        return True
+    @property
+    def size(self) -> int:
+        """Length of the chunk."""
+        return self._size
 
-    def seekable(self) -> bool:
-        """Answer as a file."""
-        return True
+    @property
+    def version(self) -> str:
+        """There is this one: a chunk is written once."""
+        return "written-once"
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
+    def current_version(self) -> str:
+        """Return the version, which does not change."""
+        return self.version
 
-    def tell(self) -> int:
-        """Return the place."""
-        return self._place
-
-    def readinto(self, into: Any) -> int:
-        """Read from the place on."""
-        view = memoryview(into).cast("B")
-        stop = min(self._place + len(view), self._size)
-        n = max(0, stop - self._place)
-        for page in range(self._place // self._PAGE, -(-stop // self._PAGE) if n else 0):
+    def copy(self, position: int, view: memoryview) -> None:
+        """Fill `view` from `position`."""
+        stop = position + len(view)
+        for page in range(position // self._PAGE, -(-stop // self._PAGE) if len(view) else 0):
             start = page * self._PAGE
-            low, high = max(self._place, start), min(stop, start + self._PAGE)
-            view[low - self._place : high - self._place] = self._page(page)[low - start : high - start]
-        self._place += n
-        return n
+            low, high = max(position, start), min(stop, start + self._PAGE)
+            view[low - position : high - position] = self._page(page)[low - start : high - start]
+        self.bytes_read += len(view)
 
     def _page(self, page: int) -> memoryview:
         found = self._pages.get(page)

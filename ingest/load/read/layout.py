@@ -5,7 +5,6 @@ A file that another attempt wrote was adopted by its content, and nobody knows i
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.errors import CorruptError
+from ingest.fetch.h5ad_bytes import MemoryBytes
 from ingest.layout import CHUNK_OFFSETS_KEY
 from ingest.load.arrow import map_table, numbers_of
 
@@ -125,7 +125,7 @@ class ChunkLayouts:
 
         manifest, number, key = self._manifest, self._manifest.numbers[at], self._manifest.keys[at]
         try:
-            with h5py.File(io.BytesIO(self._files.whole(at)), "r") as file:
+            with h5py.File(MemoryBytes(self._files.whole(at), key), "r") as file:
                 nodes = {name: file[name] for name in self._types(at)}
                 ours = all(_as_we_do(nodes[name], dtype, manifest.codec) for name, dtype in self._types(at).items())
                 found = {name: _layout_of(node) for name, node in nodes.items()} if ours else {}

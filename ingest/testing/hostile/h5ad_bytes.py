@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ def _node(
     return change
 
 
+def _free_block_itself(good: bytes) -> bytes:
+    """Let the first free block of each group's heap of names name itself as the next."""
+    data, at = bytearray(good), good.find(b"HEAP\0\0\0\0")
+    while at >= 0:
+        free, address = struct.unpack_from("<QQ", good, at + 16)
+        if free != 1:  # none
+            data[address + free : address + free + 8] = free.to_bytes(8, "little")
+        at = good.find(b"HEAP\0\0\0\0", at + 1)
+    return bytes(data)
+
+
 _TOP = b"\xff" * 8
 
 BYTES: dict[str, Callable[[bytes], bytes]] = {
@@ -69,6 +81,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "heap-size": _node(b"HEAP", 8, _TOP[:7] + b"\x0f", every=True),
     "heap-free-list": _node(b"HEAP", 16, b"\0\0\0\0\0\0\0\0", every=True),
     "heap-data-elsewhere": _node(b"HEAP", 24, b"\0\0\0\0\0\0\0\0", every=True),
+    "heap-free-block-itself": _free_block_itself,
     "texts-size-zero": _node(b"GCOL", 8, bytes(8)),
     "texts-size-huge": _node(b"GCOL", 8, _TOP[:7] + b"\x0f"),
     "texts-object-zero": _node(b"GCOL", 24, bytes(8)),

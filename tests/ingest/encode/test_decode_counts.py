@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 
 import h5py
 import numpy as np
@@ -94,6 +95,21 @@ def test_counts_in_another_file_are_not_followed(tmp_path):
 
     with pytest.raises(CorruptError, match="X/data is a ExternalLink"):
         list(decode_counts(altered(link), key="k", most_entries=10))
+
+
+@pytest.mark.parametrize("size", [0, 2**64 - 16])
+@pytest.mark.parametrize("read", [decode_chunk, partial(decode_counts, most_entries=10), decode_names])
+def test_a_heap_that_hdf5_would_walk_for_ever_is_corrupt(read, size):
+    """Names of attributes' texts lie in it; a size of its first object leads the walk back to where it is."""
+    data = bytearray(encoded(BLOCK))
+    at = data.find(b"GCOL")
+    while at >= 0:
+        data[at + 16 : at + 18] = (0 if size == 0 else 1).to_bytes(2, "little")
+        data[at + 24 : at + 32] = size.to_bytes(8, "little")
+        at = data.find(b"GCOL", at + 1)
+    with pytest.raises(CorruptError, match="the heap of texts at byte") as caught:
+        list(read(bytes(data), key="k.h5ad"))
+    assert caught.value.kind == "undecodable-chunk"
 
 
 def test_what_is_no_file_is_corrupt():

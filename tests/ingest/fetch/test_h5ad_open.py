@@ -22,6 +22,7 @@ from ingest.source import Source
 from ingest.survey.h5ad import survey_h5ad
 from ingest.testing.h5ad_files import hostile_files, sample_counts, write_h5ad_variant
 from ingest.testing.h5ad_hostile import ACCEPTED
+from ingest.testing.hostile.h5ad_bytes import BYTES
 
 # The corpus names rules in general; the kinds are finer, or come from the first of two rules that a file breaks.
 KINDS = {
@@ -270,6 +271,40 @@ def test_a_heap_that_hdf5_would_walk_for_ever_is_refused_before(good, number, si
     with pytest.raises(HostileFileError) as caught:
         read_everything(good, good.parent)
     assert caught.value.kind == "damaged-heap"
+
+
+def test_free_blocks_that_hdf5_would_take_memory_for_without_end_are_refused_before(good):
+    good.write_bytes(BYTES["heap-free-block-itself"](good.read_bytes()))
+    with pytest.raises(HostileFileError, match="heap of names at byte") as caught:
+        open_h5ad(str(good))
+    assert caught.value.kind == "damaged-heap"
+
+
+@pytest.mark.parametrize("user_block", [0, 512, 2048])
+def test_heaps_with_many_free_blocks_are_read_wherever_the_file_begins(good, tmp_path, user_block):
+    path = tmp_path / "moved.h5ad"
+    with h5py.File(good) as old, h5py.File(path, "w", userblock_size=user_block) as new:
+        for name in old:
+            old.copy(name, new)
+        for number in range(60):
+            new["uns"].create_group(f"a name of a group, number {number}")
+        for number in range(0, 60, 3):
+            del new[f"uns/a name of a group, number {number}"]
+    with open_h5ad(str(path)) as file:
+        assert len(file.get("uns")) == 40
+        assert file.attribute(file.get("obs"), "_index") == "_index"
+
+
+def test_sizes_of_four_bytes_are_refused_before_a_heap_of_them_is_walked(tmp_path):
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_sizes(4, 4)
+    path = tmp_path / "narrow.h5ad"
+    h5py.h5f.create(bytes(path), fcpl=creation).close()
+    with h5py.File(path, "r+") as file:
+        file.create_group("obs").attrs["_index"] = "_index"
+        file.create_group("var")
+    with pytest.raises(HostileFileError, match="of 4 and 4 bytes"):
+        open_h5ad(str(path))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import anndata
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.errors import ConfigError
+from ingest.errors import ConfigError, CorruptError
 from ingest.load.dataset import open_chunks
 from ingest.testing.census import CensusSpec, build_census
 from ingest.testing.datasets import write_census_index
@@ -33,6 +35,16 @@ def test_no_such_name(cells, plain, name):
         cells.find([plain.names[0], name])
     assert raised.value.kind == "unknown-cell"
     assert cells.find([]).tolist() == []
+
+
+def test_a_heap_of_texts_that_hdf5_would_walk_for_ever_is_damage(damageable):
+    """Free space of no bytes, as the first of each heap's objects."""
+    dest = damageable()
+    path = dest.chunk(4)
+    path.write_bytes(re.sub(rb"(GCOL\x01\0{3}.{8}).{16}", rb"\1" + bytes(16), path.read_bytes(), flags=re.DOTALL))
+    with open_chunks(dest.path) as cells, pytest.raises(CorruptError, match="the heap of texts at byte") as raised:
+        cells.cell_ids([80])
+    assert (raised.value.kind, raised.value.chunk) == ("chunk-damaged", 4)
 
 
 @pytest.fixture(scope="module")
