@@ -220,7 +220,12 @@ class Ledger:
     def record_failures(self, attempt: str, failures: Sequence[Failure]) -> None:
         """Record what went wrong in one attempt."""
         for ordinal, failure in enumerate(failures):
-            put_same(self.store, failure_key(attempt, ordinal), readable({"attempt": attempt, **asdict(failure)}))
+            # A message may quote bytes that are no UTF-8, as h5py smuggles them into texts.
+            facts = {
+                name: fact.encode("utf-8", "replace").decode() if isinstance(fact, str) else fact
+                for name, fact in asdict(failure).items()
+            }
+            put_same(self.store, failure_key(attempt, ordinal), readable({"attempt": attempt, **facts}))
 
     def failures(self) -> list[dict[str, Any]]:
         """Return all failure records."""

@@ -212,6 +212,14 @@ def test_failures_and_runs_are_kept(ledger):
     assert [(found["kind"], found["chunks"]) for found in ledger.failures()] == [("nan", [1, 2]), ("slow", [3])]
 
 
+def test_a_failure_may_quote_what_is_no_utf_8(ledger):
+    ledger.record_failures(
+        "r1-0000001", [Failure((1,), "source", "not-utf8", "column 'a\udcff'", source="h5ad:/x/\udcff")]
+    )
+    (found,) = ledger.failures()
+    assert (found["message"], found["source"], found["chunks"]) == ("column 'a?'", "h5ad:/x/?", [1])
+
+
 def test_no_plan_is_none_and_a_damaged_one_is_damage(ledger):
     assert ledger.plan() is None
     ledger.store.put_new("_ingest/plan.json", b'{"format_version": 1}')
