@@ -140,7 +140,8 @@ def ingest_all(tmp_path, index, cells_per_chunk, **order):
 
 
 @pytest.mark.parametrize(
-    ("cells_per_chunk", "every"), [pytest.param(100, 1, marks=pytest.mark.long), (700, 1), (700, 2), (5_000, 1)]
+    ("cells_per_chunk", "every"),
+    [pytest.param(100, 1, marks=pytest.mark.long), (700, 2), pytest.param(700, 1, marks=pytest.mark.long), (5_000, 1)],
 )
 def test_a_plan_reads_each_band_once(tmp_path, index, counting, least, cells_per_chunk, every):
     if every > 1:
