@@ -29,11 +29,6 @@ def small_parts(monkeypatch):
 
 
 @pytest.fixture
-def dest(shelf) -> Path:
-    return shelf.made("float32-deflate")
-
-
-@pytest.fixture
 def quiet(dest, tmp_path, small_parts) -> Path:  # noqa: ARG001 # parts as those of the runs compared
     """What an uninterrupted run makes."""
     return convert(dest, tmp_path / "quiet").path

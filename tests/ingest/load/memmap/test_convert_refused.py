@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,6 +25,14 @@ from ingest.testing.conversions import (
     open_theirs,
 )
 from ingest.testing.damage import flip_bit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def dest(shelf) -> Path:
+    return shelf.made("float32-deflate")
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/made", "/dev/null/made", "/proc/made"])

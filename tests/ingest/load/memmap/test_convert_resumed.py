@@ -27,6 +27,11 @@ from ingest.testing.conversions import (
 from ingest.testing.damage import DamageableDataset, flip_bit
 
 
+@pytest.fixture
+def dest(shelf) -> Path:
+    return shelf.made("float32-deflate")
+
+
 def test_a_stopped_run_goes_on_where_it_was(dest, tmp_path, quiet):
     path, there = tmp_path / "made", [0]
     while not path.exists():
