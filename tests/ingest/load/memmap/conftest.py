@@ -1,4 +1,4 @@
-"""What tests of conversions share: datasets, and what an uninterrupted run makes of one."""
+"""What tests of conversions share: many parts, and what an uninterrupted run makes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ import pytest
 
 from ingest.load.memmap.convert import plan as plan_module
 from ingest.testing.conversions import convert
-from ingest.testing.shelf import Shelf
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture(scope="session")
-def shelf(tmp_path_factory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("convert"))
 
 
 @pytest.fixture
