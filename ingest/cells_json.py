@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingest.errors import NotFoundError
 from ingest.layout import CELLS_JSON_KEY, FORMAT_VERSION
+from ingest.store.base import exists
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +30,7 @@ def keeps_cells_json(opened: OpenPlan) -> bool:
     """Say whether the dataset has, or was begun to have, its cells as JSON: it is then kept true to the chunks."""
     if opened.plan.provenance.settings.get("cells_json"):
         return True
-    try:
-        opened.store.stat(CELLS_JSON_KEY)
-    except NotFoundError:
-        return False
-    return True
+    return exists(opened.store, CELLS_JSON_KEY)
 
 
 def write_cells_json(cells: Path, path: Path, *, complete: bool) -> Path:

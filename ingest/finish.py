@@ -14,12 +14,13 @@ from ingest.cells_digest import CellsDigest
 from ingest.cells_json import keeps_cells_json, write_cells_json
 from ingest.chunk_rows import committed_rows
 from ingest.digest import rows_digest
-from ingest.errors import AlreadyExistsError, CorruptError, NotFoundError, PreconditionError
+from ingest.errors import AlreadyExistsError, CorruptError, PreconditionError
 from ingest.layout import SUCCESS_KEY
 from ingest.opened import amended
 from ingest.plan_rows import plan_batches
 from ingest.samples import SampleCounts
 from ingest.scratch import Scratch
+from ingest.store.base import exists
 from ingest.store.body import holds, open_body
 from ingest.summaries import Dataset, OffsetTable, dataset_digest, summaries
 
@@ -237,7 +238,7 @@ def _checked(opened: OpenPlan, batch: PlanBatch, left: deque[ChunkReceipt]) -> n
 def _write_all(dataset: Dataset, *, last_try: bool) -> bool:
     """Write every summary; False when others have finished more, or wrote one, in between."""
     # Looked for before receipts are listed: whoever finished had all of them.
-    was_finished = not dataset.complete and _exists(dataset.opened.store, SUCCESS_KEY)
+    was_finished = not dataset.complete and exists(dataset.opened.store, SUCCESS_KEY)
     if _is_outgrown(dataset):
         return False
     if was_finished:
@@ -284,11 +285,3 @@ def _is_there(store: Store, key: str, data: bytes | Path) -> bool:
         return store.get(key) == data
     with open_body(data) as body:
         return holds(store, key, body)
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.stat(key)
-    except NotFoundError:
-        return False
-    return True

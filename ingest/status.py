@@ -11,6 +11,7 @@ from ingest.errors import CorruptError, NotFoundError
 from ingest.layout import CHUNKS, FAILURES, RUNS, SUCCESS_KEY, run_record
 from ingest.ordered_map import map_ordered
 from ingest.record_fields import check_fields, each, is_count, is_number, is_text, maybe
+from ingest.store.base import exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -138,7 +139,7 @@ def dataset_status(opened: OpenPlan) -> Status:
         url=store.url,
         plan=plan.identity.digest,
         created=plan.provenance.created,
-        complete=not unmade and not lost and _exists(store, SUCCESS_KEY),
+        complete=not unmade and not lost and exists(store, SUCCESS_KEY),
         n_chunks=plan.n_chunks,
         n_done=len(done),
         n_cells=plan.n_cells,
@@ -279,11 +280,3 @@ def _speed(runs: Sequence[RunStatus]) -> float | None:
     timed = [(run.cells, run.seconds) for run in runs if run.cells and run.seconds]
     seconds = sum(seconds for _, seconds in timed)
     return sum(cells for cells, _ in timed) / seconds if seconds else None
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.stat(key)
-    except NotFoundError:
-        return False
-    return True

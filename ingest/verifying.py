@@ -23,6 +23,7 @@ from ingest.plan_rows import plan_rows
 from ingest.preparing import scratch_of
 from ingest.rereading import compare_with_sources
 from ingest.settings import WorkSettings
+from ingest.store.base import exists
 from ingest.summaries import OffsetTable
 from ingest.summary_check import SUMMARY_KEYS, summary_findings
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from ingest.ledger.receipts import ChunkReceipt
     from ingest.opened import OpenPlan
-    from ingest.store.base import ObjectStat, Store
+    from ingest.store.base import ObjectStat
     from ingest.unit_rows import UnitRows
 
 __all__ = ["Finding", "OnChunk", "VerifyReport", "verify_dataset"]
@@ -111,7 +112,7 @@ class _Verifier:
     def __init__(self, opened: OpenPlan, *, deep: bool) -> None:
         self._opened, self._store, self._plan = opened, opened.store, opened.plan
         self._deep = DeepCheck(opened) if deep else None
-        self._finished = _exists(opened.store, SUCCESS_KEY)
+        self._finished = exists(opened.store, SUCCESS_KEY)
         self._found: list[Finding] = []
         self._index_is_sound = True
         self._named: dict[int, str] = {}
@@ -249,7 +250,7 @@ class _Verifier:
 
     def _missing_summaries(self) -> tuple[str, ...]:
         keys = (*SUMMARY_KEYS, CELLS_JSON_KEY) if keeps_cells_json(self._opened) else SUMMARY_KEYS
-        return tuple(key for key in keys if not _exists(self._store, key))
+        return tuple(key for key in keys if not exists(self._store, key))
 
     def report(self, *, deep: bool, source: bool) -> VerifyReport:
         return VerifyReport(
@@ -265,11 +266,3 @@ class _Verifier:
             deep=deep,
             source=source,
         )
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.stat(key)
-    except NotFoundError:
-        return False
-    return True

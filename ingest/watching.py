@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.errors import ConfigError, NotFoundError, TransientError
+from ingest.errors import ConfigError, TransientError
 from ingest.layout import FAILURES, RECEIPTS, RUNS, SUCCESS_KEY, receipt_chunks, run_record
 from ingest.opened import open_plan
+from ingest.store.base import exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -217,7 +218,7 @@ class _Listings:
             open_runs=tuple(run.name for run in at_work),
             n_begun=sum(run.n_begun for run in at_work),
             n_failures=sum(run.n_failures for run in at_work),
-            complete=n_done == self._plan.n_chunks and self._exists(SUCCESS_KEY),
+            complete=n_done == self._plan.n_chunks and exists(self._store, SUCCESS_KEY),
             n_without_end=len(without_end) - len(at_work),
         )
 
@@ -271,13 +272,6 @@ class _Listings:
         n_failures = sum(1 for _ in self._store.list(f"{FAILURES}{run.name}-"))
         if n_failures != run.n_failures:
             run.n_failures, run.signed_at = n_failures, sign
-
-    def _exists(self, key: str) -> bool:
-        try:
-            self._store.stat(key)
-        except NotFoundError:
-            return False
-        return True
 
 
 @dataclass(slots=True)

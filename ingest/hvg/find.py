@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from ingest.chunk_check import check_index
-from ingest.errors import ConfigError, EmptySelectionError, IncompleteError, NotFoundError
+from ingest.errors import ConfigError, EmptySelectionError, IncompleteError
 from ingest.finish import read_chunks
 from ingest.folding import fold_chunks
 from ingest.hvg.batches import ALL, count_batches
@@ -17,6 +17,7 @@ from ingest.hvg.folds import CellTotals, ClippedSums, CountSums, NormalisedSums,
 from ingest.hvg.kernels import WORDS
 from ingest.hvg.seurat_v3 import by_standardised_variance, fit_trend, require_loess, standardised_variance
 from ingest.layout import SUCCESS_KEY
+from ingest.store.base import exists
 from ingest.summaries import dataset_digest
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def read_data(opened: OpenPlan, *, allow_incomplete: bool = False) -> HvgData:
     """
     chunks, _ = read_chunks(opened)
     url, n_chunks = opened.store.url, opened.plan.n_chunks
-    complete = len(chunks) == n_chunks and _exists(opened, SUCCESS_KEY)
+    complete = len(chunks) == n_chunks and exists(opened.store, SUCCESS_KEY)
     if not complete and not allow_incomplete:
         raise IncompleteError(
             f"{url} is not complete: {len(chunks):,} of {n_chunks:,} chunks are there",
@@ -97,14 +98,6 @@ def refuse_normalized(data: HvgData, command: str) -> None:
             kind="normalized",
             hint="ingest the same cells without --normalize, and take what is found there",
         )
-
-
-def _exists(opened: OpenPlan, key: str) -> bool:
-    try:
-        opened.store.stat(key)
-    except NotFoundError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ingest.errors import NotFoundError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["ObjectStat", "Store"]
+__all__ = ["ObjectStat", "Store", "exists"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +115,18 @@ class Store(Protocol):
     def close(self) -> None:
         """Release clients and sockets."""
         ...
+
+
+def exists(store: Store, key: str) -> bool:
+    """Say whether there is such an object.
+
+    Raises
+    ------
+    IngestError
+        The store cannot say.
+    """
+    try:
+        store.stat(key)
+    except NotFoundError:
+        return False
+    return True
