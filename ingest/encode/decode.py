@@ -34,7 +34,7 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
     """
     decode = decode_dense if key.endswith(".h5") else _decode_h5ad
     try:
-        with h5py.File(MemoryBytes(data, key), "r") as file:
+        with MemoryBytes(data, key).as_hdf5() as file:
             refuse_detours(file)
             return decode(file, most_bytes(len(data)))
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
@@ -56,7 +56,7 @@ def decode_counts(data: bytes | memoryview, *, key: str, most_entries: int) -> I
         yield from _widened_pieces(decode_chunk(data, key=key).counts, most_entries)
         return
     try:
-        with h5py.File(MemoryBytes(data, key), "r") as file:
+        with MemoryBytes(data, key).as_hdf5() as file:
             refuse_detours(file)
             load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
             yield from _counts_by_rows(file["X"], most_entries)
@@ -73,7 +73,7 @@ def decode_names(data: bytes | memoryview, *, key: str) -> pa.StringArray:
         As `decode_chunk`, as far as it shows in them.
     """
     try:
-        with h5py.File(MemoryBytes(data, key), "r") as file:
+        with MemoryBytes(data, key).as_hdf5() as file:
             refuse_detours(file)
             names = texts_of(file["cells"]) if key.endswith(".h5") else _index(file["obs"])
             return pa.array(names, pa.string())

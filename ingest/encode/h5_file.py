@@ -75,12 +75,15 @@ class H5File:
         access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
         access.set_fclose_degree(h5f.CLOSE_STRONG)  # else an object still in somebody's hands keeps the file open
         access.set_fileobj_driver(h5fd.fileobj_driver, self._buffer)
-        if template is None:
-            untimed = h5p.create(h5p.FILE_CREATE)
-            untimed.set_obj_track_times(False)
-            self._file = h5f.create(b"chunk", h5f.ACC_TRUNC, fcpl=untimed, fapl=access)
-        else:
-            self._file = h5f.open(b"chunk", h5f.ACC_RDWR, fapl=access)
+        try:
+            if template is None:
+                untimed = h5p.create(h5p.FILE_CREATE)
+                untimed.set_obj_track_times(False)
+                self._file = h5f.create(b"chunk", h5f.ACC_TRUNC, fcpl=untimed, fapl=access)
+            else:
+                self._file = h5f.open(b"chunk", h5f.ACC_RDWR, fapl=access)
+        finally:
+            access.close()  # it keeps the buffer (`ingest.fetch.h5ad_bytes`)
 
     def __enter__(self) -> Self:
         return self

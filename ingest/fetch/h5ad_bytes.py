@@ -5,6 +5,11 @@ or one that wraps around, and it walks in a circle for ever, in C, holding h5py'
 local heap, where a group's names lie, by the place of the next: where they lead back, it takes memory at each step
 until there is none. So every heap that passes through here is walked first. Format: "Global Heap" and "Local Heap" in
 the HDF5 file format specification.
+
+h5py (3.16, tried) keeps a file object alive from C for as long as somebody has the property list it opened it with,
+and so for as long as somebody has an exception from inside the opening, whose frames have the list. What is still
+there when the interpreter has ended takes the process down: exit code 139. So files are opened here, and the list is
+closed whatever comes.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import os
 import re
 import struct
 from abc import abstractmethod
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +29,8 @@ from ingest.errors import HostileFileError, IngestError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import h5py
 
 __all__ = ["LocalBytes", "MemoryBytes", "SourceBytes"]
 
@@ -109,12 +117,35 @@ class SourceBytes(io.RawIOBase):
             if _NAMES.match(view[:wanted]):
                 self._check_names(self._position)
         except IngestError as error:
-            self.failure = error
+            self.failure = copy(error)  # without its frames, which have this file in their hands
             raise
         # HDF5 takes what it asked for as given: bytes past the end must not be whatever the buffer held.
         view[wanted:] = bytes(len(view) - wanted)
         self._position += wanted
         return wanted
+
+    def as_hdf5(self, chunk_cache_bytes: int | None = None) -> h5py.File:
+        """Open the file with HDF5, to read; h5py's own cache of decoded chunks has so many bytes, or as many as usual.
+
+        Raises
+        ------
+        IngestError
+            What reading it raised.
+        Exception
+            Whatever HDF5 and h5py raise about a file that is none.
+        """
+        import h5py
+        from h5py import h5f, h5fd, h5p
+
+        access = h5p.create(h5p.FILE_ACCESS)
+        try:
+            if chunk_cache_bytes is not None:
+                metadata, slots, _, preemption = access.get_cache()
+                access.set_cache(metadata, slots, chunk_cache_bytes, preemption)
+            access.set_fileobj_driver(h5fd.fileobj_driver, self)
+            return h5py.File(h5f.open(b"source", h5f.ACC_RDONLY, fapl=access))
+        finally:
+            access.close()
 
     def _check_heap(self, position: int) -> None:
         if position in self._sound_heaps or position + _HEAP_HEADER_BYTES > self.size:

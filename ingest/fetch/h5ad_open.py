@@ -298,7 +298,7 @@ def _open_hdf5(source: Source, stream: SourceBytes) -> h5py.File:
     head = bytearray(min(_SUPERBLOCK_BYTES, stream.size))
     try:
         stream.readinto(head)
-        return h5py.File(stream, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        return stream.as_hdf5(_CHUNK_CACHE_BYTES)
     except IngestError:
         raise
     except Exception as error:

@@ -139,13 +139,11 @@ class CellNames:
         return found
 
     def _read(self, at: int) -> pa.StringArray:
-        import h5py
-
         from ingest.encode.guard import texts_of
 
         manifest = self._reader.manifest
         try:
-            with h5py.File(ChunkFile(self._reader, at), "r") as file:
+            with ChunkFile(self._reader, at).as_hdf5() as file:
                 node = file["cells"] if manifest.dense else file["obs"][file["obs"].attrs["_index"]]
                 names = pa.array(texts_of(node), pa.string())
         except CorruptError:

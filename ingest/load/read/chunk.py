@@ -134,10 +134,8 @@ class ChunkReader:
         return np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
 
     def _counted(self, at: int) -> np.ndarray[Any, Any]:
-        import h5py
-
         try:
-            with h5py.File(ChunkFile(self, at), "r") as file:
+            with ChunkFile(self, at).as_hdf5() as file:
                 n_genes = file["obs/gene_count"][()]
         except CorruptError:
             raise

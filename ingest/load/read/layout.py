@@ -121,11 +121,9 @@ class ChunkLayouts:
         return found
 
     def _look_up(self, at: int) -> dict[str, ArrayLayout]:
-        import h5py
-
         manifest, number, key = self._manifest, self._manifest.numbers[at], self._manifest.keys[at]
         try:
-            with h5py.File(MemoryBytes(self._files.whole(at), key), "r") as file:
+            with MemoryBytes(self._files.whole(at), key).as_hdf5() as file:
                 nodes = {name: file[name] for name in self._types(at)}
                 ours = all(_as_we_do(nodes[name], dtype, manifest.codec) for name, dtype in self._types(at).items())
                 found = {name: _layout_of(node) for name, node in nodes.items()} if ours else {}
