@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingest.arrow_ranges import anybodys_batches
 from ingest.cells_json import keeps_cells_json
 from ingest.deep import same_column
 from ingest.errors import NotFoundError
@@ -30,7 +31,6 @@ from ingest.layout import (
     PROCESSING_KEY,
     SUCCESS_KEY,
 )
-from ingest.plan_index import READ_AHEAD_BYTES, open_arrow
 from ingest.scratch import Scratch
 from ingest.store.body import holds, open_body
 from ingest.summaries import OffsetTable, summaries
@@ -106,17 +106,9 @@ def _same_file(opened: OpenPlan, key: str, wanted: Path) -> bool:
         reader = pa.ipc.open_file(source)
         mine = (reader.get_batch(at) for at in range(reader.num_record_batches))
         try:
-            return _same_rows(mine, _found_batches(opened, key))
+            return _same_rows(mine, anybodys_batches(opened.store, key))
         except _UNREADABLE_TABLE:
             return False  # what cannot be read does not say the same
-
-
-def _found_batches(opened: OpenPlan, key: str) -> Iterator[pa.RecordBatch]:
-    reader = open_arrow(opened.store, key, READ_AHEAD_BYTES)
-    for at in range(reader.num_record_batches):
-        batch = reader.get_batch(at)
-        batch.validate(full=True)
-        yield batch
 
 
 def _same_rows(wanted: Iterator[pa.RecordBatch], found: Iterator[pa.RecordBatch]) -> bool:

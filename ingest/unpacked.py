@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LIMIT_BYTES", "SMALLER_BATCHES", "UnpackLimit", "UnpackedTooLargeError"]
+__all__ = ["LIMIT_BYTES", "SMALLER_BATCHES", "Parts", "UnpackLimit", "UnpackedTooLargeError"]
 
 LIMIT_BYTES = 2 << 30
 """What may be unpacked at once, two hundred times what a batch of 64 Ki cells usually takes."""
@@ -34,6 +34,16 @@ _BLOCK = np.dtype([("offset", "<i8"), ("metadata", "<i4"), ("padding", "<i4"), (
 _BUFFER = np.dtype([("offset", "<i8"), ("length", "<i8")])
 
 
+class Parts(Protocol):
+    """Bytes of which parts are taken: a memoryview, or a file that fetches them."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, part: slice, /) -> memoryview:
+        """Return those of a slice."""
+
+
 class UnpackedTooLargeError(pa.ArrowInvalid):  # type: ignore[misc]  # pyarrow brings no types
     """A part of a file would take more memory than may be taken at once."""
 
@@ -44,7 +54,7 @@ class UnpackLimit:
     Parameters
     ----------
     data
-        The file's bytes, mapped or not; of what is compressed only the lengths are looked at.
+        The file's bytes, mapped, fetched or in memory; of what is compressed only the lengths are looked at.
     limit_bytes
         How much its dictionaries may take together, and how much one of its batches.
 
@@ -56,7 +66,7 @@ class UnpackLimit:
         It is no Arrow file, or its parts do not lie where it says.
     """
 
-    def __init__(self, data: memoryview, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, data: Parts, limit_bytes: int = LIMIT_BYTES) -> None:
         self._data, self._limit_bytes = data, limit_bytes
         with _sound():
             dictionaries, self._batches = _blocks(data)
@@ -122,12 +132,12 @@ class _Block(NamedTuple):
     body: int
 
 
-def _blocks(data: memoryview) -> tuple[list[_Block], list[_Block]]:
+def _blocks(data: Parts) -> tuple[list[_Block], list[_Block]]:
     """Return the dictionaries and the record batches that the footer names."""
     if bytes(data[: len(_MAGIC)]) != _MAGIC or bytes(data[-len(_MAGIC) :]) != _MAGIC:
         raise pa.ArrowInvalid("it does not begin and end as an Arrow file")
     end = len(data) - len(_MAGIC) - 4
-    [length] = struct.unpack_from("<i", data, end)
+    [length] = struct.unpack_from("<i", data[end : end + 4])
     if not 0 < length <= end:
         raise pa.ArrowInvalid(f"its footer is said to have {length:,} bytes")
     footer = _Table.at_start(data[end - length : end])
@@ -140,7 +150,7 @@ def _blocks(data: memoryview) -> tuple[list[_Block], list[_Block]]:
     )
 
 
-def _unpacked_bytes(data: memoryview, block: _Block) -> int:
+def _unpacked_bytes(data: Parts, block: _Block) -> int:
     """Return what the buffers of a message become; of one that is not compressed 0, for it is used in place."""
     batch = _record_batch(data, block)
     if batch is None or (batch.table(3) is None and _OLD_WAY not in bytes(data[block.metadata : block.body])):
@@ -148,12 +158,12 @@ def _unpacked_bytes(data: memoryview, block: _Block) -> int:
     return sum(_declared(data, block.body, batch.structs(2, _BUFFER)))
 
 
-def _n_rows(data: memoryview, block: _Block) -> int:
+def _n_rows(data: Parts, block: _Block) -> int:
     batch = _record_batch(data, block)
     return 0 if batch is None else batch.int64(0)
 
 
-def _record_batch(data: memoryview, block: _Block) -> _Table | None:
+def _record_batch(data: Parts, block: _Block) -> _Table | None:
     """Return the description of a record batch, or of the one in which a dictionary lies; None of other messages."""
     if not 0 <= block.metadata < block.body <= len(data):
         raise pa.ArrowInvalid("a part of it lies outside of it")
@@ -166,12 +176,12 @@ def _record_batch(data: memoryview, block: _Block) -> _Table | None:
     return header if kind == _RECORD_BATCH else None
 
 
-def _declared(data: memoryview, body: int, buffers: np.ndarray[tuple[int], np.dtype[np.void]]) -> Iterator[int]:
+def _declared(data: Parts, body: int, buffers: np.ndarray[tuple[int], np.dtype[np.void]]) -> Iterator[int]:
     """Yield for every compressed buffer how long it says that it becomes."""
     for offset in buffers["offset"][buffers["length"] >= 8].tolist():
         if offset < 0:
             raise pa.ArrowInvalid("a buffer lies outside of it")
-        [length] = struct.unpack_from("<q", data, body + offset)
+        [length] = struct.unpack_from("<q", data[body + offset : body + offset + 8])
         yield max(0, length)  # -1 says that this one is stored as it is
 
 

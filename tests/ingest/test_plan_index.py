@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.arrow_ranges import RangeFile
 from ingest.errors import CorruptError
 from ingest.index_blocks import BlockHasher, IndexBlocks, parse_blocks
-from ingest.plan_index import IndexWriter, PlanIndex, _RangeFile, batch_rows
+from ingest.plan_index import IndexWriter, PlanIndex, batch_rows
 from ingest.store.local import LocalStore
 from ingest.testing.blocks import dictionary
 from ingest.testing.faults import FaultyStore, StoreFault
@@ -58,7 +59,7 @@ def test_a_file_of_ranges_is_a_file(tmp_path_factory, data):
     store = LocalStore(tmp_path_factory.mktemp("ranges"))
     content = data.draw(st.binary(min_size=1, max_size=200))
     store.put_new(KEY, content)
-    ranged, plain = _RangeFile(store, KEY, data.draw(st.integers(1, 50))), io.BytesIO(content)
+    ranged, plain = RangeFile(store, KEY, data.draw(st.integers(1, 50))), io.BytesIO(content)
     assert ranged.seekable()
     for _ in range(8):
         offset, whence = data.draw(st.sampled_from([(0, 0), (3, 0), (99, 0), (250, 0), (0, 2), (-1, 2)]))
@@ -66,6 +67,8 @@ def test_a_file_of_ranges_is_a_file(tmp_path_factory, data):
         size = data.draw(st.integers(-1, 60))
         assert ranged.read(size) == plain.read(size)
         assert ranged.tell() == max(plain.tell(), 0)
+    start, stop = data.draw(st.integers(-60, 250)), data.draw(st.none() | st.integers(-60, 250))
+    assert (len(ranged), bytes(ranged[start:stop])) == (len(content), content[start:stop])
     ranged.seek(0)
     buffered, size = io.BufferedReader(ranged, 16), data.draw(st.integers(1, 60))
     assert b"".join(iter(lambda: buffered.read(size), b"")) == content

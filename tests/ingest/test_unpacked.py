@@ -14,13 +14,18 @@ from hypothesis import strategies as st
 from pyarrow import feather
 
 from index.read import IndexFile as StoredIndex
+from ingest.arrow_ranges import READ_AHEAD_BYTES, RangeFile, anybodys_batches
 from ingest.errors import ConfigError, CorruptError
 from ingest.index_file import IndexFile
 from ingest.load.arrow import map_table
+from ingest.opened import open_plan
+from ingest.store.local import LocalStore
 from ingest.survey.table import surveys_from_bytes
+from ingest.testing.datasets import make_dataset, write_h5ad_index, write_sources
 from ingest.testing.examples import examples
 from ingest.testing.watch import watched_memory
 from ingest.unpacked import LIMIT_BYTES, UnpackedTooLargeError, UnpackLimit
+from ingest.verifying import verify_dataset
 
 N_ROWS = 3000
 
@@ -57,7 +62,7 @@ def smallest_limit(data, check):
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            check(UnpackLimit(memoryview(data), middle))
+            check(UnpackLimit(data if isinstance(data, RangeFile) else memoryview(data), middle))
         except UnpackedTooLargeError:
             low = middle
         else:
@@ -133,6 +138,30 @@ def test_a_mapped_table_and_a_survey_are_too(bomb):
         map_table(bomb)
     with pytest.raises(CorruptError, match="GB unpacked"):
         surveys_from_bytes(bomb.read_bytes(), key="survey.feather")
+
+
+@pytest.mark.parametrize("ahead_bytes", [0, 100, READ_AHEAD_BYTES])
+def test_a_file_of_ranges_is_looked_at_as_one_in_memory(bomb, ahead_bytes):
+    store = LocalStore(bomb.parent)
+    store.put_new("good.feather", stored(cells(), "lz4", chunksize=700))
+    good = RangeFile(store, "good.feather", ahead_bytes)
+    assert smallest_limit(good, UnpackLimit.check_whole) == smallest_limit(good[:], UnpackLimit.check_whole)
+    with pytest.raises(UnpackedTooLargeError, match="its record batch 0 takes"):
+        UnpackLimit(RangeFile(store, bomb.name, ahead_bytes)).check_batch(0)
+
+
+def test_a_summary_of_anybodys_differs_before_it_takes_memory(tmp_path):
+    dest = tmp_path / "dest"
+    make_dataset(str(dest), write_h5ad_index(tmp_path / "index.feather", write_sources(tmp_path, n_files=1)))
+    summary = dest / "metadata/cells.feather"
+    good = feather.read_table(summary)
+    summary.write_bytes(stored(good, "zstd", chunksize=4))  # says the same in its own way
+    assert verify_dataset(open_plan(LocalStore(dest))).findings == ()
+    summary.write_bytes(lying(stored(good, "zstd"), 1 << 34))
+    [finding] = verify_dataset(open_plan(LocalStore(dest))).findings
+    assert (finding.kind, finding.key) == ("summary-differs", "metadata/cells.feather")
+    with pytest.raises(UnpackedTooLargeError):
+        next(anybodys_batches(LocalStore(dest), finding.key))
 
 
 def test_compressed_in_the_way_of_2020_counts_too():
