@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
@@ -63,6 +65,18 @@ def _more_or_less(draw: random.Random, data: bytearray) -> None:
     data[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, "little")
 
 
+def _lead_elsewhere(draw: random.Random, data: bytearray) -> None:
+    """Let what may be an address lead to where another one leads, be it back to where it stands."""
+    words = np.frombuffer(data, "<u8", len(data) // 8)
+    found = np.flatnonzero((words > 0) & (words < len(data)))
+    if not found.size:
+        return
+    first = draw.choice(found.tolist())
+    other = int(words[draw.choice(found.tolist())])
+    del words  # it holds the bytes
+    data[8 * first : 8 * first + 8] = other.to_bytes(8, "little")
+
+
 def _fill(draw: random.Random, data: bytearray) -> None:
     at, size = _span(draw, data)
     data[at : at + size] = bytes([draw.choice((0, 0xFF, draw.randrange(256)))]) * size
@@ -104,6 +118,8 @@ _CHANGES: tuple[Callable[[random.Random, bytearray], None], ...] = (
     _number,
     _more_or_less,
     _more_or_less,
+    _lead_elsewhere,
+    _lead_elsewhere,
     _fill,
     _cut,
     _drop,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import io
+import re
 import subprocess
 import sys
 import weakref
+from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from ingest.errors import HostileFileError, TransientError
@@ -109,3 +112,27 @@ def test_a_failure_in_a_heap_is_told_by_its_own_name(made: bytes):
     with pytest.raises(HostileFileError) as caught, MemoryBytes(bytes(bad), "a.h5ad").as_hdf5() as file:
         file["obs/x"][:]
     assert caught.value.kind == "damaged-heap"
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_hdf5_reads_every_heap_from_its_beginning_so_that_none_passes_unseen(libver: str):
+    buffer, starts, seen = io.BytesIO(), set(), []
+    with h5py.File(buffer, "w", libver=libver) as file:
+        for at in range(20):
+            group = file.create_group(f"group{at}")
+            for number in range(20):
+                group.create_group(f"empty{number}").attrs["texts"] = ["a"] * 30
+            group["texts"] = np.array([f"text{number}" * 50 for number in range(50)], h5py.string_dtype())
+
+    class Watched(MemoryBytes):
+        def readinto(self, buffer: Any) -> int:
+            starts.add(self.tell())
+            return super().readinto(buffer)
+
+    data = buffer.getvalue()
+    with Watched(data, "a.h5ad").as_hdf5() as file:
+        file.visititems(lambda _, node: seen.append((dict(node.attrs), node[()] if hasattr(node, "dtype") else None)))
+    assert len(seen) == 20 * 22
+    heaps = [found.start() for found in re.finditer(rb"HEAP\0\0\0\0|GCOL\x01\0\0\0", data)]
+    assert len(heaps) >= 20
+    assert starts.issuperset(heaps)
