@@ -71,7 +71,7 @@ def write_index(
     EmptySelectionError
         The stream held no cells; `path` is untouched.
     ConfigError
-        ``bad-output``: `path` cannot be written.
+        ``bad-output``: `path` cannot be written. ``bad-column``: a text is no UTF-8.
     """
     began = time.monotonic()
     plain: set[str] = set()
@@ -142,6 +142,19 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _check_texts(batch: pa.RecordBatch) -> None:
+    """Refuse what nobody could read back: Arrow takes any bytes for text, and TileDB and Parquet store any."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ConfigError(
+                f"the source's column {name!r} cannot be written ({error})",
+                kind="bad-column",
+                hint="leave it out with --columns, or have the source mended",
+            ) from error
+
+
 class _Encoder:
     """Cuts a stream into batches of even size whose dictionaries only grow."""
 
@@ -159,6 +172,7 @@ class _Encoder:
         """Yield the rows of `batches`, 65,536 at a time."""
         pending = self._coded.empty_table()
         for batch in batches:
+            _check_texts(batch)
             pending = pa.concat_tables([pending, self._codes(batch)])
             while len(pending) >= _BATCH_ROWS:
                 yield self._dress(pending.slice(0, _BATCH_ROWS))

@@ -142,8 +142,12 @@ class ParquetTable:
         facts = self._file.metadata.row_group(group).column(column).statistics
         if facts is None or not facts.has_min_max:
             return True
-        first = bisect.bisect_left(ascending, facts.min)
-        return first < len(ascending) and ascending[first] <= facts.max
+        try:
+            least, most = facts.min, facts.max
+        except UnicodeDecodeError:  # reading it tells what else is damaged
+            return True
+        first = bisect.bisect_left(ascending, least)
+        return first < len(ascending) and ascending[first] <= most
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Return `columns` of all rows: for tables that are small."""
@@ -164,6 +168,8 @@ class ParquetTable:
             self.groups_read += 1
             try:
                 # Group by group: asked for several at once, Arrow would buffer all of them before the first row.
-                yield self._file.read_row_group(group, columns=list(columns))
+                table = self._file.read_row_group(group, columns=list(columns))
+                table.validate(full=True)  # Arrow believes that texts are UTF-8
             except (pa.ArrowException, OSError) as error:
                 raise ConfigError(f"{self.url}: cannot be read ({error})", kind="no-metadata") from error
+            yield table

@@ -64,7 +64,7 @@ class Fuzzed:
 
     cases: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    """``refused``, ``same``, ``other``: how many."""
+    """``refused``, ``same``, ``other``, ``not made``: how many."""
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -89,14 +89,17 @@ def fuzz(*, seed: int, first: int = 0, cases: int | None = None, seconds: float 
 
 def _follow(child: _Child, found: Fuzzed, end: float) -> int:
     """Take what a child says until it ends or time is over; return the number of the next case."""
-    number, case = child.first, "start"
+    number, case = child.first, None
     while time.monotonic() < end:
         said = child.next_line()
         if said is None:
             fault = child.fault()
             if fault is None:
                 return child.last
-            found.findings.append(Finding(number, case, fault))
+            if case is None and child.was_killed:  # HDF5, which cannot write to what an earlier change has left
+                found.outcomes["not made"] += 1
+            else:
+                found.findings.append(Finding(number, case or "start", fault))
             return number + 1
         if "case" in said:
             number, case = said["number"], said["case"]
@@ -104,8 +107,8 @@ def _follow(child: _Child, found: Fuzzed, end: float) -> int:
         found.cases += 1
         found.outcomes[said["outcome"]] += 1
         if said["fault"]:
-            found.findings.append(Finding(number, case, said["fault"]))
-        number += 1
+            found.findings.append(Finding(number, case or "start", said["fault"]))
+        number, case = number + 1, None
     return number
 
 
@@ -148,6 +151,11 @@ class _Child:
         said = self._errors.read().decode(errors="replace")
         where = [line.strip() for line in said.splitlines() if "/ingest/" in line or "/index/" in line][:3]
         return f"ends the process ({code}): {' < '.join(where) or said[-300:]}"
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it that nobody here sent."""
+        return not self._hung and self._process.wait() < 0
 
     def stop(self) -> None:
         """End it."""

@@ -134,3 +134,15 @@ def test_progress_ends_at_the_cells_written(tmp_path, table_stream):
     seen = []
     write_index(tmp_path / "i.feather", table_stream(_table(70_000)), progress=lambda *event: seen.append(event))
     assert seen == [("writing", 65_536), ("writing", 70_000)]
+
+
+@pytest.mark.parametrize("coded", [True, False])
+def test_a_text_that_nobody_could_read_back_is_named_and_not_written(tmp_path, table_stream, coded):
+    good = pa.array(["lung", "skin"])
+    bad = pa.Array.from_buffers(pa.string(), 2, [None, good.buffers()[1], pa.py_buffer(b"lu\xe9gskin")])
+    tissue = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), bad) if coded else bad
+    table = _table(2).set_column(3, "tissue", tissue)
+    with pytest.raises(ConfigError, match=r"column 'tissue' cannot be written \(.*UTF8") as caught:
+        write_index(tmp_path / "i.feather", table_stream(table, 10))
+    assert caught.value.kind == "bad-column"
+    assert list(tmp_path.iterdir()) == []

@@ -234,6 +234,19 @@ def test_groups_without_extremes_may_hold_anything(tmp_path):
     assert table.groups_with("SRX_accession", ["B"]) == [0, 1]
 
 
+def test_texts_that_are_no_text_are_refused_by_the_table_and_its_extremes_decide_nothing(tmp_path):
+    path = tmp_path / "table.parquet"
+    names = pa.table({"SRX_accession": ["SRX1", "SRX2"], "tissue": ["lung", "lung"]})
+    pq.write_table(names, path, row_group_size=1, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"SRX1", b"SR\xff1"))
+    table = ParquetTable(Bucket(str(tmp_path)).filesystem, str(path))
+    assert table.groups_with("SRX_accession", ["SRX2"]) == [0, 1]
+    assert table.read(["tissue"])["tissue"].to_pylist() == ["lung", "lung"]
+    with pytest.raises(ConfigError, match=r"table\.parquet: cannot be read \(.*UTF8") as caught:
+        table.read(["SRX_accession"])
+    assert caught.value.kind == "no-metadata"
+
+
 # -- what is not there -------------------------------------------------------------------------------------------------
 
 
