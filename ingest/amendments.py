@@ -17,7 +17,7 @@ from ingest.errors import CorruptError
 from ingest.record_fields import check_fields, each, is_count, is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from ingest.ledger.receipts import ChunkReceipt
 
@@ -116,6 +116,14 @@ class Amendments:
             if mine:
                 used.append(replace(entry, chunks=mine))
         return Amendments([Amendment("", "", tuple(used))])
+
+    def but(self, held: Collection[tuple[int, int]]) -> Amendments:
+        """Return the same, but that no chunk may lack what it holds: pairs of chunk and source."""
+        left = (
+            replace(entry, chunks=tuple(pair for pair in entry.chunks if (pair[0], entry.source) not in held))
+            for entry in self.left_out
+        )
+        return Amendments([Amendment("", "", tuple(left))])
 
     def without(self, source: int) -> frozenset[int]:
         """Return the chunks that may lack the rows of `source`."""

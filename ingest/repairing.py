@@ -10,6 +10,7 @@ from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.finish import finish
 from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
 from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.opened import amended
 from ingest.preparing import divide_work, profile_of_plan
 from ingest.recommit import Recommit
 from ingest.running import run_units
@@ -148,6 +149,7 @@ def _make(
     divided = divide_work(profile_of_plan(opened, work), opened, kept, work)
     spans = _spans(opened)
     commit = Recommit({chunk: spans[chunk] for chunk in wanted if chunk in spans})
+    opened = amended(opened)  # as workers will find it
     ran = run_units(
         opened,
         divided,
@@ -156,10 +158,28 @@ def _make(
         observer,
         stop_requested=stop_requested,
         commit=commit,
+        held=_held(opened, wanted, spans),
         command="repair",
     )
     _rebuild_spans(opened, set(commit.spans.values()))
     return ran
+
+
+def _held(opened: OpenPlan, wanted: Collection[int], spans: Mapping[int, str]) -> frozenset[tuple[int, int]]:
+    """Return chunk and source for what chunks have by their receipts, whatever amendments permit them to lack.
+
+    Whoever amended may have been late: another driver had made the chunk whole, and whole it is made again.
+    """
+    if not opened.amendments:
+        return frozenset()
+    return frozenset((chunk, source) for chunk in wanted for source in _sources(opened, chunk, spans.get(chunk)))
+
+
+def _sources(opened: OpenPlan, chunk: int, key: str | None) -> set[int]:
+    """Return the numbers of the sources that a chunk has cells of; none where no receipt says so."""
+    receipt = _receipt_at(opened, key or receipt_key(chunk, chunk))
+    mine = [entry for entry in receipt.chunks if entry.chunk == chunk] if receipt is not None else []
+    return {number for entry in mine for number, _ in entry.sources}
 
 
 def _finish(opened: OpenPlan, work: WorkSettings) -> tuple[Finished | None, str | None]:
@@ -189,15 +209,14 @@ def _rebuild_spans(opened: OpenPlan, keys: Collection[str]) -> None:
         try:
             parse_receipt(opened.store.get(key), key=key)
         except CorruptError:
-            own = [_own_receipt(opened, chunk) for chunk in receipt_chunks(key) or ()]
+            own = [_receipt_at(opened, receipt_key(chunk, chunk)) for chunk in receipt_chunks(key) or ()]
             entries = [receipt.chunks[0] for receipt in own if receipt is not None]
             if len(entries) == len(own) and own[0] is not None:
                 whole = Receipt(own[0].plan, own[0].attempt, tuple(entries))
                 opened.store.replace(key, whole.seal(), expected=version)
 
 
-def _own_receipt(opened: OpenPlan, chunk: int) -> Receipt | None:
-    key = receipt_key(chunk, chunk)
+def _receipt_at(opened: OpenPlan, key: str) -> Receipt | None:
     try:
         return parse_receipt(opened.store.get(key), key=key)
     except (NotFoundError, CorruptError):
