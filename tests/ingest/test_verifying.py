@@ -417,6 +417,14 @@ def test_a_lost_and_a_damaged_summary_are_found(dest, key):
     assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
 
 
+def test_an_archive_that_one_bit_calls_encrypted_is_found(dest):
+    path = dest.path / "metadata" / "presence.npz"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] ^= 1  # of the flags of its first member, in the central directory
+    path.write_bytes(data)
+    assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
+
+
 def test_a_summary_that_says_the_same_in_other_words_is_good(dest):
     path = dest.path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
