@@ -91,12 +91,17 @@ class Amendments:
     """All amendments of a plan."""
 
     def __init__(self, amendments: Iterable[Amendment] = ()) -> None:
-        self.left_out = tuple(entry for amendment in amendments for entry in amendment.left_out)
-        """In the order of their making."""
         self._rules: defaultdict[int, dict[int, str]] = defaultdict(dict)
-        for entry in self.left_out:
-            for chunk, _ in entry.chunks:
-                self._rules[chunk].setdefault(entry.source, entry.kind)
+        entries = (self._first(entry) for amendment in amendments for entry in amendment.left_out)
+        self.left_out = tuple(entry for entry in entries if entry.chunks)
+        """In the order of their making; what drivers that knew nothing of each other permitted twice stands here once."""
+
+    def _first(self, entry: LeftOut) -> LeftOut:
+        """Take what an entry is the first to permit, and return that of it."""
+        first = tuple(pair for pair in entry.chunks if entry.source not in self._rules.get(pair[0], {}))
+        for chunk, _ in first:
+            self._rules[chunk][entry.source] = entry.kind
+        return replace(entry, chunks=first)
 
     def __bool__(self) -> bool:
         return bool(self.left_out)

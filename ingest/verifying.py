@@ -265,4 +265,7 @@ class _Verifier:
             strays=self._strays,
             deep=deep,
             source=source,
+            left_out_cells=sum(
+                sum(entry.dropped.values()) for entry in {one.chunk: one for one in self._lacking}.values()
+            ),
         )
