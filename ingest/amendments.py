@@ -94,7 +94,7 @@ class Amendments:
         self._rules: defaultdict[int, dict[int, str]] = defaultdict(dict)
         entries = (self._first(entry) for amendment in amendments for entry in amendment.left_out)
         self.left_out = tuple(entry for entry in entries if entry.chunks)
-        """In the order of their making; what drivers that knew nothing of each other permitted twice stands here once."""
+        """In the order of their making; what drivers permitted that knew nothing of each other stands here once."""
 
     def _first(self, entry: LeftOut) -> LeftOut:
         """Take what an entry is the first to permit, and return that of it."""

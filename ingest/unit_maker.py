@@ -144,7 +144,8 @@ class UnitMaker:
         """Make all chunks; what cannot be made is in the tally's failures.
 
         A chunk fails by a source's fault only when it does so again, made once more at the end of all sources opened
-        anew; where another source is at fault then, once more. One that waits for that when the unit ends is neither done nor failed.
+        anew; where another source is at fault then, once more. One that waits for that when the unit ends is neither
+        done nor failed.
 
         Raises
         ------

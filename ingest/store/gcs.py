@@ -246,7 +246,7 @@ class GCSStore:
             action,
             "POST",
             url,
-            lambda reply: session_url(reply, action),
+            lambda reply: session_url(reply, action, url),
             headers=headers,
             body=[memoryview(about.encode())],
         )

@@ -464,6 +464,33 @@ def test_an_answer_of_a_proxy_in_between_is_one_line(bench):
 # large objects
 
 
+@pytest.mark.parametrize(
+    "where", ["{}?upload_id=", "http://[::1?upload_id=", "ftp://x/y?upload_id=", "https:///?upload_id="]
+)
+def test_where_an_upload_goes_on_is_joined_and_never_told(gcs_server, where):
+    url = gcs_server.create_bucket(f"faults{next(_number)}")
+    with FaultProxy(gcs_server.endpoint_url) as proxy:
+        store = GCSStore(
+            parse_store_url(url), endpoint_url=proxy.endpoint_url, budget=QUICK, single_post_bytes=1, part_bytes=1 << 18
+        )
+        location = where.format("/elsewhere") + "bearer-of-rights"
+        proxy.faults.append(Fault("answer", writes, status=200, headers={"Location": location}, times=1))
+        if where.startswith("{}"):
+            proxy.faults.append(Fault("answer", lambda seen: "/elsewhere?upload_id=bearer" in seen.path, status=404))
+            with pytest.raises(TransientError) as caught:
+                store.put_new("k", DATA)
+            assert caught.value.kind == "upload-gone"
+        else:
+            store.put_new("k", DATA)
+            assert store.get("k") == DATA
+            proxy.faults[0].times = 99
+            with pytest.raises(TransientError) as caught:
+                store.put_new("k2", DATA)
+            assert caught.value.kind == "other-answer"
+        assert "bearer" not in f"{caught.value} {caught.value.hint}"
+        store.close()
+
+
 @pytest.fixture
 def large(bench):
     """Return a store that sends anything beyond 1 MB in parts, and 12 MB for it."""
