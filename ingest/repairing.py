@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ingest.chunk_check import check_index
+from ingest.documents import parse
 from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.finish import finish
-from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
+from ingest.layout import CHUNK_INDEX_KEY, RECEIPTS, receipt_chunks, receipt_key
 from ingest.ledger.receipts import Receipt, parse_receipt
 from ingest.opened import amended
 from ingest.preparing import divide_work, profile_of_plan
@@ -172,14 +173,22 @@ def _held(opened: OpenPlan, wanted: Collection[int], spans: Mapping[int, str]) -
     """
     if not opened.amendments:
         return frozenset()
-    return frozenset((chunk, source) for chunk in wanted for source in _sources(opened, chunk, spans.get(chunk)))
+    receipts = {chunk: _receipt_at(opened, spans.get(chunk, receipt_key(chunk, chunk))) for chunk in wanted}
+    by_receipt = [entry for receipt in receipts.values() if receipt is not None for entry in receipt.chunks]
+    found = {(entry.chunk, number) for entry in by_receipt for number, _ in entry.sources}
+    if unsaid := {chunk for chunk, receipt in receipts.items() if receipt is None}:
+        found |= _summarised(opened, unsaid)
+    return frozenset(found)
 
 
-def _sources(opened: OpenPlan, chunk: int, key: str | None) -> set[int]:
-    """Return the numbers of the sources that a chunk has cells of; none where no receipt says so."""
-    receipt = _receipt_at(opened, key or receipt_key(chunk, chunk))
-    mine = [entry for entry in receipt.chunks if entry.chunk == chunk] if receipt is not None else []
-    return {number for entry in mine for number, _ in entry.sources}
+def _summarised(opened: OpenPlan, chunks: Collection[int]) -> set[tuple[int, int]]:
+    """Return the same of chunks whose receipts are damaged or lost, as far as a summary says it."""
+    number = {source: at for at, source in enumerate(opened.plan.identity.sources)}
+    try:
+        entries = parse(opened.store.get(CHUNK_INDEX_KEY), key=CHUNK_INDEX_KEY)["chunks"]
+        return {(one["chunk"], number[name]) for one in entries if one["chunk"] in chunks for name in one["sources"]}
+    except (CorruptError, LookupError, TypeError):  # then amendments have the last word
+        return set()
 
 
 def _finish(opened: OpenPlan, work: WorkSettings) -> tuple[Finished | None, str | None]:

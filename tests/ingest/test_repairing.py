@@ -153,23 +153,28 @@ def test_one_of_several_chunks_of_a_receipt(dest, finished, also_receipt):
     assert digest(dest.path) == digest(finished)
 
 
-@pytest.mark.parametrize("joint", [False, True])
-def test_what_was_made_whole_is_repaired_whole_although_it_may_lack_rows(dest, finished, joint):
+@pytest.mark.parametrize("receipts", ["own", "joint", "damaged", "lost"])
+def test_what_was_made_whole_is_repaired_whole_although_it_may_lack_rows(dest, finished, receipts):
     """One driver amended for want of a source, late: another had made these chunks, and the source is there."""
     opened = dest.open()
     in_middle = next(n for n in range(opened.plan.n_chunks) if len(dest.read_receipt(n).chunks[0].sources) == 2)
     chunks = (in_middle - 1, in_middle, in_middle + 1)
     cells = {n: dict(dest.read_receipt(n).chunks[0].sources) for n in chunks}
-    if joint:
+    if receipts == "joint":
         dest.join_receipts(*chunks)
     left_out = [
         LeftOut(source, "unreadable", "it is said", tuple((n, cells[n][source]) for n in chunks if source in cells[n]))
         for source in (0, 1)
     ]
     opened.ledger.amend(Amendment(opened.plan.identity.digest, "late", tuple(left_out)))
-    flip_bit(dest.chunk(in_middle))
     dest.chunk(in_middle + 1).unlink()
-    report = repair(dest.open())
+    if receipts == "damaged":
+        flip_bit(dest.receipt(in_middle))
+    elif receipts == "lost":
+        dest.receipt(in_middle).unlink()
+    else:
+        flip_bit(dest.chunk(in_middle))
+    report = repair(dest.open(), chunks[1:])
     assert (report.repaired, report.exit_code, report.finished.left_out) == (chunks[1:], 0, ())
     assert contents(dest.path) == contents(finished)
     assert verify_dataset(dest.open(), source=True).exit_code == 0
