@@ -98,10 +98,13 @@ class Amendments:
 
     def _first(self, entry: LeftOut) -> LeftOut:
         """Take what an entry is the first to permit, and return that of it."""
-        first = tuple(pair for pair in entry.chunks if entry.source not in self._rules.get(pair[0], {}))
-        for chunk, _ in first:
-            self._rules[chunk][entry.source] = entry.kind
-        return replace(entry, chunks=first)
+        first = []
+        for pair in entry.chunks:
+            rules = self._rules[pair[0]]
+            if entry.source not in rules:
+                rules[entry.source] = entry.kind
+                first.append(pair)
+        return replace(entry, chunks=tuple(first))
 
     def __bool__(self) -> bool:
         return bool(self.left_out)
@@ -114,12 +117,10 @@ class Amendments:
         """Return what `chunks` lack indeed: of drivers that race, one may permit what another had made meanwhile."""
         had = {entry.chunk: {number for number, _ in entry.sources} for entry in chunks if entry.dropped}
         lacked = {(chunk, source) for chunk, its in had.items() for source in self.rules(chunk).keys() - its}
-        used: list[LeftOut] = []
-        for entry in self.left_out:
-            mine = tuple(pair for pair in entry.chunks if pair[1] and (pair[0], entry.source) in lacked)
-            lacked.difference_update((chunk, entry.source) for chunk, _ in mine)  # permitted twice is lacked once
-            if mine:
-                used.append(replace(entry, chunks=mine))
+        used = (
+            replace(entry, chunks=tuple(pair for pair in entry.chunks if pair[1] and (pair[0], entry.source) in lacked))
+            for entry in self.left_out
+        )
         return Amendments([Amendment("", "", tuple(used))])
 
     def but(self, held: Collection[tuple[int, int]]) -> Amendments:

@@ -180,6 +180,21 @@ def test_what_was_made_whole_is_repaired_whole_although_it_may_lack_rows(dest, f
     assert verify_dataset(dest.open(), source=True).exit_code == 0
 
 
+@pytest.mark.parametrize("summary", [None, b"{", b"[]", b'{"format_version": 1, "chunks": [{"chunk": 1}]}'])
+def test_where_nothing_says_what_a_chunk_held_amendments_do(dest, summary):
+    opened = dest.open()
+    ((source, cells),) = dest.read_receipt(1).chunks[0].sources
+    left_out = LeftOut(source, "unreadable", "it is said", ((1, cells),))
+    opened.ledger.amend(Amendment(opened.plan.identity.digest, "late", (left_out,)))
+    dest.receipt(1).unlink()
+    (dest.path / "chunk_index.json").unlink()
+    if summary is not None:
+        (dest.path / "chunk_index.json").write_bytes(summary)
+    report = repair(dest.open(), [1])
+    assert (report.exit_code, report.finished.left_out) == (0, (left_out,))
+    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+
+
 def test_a_receipt_of_several_chunks_is_corrected_for_one(dest, finished):
     add_one_count(dest.chunk(4))
     dest.reseal(4)
