@@ -149,7 +149,8 @@ def test_one_of_several_chunks_of_a_receipt(dest, finished, also_receipt):
     assert report.repaired == ((3, 4, 5) if also_receipt else (4,))
     own = {dest.receipt(chunk).name for chunk in (3, 4, 5)} | {joint.name}
     assert touched(dest, before) == {dest.chunk(4).name} | (own if also_receipt else set())
-    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+    verified = verify_dataset(dest.open(), deep=True)
+    assert (verified.exit_code, verified.checked_cells) == (0, verified.n_cells)
     assert digest(dest.path) == digest(finished)
 
 
