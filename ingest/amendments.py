@@ -17,7 +17,7 @@ from ingest.errors import CorruptError
 from ingest.record_fields import check_fields, each, is_count, is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from ingest.ledger.receipts import ChunkReceipt
 
@@ -91,12 +91,20 @@ class Amendments:
     """All amendments of a plan."""
 
     def __init__(self, amendments: Iterable[Amendment] = ()) -> None:
-        self.left_out = tuple(entry for amendment in amendments for entry in amendment.left_out)
-        """In the order of their making."""
         self._rules: defaultdict[int, dict[int, str]] = defaultdict(dict)
-        for entry in self.left_out:
-            for chunk, _ in entry.chunks:
-                self._rules[chunk].setdefault(entry.source, entry.kind)
+        entries = (self._first(entry) for amendment in amendments for entry in amendment.left_out)
+        self.left_out = tuple(entry for entry in entries if entry.chunks)
+        """In the order of their making; what drivers permitted that knew nothing of each other stands here once."""
+
+    def _first(self, entry: LeftOut) -> LeftOut:
+        """Take what an entry is the first to permit, and return that of it."""
+        first = []
+        for pair in entry.chunks:
+            rules = self._rules[pair[0]]
+            if entry.source not in rules:
+                rules[entry.source] = entry.kind
+                first.append(pair)
+        return replace(entry, chunks=tuple(first))
 
     def __bool__(self) -> bool:
         return bool(self.left_out)
@@ -109,13 +117,19 @@ class Amendments:
         """Return what `chunks` lack indeed: of drivers that race, one may permit what another had made meanwhile."""
         had = {entry.chunk: {number for number, _ in entry.sources} for entry in chunks if entry.dropped}
         lacked = {(chunk, source) for chunk, its in had.items() for source in self.rules(chunk).keys() - its}
-        used: list[LeftOut] = []
-        for entry in self.left_out:
-            mine = tuple(pair for pair in entry.chunks if pair[1] and (pair[0], entry.source) in lacked)
-            lacked.difference_update((chunk, entry.source) for chunk, _ in mine)  # permitted twice is lacked once
-            if mine:
-                used.append(replace(entry, chunks=mine))
+        used = (
+            replace(entry, chunks=tuple(pair for pair in entry.chunks if pair[1] and (pair[0], entry.source) in lacked))
+            for entry in self.left_out
+        )
         return Amendments([Amendment("", "", tuple(used))])
+
+    def but(self, held: Collection[tuple[int, int]]) -> Amendments:
+        """Return the same, but that no chunk may lack what it holds: pairs of chunk and source."""
+        left = (
+            replace(entry, chunks=tuple(pair for pair in entry.chunks if (pair[0], entry.source) not in held))
+            for entry in self.left_out
+        )
+        return Amendments([Amendment("", "", tuple(left))])
 
     def without(self, source: int) -> frozenset[int]:
         """Return the chunks that may lack the rows of `source`."""

@@ -69,7 +69,7 @@ __all__ = [
 
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _SIGNED = re.compile(
-    r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|token|access_token)=[^&\s'\"]+"
+    r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|upload_id|token|access_token)=[^&\s'\"]+"
 )
 _HEADER = re.compile(
     r"(?i)\b((?:proxy-)?authorization|x-amz-security-token|access_token|refresh_token|private_key|SecretAccessKey"

@@ -45,6 +45,8 @@ class VerifyReport:
     """Chunks were decoded."""
     source: bool
     """Chunks were compared with their sources."""
+    left_out_cells: int = 0
+    """What checked chunks lack of the plan, by amendments; that these permit more is no matter."""
 
     @property
     def bad(self) -> tuple[int, ...]:

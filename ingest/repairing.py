@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ingest.chunk_check import check_index
+from ingest.documents import parse
 from ingest.errors import ConfigError, CorruptError, NotFoundError
 from ingest.finish import finish
-from ingest.layout import RECEIPTS, receipt_chunks, receipt_key
+from ingest.layout import CHUNK_INDEX_KEY, RECEIPTS, receipt_chunks, receipt_key
 from ingest.ledger.receipts import Receipt, parse_receipt
+from ingest.opened import amended
 from ingest.preparing import divide_work, profile_of_plan
 from ingest.recommit import Recommit
 from ingest.running import run_units
@@ -148,6 +150,7 @@ def _make(
     divided = divide_work(profile_of_plan(opened, work), opened, kept, work)
     spans = _spans(opened)
     commit = Recommit({chunk: spans[chunk] for chunk in wanted if chunk in spans})
+    opened = amended(opened)  # as workers will find it
     ran = run_units(
         opened,
         divided,
@@ -156,10 +159,36 @@ def _make(
         observer,
         stop_requested=stop_requested,
         commit=commit,
+        held=_held(opened, wanted, spans),
         command="repair",
     )
     _rebuild_spans(opened, set(commit.spans.values()))
     return ran
+
+
+def _held(opened: OpenPlan, wanted: Collection[int], spans: Mapping[int, str]) -> frozenset[tuple[int, int]]:
+    """Return chunk and source for what chunks have by their receipts, whatever amendments permit them to lack.
+
+    Whoever amended may have been late: another driver had made the chunk whole, and whole it is made again.
+    """
+    if not opened.amendments:
+        return frozenset()
+    receipts = {chunk: _receipt_at(opened, spans.get(chunk, receipt_key(chunk, chunk))) for chunk in wanted}
+    by_receipt = [entry for receipt in receipts.values() if receipt is not None for entry in receipt.chunks]
+    found = {(entry.chunk, number) for entry in by_receipt for number, _ in entry.sources}
+    if unsaid := {chunk for chunk, receipt in receipts.items() if receipt is None}:
+        found |= _summarised(opened, unsaid)
+    return frozenset(found)
+
+
+def _summarised(opened: OpenPlan, chunks: Collection[int]) -> set[tuple[int, int]]:
+    """Return the same of chunks whose receipts are damaged or lost, as far as a summary says it."""
+    number = {source: at for at, source in enumerate(opened.plan.identity.sources)}
+    try:
+        entries = parse(opened.store.get(CHUNK_INDEX_KEY), key=CHUNK_INDEX_KEY)["chunks"]
+        return {(one["chunk"], number[name]) for one in entries if one["chunk"] in chunks for name in one["sources"]}
+    except (CorruptError, LookupError, TypeError):  # then amendments have the last word
+        return set()
 
 
 def _finish(opened: OpenPlan, work: WorkSettings) -> tuple[Finished | None, str | None]:
@@ -189,15 +218,14 @@ def _rebuild_spans(opened: OpenPlan, keys: Collection[str]) -> None:
         try:
             parse_receipt(opened.store.get(key), key=key)
         except CorruptError:
-            own = [_own_receipt(opened, chunk) for chunk in receipt_chunks(key) or ()]
+            own = [_receipt_at(opened, receipt_key(chunk, chunk)) for chunk in receipt_chunks(key) or ()]
             entries = [receipt.chunks[0] for receipt in own if receipt is not None]
             if len(entries) == len(own) and own[0] is not None:
                 whole = Receipt(own[0].plan, own[0].attempt, tuple(entries))
                 opened.store.replace(key, whole.seal(), expected=version)
 
 
-def _own_receipt(opened: OpenPlan, chunk: int) -> Receipt | None:
-    key = receipt_key(chunk, chunk)
+def _receipt_at(opened: OpenPlan, key: str) -> Receipt | None:
     try:
         return parse_receipt(opened.store.get(key), key=key)
     except (NotFoundError, CorruptError):

@@ -9,7 +9,7 @@ from ingest.chunks import Committed, fetch_dtype
 from ingest.deep import first_difference
 from ingest.encode.decode import decode_chunk
 from ingest.encode.open import open_codec
-from ingest.errors import CorruptError
+from ingest.errors import CorruptError, IngestError
 from ingest.fetch.base import FetchOptions
 from ingest.findings import Finding
 from ingest.open_sources import OpenSources
@@ -48,7 +48,10 @@ class _Comparison:
 def _difference(opened: OpenPlan, made: MadeChunk) -> str:
     key = made.entry.key
     source = decode_chunk(made.encoded.data, key=key)
-    chunk = decode_chunk(opened.store.get(key), key=key)
+    try:
+        chunk = decode_chunk(opened.store.get(key), key=key)
+    except IngestError as error:  # that it differs is known: the store's trouble must not stand for it
+        return f"{key} differs from its sources; in what cannot be said ({error})"
     if chunk.counts.n_cells != source.counts.n_cells or chunk.genes != source.genes:
         return f"{key} does not have the cells and genes of its sources"
     found = first_difference(chunk.counts, source.counts)

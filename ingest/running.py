@@ -133,6 +133,7 @@ def run_units(
     stop_requested: Callable[[], bool],
     has_rivals: bool = False,
     commit: Commit = commit_chunk,
+    held: frozenset[tuple[int, int]] = frozenset(),
     command: str = "run",
 ) -> UnitsRun:
     """Make the chunks of `work` and record who did it and how it ended; the dataset is not finished yet.
@@ -144,6 +145,8 @@ def run_units(
         for a repair, whose chunks may all have one.
     commit
         What workers do with a chunk they have made.
+    held
+        Chunk and source, where a repair must not leave out the source's rows although amendments permit it.
     command
         Recorded with the run.
 
@@ -163,7 +166,9 @@ def run_units(
         hear(_began(run_id, command, opened, work))
         outcome = "failed"
         try:
-            driven = _drive(opened, work, settings, open_pool, observer, run_id, stop_requested, has_rivals, commit)
+            driven = _drive(
+                opened, work, settings, open_pool, observer, run_id, stop_requested, has_rivals, commit, held
+            )
             outcome = "interrupted" if driven.interrupted else "stopped" if driven.fatal else "ended"
         except KeyboardInterrupt:
             outcome = "interrupted"
@@ -204,6 +209,7 @@ def _drive(
     stop_requested: Callable[[], bool],
     has_rivals: bool,
     commit: Commit,
+    held: frozenset[tuple[int, int]],
 ) -> Driven:
     factory = ChunkWorkerFactory(
         dest=opened.store.url,
@@ -216,6 +222,7 @@ def _drive(
         threads=settings.cpus or max(1, available_cpus() // work.workers),
         scratch=str(scratch_of(settings)),
         commit=commit,
+        held=held,
         json_lines=json_lines_are_on(),
     )
     # Two drivers that begin at opposite ends meet once in the middle, instead of racing for every unit.

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class Doubts:
-    """The chunks of a unit for which a source was found at fault once.
+    """The chunks of a unit for which a source was found at fault once; of each source by itself.
 
     Parameters
     ----------
@@ -35,25 +35,32 @@ class Doubts:
 
     def __init__(self, known: Collection[str] = ()) -> None:
         self._known = known
-        self._found: dict[int, SourceError] = {}
+        self._found: dict[int, dict[str | None, SourceError]] = {}
+        self._again: set[int] = set()
 
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        """Those to be made once more, ascending."""
-        return tuple(sorted(self._found))
+    def take(self) -> tuple[int, ...]:
+        """Return the chunks to be made once more since this was asked last, ascending.
+
+        None comes more often than it has sources, and once more: each time another one is found at fault.
+        """
+        again, self._again = tuple(sorted(self._again)), set()
+        return again
 
     def judge(self, error: IngestError, chunks: Sequence[int]) -> Iterator[tuple[IngestError, Sequence[int]]]:
         """Yield what `chunks`, which `error` has stopped, have failed by: nothing of those to be made once more."""
         if not isinstance(error, SourceError) or error.source in self._known:
             yield error, chunks
             return
-        again = [chunk for chunk in chunks if chunk in self._found]
-        if same := [chunk for chunk in again if self._found[chunk].kind == error.kind]:
+        found = [self._found.setdefault(chunk, {}) for chunk in chunks]
+        before = {chunk: its[error.source] for chunk, its in zip(chunks, found, strict=True) if error.source in its}
+        if same := [chunk for chunk, first in before.items() if first.kind == error.kind]:
             yield error, same
-        for chunk in again:
-            if chunk not in same:
-                yield _read_otherwise(self._found[chunk], error), [chunk]
-        self._found |= {chunk: error for chunk in chunks if chunk not in self._found}
+        for chunk, first in before.items():
+            if first.kind != error.kind:
+                yield _read_otherwise(first, error), [chunk]
+        for its in found:
+            its.setdefault(error.source, error)
+        self._again.update(chunk for chunk in chunks if chunk not in before)
 
 
 def look_twice(look: Callable[[], T]) -> T:

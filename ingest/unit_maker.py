@@ -144,7 +144,8 @@ class UnitMaker:
         """Make all chunks; what cannot be made is in the tally's failures.
 
         A chunk fails by a source's fault only when it does so again, made once more at the end of all sources opened
-        anew. One that waits for that when the unit ends is neither done nor failed.
+        anew; where another source is at fault then, once more. One that waits for that when the unit ends is neither
+        done nor failed.
 
         Raises
         ------
@@ -154,7 +155,7 @@ class UnitMaker:
             Nothing further can be made by this process.
         """
         self._make(self._chunks)
-        if (doubted := self._doubts.chunks) and not self._ends_early():
+        while (doubted := self._doubts.take()) and not self._ends_early():
             log_event(_log, "second-look", f"{len(doubted):,} chunks are made once more: their source may be at fault")
             self._sources.close()  # a file, blocks of it, a transposition: what is damaged may be any of these
             self._make(doubted)

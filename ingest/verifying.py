@@ -124,6 +124,8 @@ class _Verifier:
         self._lacking: list[ChunkReceipt] = []
         """Of chunks without some of their planned rows."""
         self._cells = self._bytes = 0
+        self._counted: set[int] = set()
+        """Chunks: one may have two receipts."""
         self._strays: tuple[str, ...] = ()
         self._rows = plan_rows(opened)
 
@@ -212,10 +214,12 @@ class _Verifier:
         self._found += found
         if job.entry is None:
             return
-        self._cells += job.entry.n_cells
-        self._bytes += job.entry.size
-        if job.entry.dropped:
-            self._lacking.append(replace(job.entry, offsets=()))
+        if job.chunk not in self._counted:
+            self._counted.add(job.chunk)
+            self._cells += job.entry.n_cells
+            self._bytes += job.entry.size
+            if job.entry.dropped:
+                self._lacking.append(replace(job.entry, offsets=()))
         if not found:
             self._good[job.chunk] = job.entry.content
             if self._finished and job.chunk not in self._entries:
@@ -265,4 +269,5 @@ class _Verifier:
             strays=self._strays,
             deep=deep,
             source=source,
+            left_out_cells=sum(sum(entry.dropped.values()) for entry in self._lacking),
         )

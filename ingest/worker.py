@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ class ChunkWorkerFactory:
     """Most that rows may hold which wait for others of their window; of a plan in window order."""
     commit: Commit = commit_chunk
     """`commit_chunk` for a run; a repair replaces what is damaged."""
+    held: frozenset[tuple[int, int]] = frozenset()
+    """Chunk and source, where the chunk has the source's rows although amendments permit it to lack them."""
     json_lines: bool = False
     """Log JSON, as the driver does; into the worker's own stderr, which Ray keeps in its session's ``logs``."""
 
@@ -113,7 +115,8 @@ class ChunkWorker:
     def _open(self) -> tuple[OpenPlan, OpenSources, Codec]:
         factory = self._factory
         if self._opened is None:
-            self._opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url, line=self.line))
+            opened = open_plan(open_store(factory.dest, endpoint_url=factory.endpoint_url, line=self.line))
+            self._opened = replace(opened, amendments=opened.amendments.but(factory.held)) if factory.held else opened
         if self._sources is None or self._codec is None:
             identity = self._opened.plan.identity
             options = FetchOptions(fetch_dtype(identity.dtype), identity.allow_noninteger)

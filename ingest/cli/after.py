@@ -106,9 +106,8 @@ def report_verification(opened: OpenPlan, report: VerifyReport) -> int:
         f"{report.checked_chunks:,} of {report.n_chunks:,} chunks, {bytes_text(report.checked_bytes)}: "
         f"{', '.join(checked)}: {verdict}",
     )
-    if opened.amendments:
-        cells = sum(entry.n_cells for entry in opened.amendments.left_out)
-        note(f"{'':8} {count_text(cells, 'cell')} of the plan left out by `run --without-bad`")
+    if report.left_out_cells:
+        note(f"{'':8} {count_text(report.left_out_cells, 'cell')} of the plan left out by `run --without-bad`")
     if report.missing:
         note(f"{'':8} {count_text(len(report.missing), 'chunk')} missing: `python -m ingest run {opened.store.url}`")
     elif report.missing_summaries and not report.findings:

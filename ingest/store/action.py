@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ingest.errors import CredentialsError, PreconditionError
+from ingest.errors import CredentialsError, PreconditionError, TransientError
 
 if TYPE_CHECKING:
     from ingest.errors import ConflictError
 
-__all__ = ["CREDENTIALS_EXPIRED", "Action", "explain_denial"]
+__all__ = ["CREDENTIALS_EXPIRED", "Action", "Pages", "explain_denial", "is_range"]
 
 CREDENTIALS_EXPIRED = "credentials-expired"
 """The kind of error after which credentials are fetched afresh, once."""
@@ -59,3 +59,34 @@ def explain_denial(action: Action, said: str, needed: str) -> CredentialsError:
         hint=f"the writer needs {needed}",
         key=action.key or None,
     )
+
+
+class Pages:
+    """Where a listing goes on: a store that sends back to a page that was there would be listed for ever."""
+
+    def __init__(self, action: Action) -> None:
+        self._action = action
+        self._seen: set[str] = set()
+
+    def following(self, token: str | None) -> str | None:
+        """Return the mark of the next page, None after the last.
+
+        Raises
+        ------
+        TransientError
+            It was the next one before (kind ``other-answer``).
+        """
+        if token is not None and token in self._seen:
+            raise TransientError(
+                f"{self._action.where}: a listing that goes round in circles",
+                kind="other-answer",
+                hint="what answers there does not list as its makers' documents say; tell them, or use another store",
+            )
+        if token is not None:
+            self._seen.add(token)
+        return token
+
+
+def is_range(content_range: str | None, start: int, length: int) -> bool:
+    """Say whether a ``Content-Range`` is of `length` bytes from `start` on: caches and proxies mistake them."""
+    return content_range is not None and content_range.startswith(f"bytes {start}-{start + length - 1}/")

@@ -19,10 +19,10 @@ from ingest.errors import (
     PreconditionError,
 )
 from ingest.retry import Budget, Retrier
-from ingest.store.action import CREDENTIALS_EXPIRED, Action
+from ingest.store.action import CREDENTIALS_EXPIRED, Action, Pages, is_range
 from ingest.store.base import ObjectStat
 from ingest.store.body import FileBody, as_view, holds, open_body, pieces
-from ingest.store.gcs_answers import description, page, session_url
+from ingest.store.gcs_answers import description, other_answer, page, session_url
 from ingest.store.gcs_errors import explain
 from ingest.store.gcs_http import GCSClient
 from ingest.store.gcs_resumable import ResumableUpload
@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 _SINGLE_POST_BYTES = 256 << 20
 _PART_BYTES = 64 << 20
+_PARTIAL = 206
+_OF_OBJECTS = ("X-Goog-Hash", "X-Goog-Generation", "ETag")
+"""Headers of which an object's bytes bring one, at least; login pages and proxies answer 200, too."""
 
 
 class GCSStore:
@@ -132,14 +135,17 @@ class GCSStore:
 
     def get(self, key: str) -> bytes:
         """Return all bytes of `key`, compared with the checksum stored beside them."""
+        action = self._action("objects.get", "read", key)
 
         def check(reply: Reply) -> bytes:
+            if not any(name in reply.headers for name in _OF_OBJECTS):
+                raise other_answer(reply, action)
             wanted = _hash_header(reply)
             if wanted is not None and wanted != _crc32c(memoryview(reply.body)):
                 raise self._damaged(key)
             return reply.body
 
-        return self._request(self._action("objects.get", "read", key), "GET", self._media_url(key), check)
+        return self._request(action, "GET", self._media_url(key), check)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return exactly `length` bytes from `start`; a shorter answer is a ``CorruptError``."""
@@ -149,14 +155,18 @@ class GCSStore:
             self.stat(key)
             return b""
 
+        action = self._action("objects.get", "read", key)
+
         def check(reply: Reply) -> bytes:
-            if reply.status != 206 or len(reply.body) != length:
+            if reply.status == _PARTIAL and len(reply.body) != length:
                 said = f"{len(reply.body)} of {length} bytes from {start}"
                 raise CorruptError(f"{self.url}/{key}: {said}", kind="short-read", key=key)
+            if reply.status != _PARTIAL or not is_range(reply.headers.get("Content-Range"), start, length):
+                raise other_answer(reply, action)
             return reply.body
 
         span = {"Range": f"bytes={start}-{start + length - 1}"}
-        return self._request(self._action("objects.get", "read", key), "GET", self._media_url(key), check, headers=span)
+        return self._request(action, "GET", self._media_url(key), check, headers=span)
 
     def stat(self, key: str) -> ObjectStat:
         """Return size and generation of `key`."""
@@ -168,7 +178,7 @@ class GCSStore:
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """Yield every object whose key starts with `prefix` and comes after `after`, in key order, all pages."""
         check_prefix(prefix)
-        token = ""
+        token, pages = "", Pages(self._action("objects.list", "list", ""))
         while True:
             found = self._page(prefix, token, after=after)
             for entry in found["items"] or []:
@@ -176,7 +186,7 @@ class GCSStore:
                 # Folder markers of other tools are no objects of ours; startOffset is of what is listed, the first.
                 if not key.endswith("/") and key > after:
                     yield ObjectStat(key, int(entry["size"]), str(entry["generation"]))
-            token = found["nextPageToken"] or ""
+            token = pages.following(found["nextPageToken"] or None) or ""
             if not token:
                 return
 
@@ -236,7 +246,7 @@ class GCSStore:
             action,
             "POST",
             url,
-            lambda reply: session_url(reply, action),
+            lambda reply: session_url(reply, action, url),
             headers=headers,
             body=[memoryview(about.encode())],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from ingest.errors import TransientError
 from ingest.record_fields import check_fields, each, is_count, is_text, maybe, one_of
@@ -41,18 +42,22 @@ def page(reply: Reply, action: Action) -> dict[str, Any]:
     return _checked(reply, action, _PAGE)
 
 
-def session_url(reply: Reply, action: Action) -> str:
-    """Return where a resumable upload that was begun goes on.
+def session_url(reply: Reply, action: Action, asked: str) -> str:
+    """Return where a resumable upload that was begun at the address `asked` goes on.
 
     Raises
     ------
     TransientError
-        The answer does not say.
+        The answer does not say, or nowhere that requests can go to; the address is a bearer of rights and not told.
     """
     found = reply.headers.get("Location")
-    if not found:
+    try:
+        where = urlsplit(urljoin(asked, found)) if found else None  # RFC 9110, 10.2.2: it may be relative
+    except ValueError:
+        where = None
+    if where is None or where.scheme not in ("http", "https") or not where.hostname:
         raise other_answer(reply, action)
-    return found
+    return where.geturl()
 
 
 def other_answer(reply: Reply, action: Action) -> TransientError:

@@ -14,6 +14,7 @@ from ingest.errors import (
 )
 from ingest.retry import retry_after_s
 from ingest.store.action import CREDENTIALS_EXPIRED, explain_denial
+from ingest.store.gcs_answers import other_answer
 from ingest.store.gcs_http import NO_CREDENTIALS_HINT
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def explain(reply: Reply, action: Action) -> IngestError:
     said = f"{reply.status} on {action.name}{': ' if reason else ''}{reason}"
     if reply.status == 412:
         return action.refused(f"{action.where} exists or has changed ({said})", key=action.key)
+    if reply.status < 400:  # this API sends nobody elsewhere
+        return other_answer(reply, action)
     if reply.status in (408, 429) or reply.status >= 500 or reason in _RATE_LIMITS:
         wish = retry_after_s(reply.headers.get("Retry-After"))
         kind = "throttled" if reply.status in (403, 429, 503) else "store-busy"

@@ -26,11 +26,11 @@ from ingest.errors import (
 )
 from ingest.masked_logs import mask_logs
 from ingest.retry import Budget, Retrier
-from ingest.store.action import CREDENTIALS_EXPIRED, Action
+from ingest.store.action import CREDENTIALS_EXPIRED, Action, Pages
 from ingest.store.base import ObjectStat
 from ingest.store.body import FileBody, PacedReader, as_view, holds, open_body, readable
 from ingest.store.keys import check_key, check_prefix
-from ingest.store.s3_errors import CAUGHT, explain, page_of, with_fields
+from ingest.store.s3_errors import CAUGHT, check_range, explain, page_of, with_fields
 from ingest.store.s3_multipart import put_parts
 
 if TYPE_CHECKING:
@@ -141,17 +141,18 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         """Return all bytes of `key`, compared with the checksum stored beside them."""
-        name = self._name(key)
+        name, action = self._name(key), self._action("GetObject", "read", key)
 
         def read(client: S3Client) -> bytes:
             reply = client.get_object(Bucket=self._where.bucket, Key=name, ChecksumMode="ENABLED")
             # Not `with`: entering it hands out the raw stream, past the checks of length and checksum.
             with closing(reply["Body"]) as body:
+                with_fields(reply, action, "ETag")
                 data = body.read()
             self._line.owe(len(data))
             return data
 
-        return self._call(self._action("GetObject", "read", key), read)
+        return self._call(action, read)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return exactly `length` bytes from `start`; a shorter answer is a ``CorruptError``."""
@@ -161,17 +162,20 @@ class S3Store:
             self.stat(key)
             return b""
         name, span = self._name(key), f"bytes={start}-{start + length - 1}"
+        action = self._action("GetObject", "read", key)
 
         def read(client: S3Client) -> bytes:
-            reply = client.get_object(Bucket=self._where.bucket, Key=name, Range=span)
-            with closing(reply["Body"]) as body:
+            found = client.get_object(Bucket=self._where.bucket, Key=name, Range=span)
+            with closing(found["Body"]) as body:
+                reply = with_fields(found, action, "ETag", "ContentLength")
                 if reply["ContentLength"] != length:
                     said = f"{reply['ContentLength']} of {length} bytes from {start}"
                     raise CorruptError(f"{self.url}/{key}: {said}", kind="short-read", key=key)
+                check_range(reply, action, start, length)
                 self._line.owe(length)
                 return body.read()
 
-        return self._call(self._action("GetObject", "read", key), read)
+        return self._call(action, read)
 
     def stat(self, key: str) -> ObjectStat:
         """Return size and ETag of `key`."""
@@ -188,6 +192,7 @@ class S3Store:
         """Yield every object whose key starts with `prefix` and comes after `after`, in key order, all pages."""
         check_prefix(prefix)
         token: str | None = None
+        pages = Pages(self._action("ListObjectsV2", "list", ""))
         while True:
             page = self._page(prefix, token, after=after)
             for entry in page.get("Contents", []):
@@ -195,7 +200,7 @@ class S3Store:
                 # Folder markers of other tools are no objects of ours; a look-alike may know nothing of StartAfter.
                 if not key.endswith("/") and key > after:
                     yield ObjectStat(key, entry["Size"], entry["ETag"])
-            token = page.get("NextContinuationToken")
+            token = pages.following(page.get("NextContinuationToken"))
             if token is None:
                 return
 

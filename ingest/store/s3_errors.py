@@ -17,16 +17,17 @@ from ingest.errors import (
     TransientError,
 )
 from ingest.retry import retry_after_s
-from ingest.store.action import CREDENTIALS_EXPIRED, explain_denial
+from ingest.store.action import CREDENTIALS_EXPIRED, explain_denial, is_range
 
 if TYPE_CHECKING:
     from ingest.store.action import Action
 
-__all__ = ["CAUGHT", "explain", "page_of", "status_and_code", "with_fields"]
+__all__ = ["CAUGHT", "check_range", "explain", "page_of", "status_and_code", "with_fields"]
 
 CAUGHT = (boto.ClientError, boto.BotoCoreError, ResponseParserError, urllib3.exceptions.HTTPError, OSError)
 """What a call of boto3 can raise for reasons outside this program."""
 
+_WHOLE = 200
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _UNKNOWN_IDENTITY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"}
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
@@ -88,6 +89,21 @@ def page_of(reply: Any, action: Action) -> dict[str, Any]:
     return with_fields(page, action, "NextContinuationToken") if page["IsTruncated"] else page
 
 
+def check_range(reply: dict[str, Any], action: Action, start: int, length: int) -> None:
+    """Refuse other bytes of the same length; all of them from the first on need not be called a range.
+
+    Raises
+    ------
+    TransientError
+        They are, or nothing says which (kind ``other-answer``).
+    """
+    said = reply.get("ContentRange")
+    if said is None and start == 0 and reply["ResponseMetadata"]["HTTPStatusCode"] == _WHOLE:
+        return
+    if not is_range(said, start, length):
+        raise _other_answer(action, f"{said or 'no range'}, where bytes from {start} on were asked for")
+
+
 def _other_answer(action: Action, said: object) -> TransientError:
     return TransientError(
         f"{action.where}: an answer to {action.name} that is not the store's ({said})",
@@ -138,11 +154,24 @@ def _explain_reply(error: boto.ClientError, action: Action) -> IngestError:
         return CorruptError(f"{action.where} ends before the range asked for", kind="short-read", key=action.key)
     if status in (401, 403) or code in _EXPIRED | _UNKNOWN_IDENTITY:
         return _explain_refusal(code, said, action)
+    if status == 400 and action.name == "HeadObject":
+        return _explain_silence(said, action)
     if status == 501:
         hint = "use a store that honours preconditions and checksums"
         return ConfigError(f"{action.where}: not supported ({said})", kind="store-unsupported", hint=hint)
     message = reply.get("Error", {}).get("Message", "")
     return ConfigError(f"{action.where}: refused ({said}) {message}", kind="store-refused", key=action.key)
+
+
+def _explain_silence(said: str, action: Action) -> IngestError:
+    # To a HEAD nothing but the status is answered, and a token that has expired is what S3 answers so.
+    return CredentialsError(
+        f"{action.where}: refused without a reason ({said}), as credentials for {action.url} are that have expired;"
+        f" they came from {action.credentials}",
+        kind=CREDENTIALS_EXPIRED,
+        hint="renew them, then run the same command to go on",
+        key=action.key,
+    )
 
 
 def _explain_refusal(code: str, said: str, action: Action) -> IngestError:

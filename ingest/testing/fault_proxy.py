@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "FaultProxy", "Seen"]
 
-Effect = Literal["lose-request", "lose-middle", "lose-reply", "answer", "truncate-reply", "flip-reply", "flip-request"]
+Effect = Literal[
+    "lose-request",
+    "lose-middle",
+    "lose-reply",
+    "answer",
+    "truncate-reply",
+    "flip-reply",
+    "flip-request",
+    "measure-no-reply",
+]
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "date", "server"}
 
@@ -47,7 +56,8 @@ class Fault:
     effect: Effect
     """``lose-request`` and ``lose-reply`` drop the connection before and after the server has done its work;
     ``lose-middle`` when it has half of the body, or of a request without one when the client has half of the answer;
-    ``answer`` replies in its place; the others damage the body."""
+    ``answer`` replies in its place; ``measure-no-reply`` sends the body in pieces and does not say how long it is, as
+    proxies do that compress; the others damage the body."""
     when: Callable[[Seen], bool] = field(default=lambda _: True)
     times: int = 1
     status: int = 503
@@ -149,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif effect in ("truncate-reply", "lose-middle"):
             self._reply(status, headers, body, sent=body[: len(body) // 2])
             self._drop()
+        elif effect == "measure-no-reply":
+            self._reply_in_pieces(status, headers, body)
         else:
             self._reply(status, headers, _flip(body) if effect == "flip-reply" else body)
 
@@ -189,6 +201,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body if sent is None else sent)
+
+    def _reply_in_pieces(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in self._heard(headers):
+            self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 
     def _heard(self, headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         for name, value in headers:

@@ -77,6 +77,10 @@ def test_lookup_error_is_kept_for_not_found():
         ("https://h/x?x-goog-signature=abc", "https://h/x?x-goog-signature=***"),
         ("https://h/x?sv=1&sig=a%2Bb", "https://h/x?sv=1&sig=***"),
         ("https://h/x?X-Amz-Security-Token=abc'", "https://h/x?X-Amz-Security-Token=***'"),
+        (
+            "https://h/upload/b/o?uploadType=resumable&upload_id=A-b_c",
+            "https://h/upload/b/o?uploadType=resumable&upload_id=***",
+        ),
         ("s3://bucket/key@v2/x.h5ad", "s3://bucket/key@v2/x.h5ad"),
         ("design=4 signature is fine", "design=4 signature is fine"),
     ],

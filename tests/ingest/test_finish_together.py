@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from ingest.amendments import Amendment, LeftOut
 from ingest.errors import CorruptError
 from ingest.finish import finish
-from ingest.layout import AMENDMENTS, CELLS_JSON_KEY, RECEIPTS, SUCCESS_KEY, receipt_key
+from ingest.layout import AMENDMENTS, CELLS_JSON_KEY, RECEIPTS, SUCCESS_KEY, amendment_key, receipt_key
 from ingest.opened import open_plan
 from ingest.preparing import divide_work, profile_of_plan
 from ingest.running import run_plan
 from ingest.settings import DataSettings, WorkSettings
+from ingest.status import dataset_status
 from ingest.store.local import LocalStore
 from ingest.summary_check import SUMMARY_KEYS
 from ingest.testing.datasets import SilentObserver, make_dataset, open_serial_pool, write_h5ad_index, write_sources
@@ -233,7 +234,22 @@ def test_what_is_permitted_and_not_lacked_is_said_nowhere(tmp_path):
     opened.ledger.amend(Amendment(opened.plan.identity.digest, "r", (left_out,)))
     opened = open_plan(opened.store)
     assert opened.amendments
-    assert verify_dataset(opened, source=True).findings == ()
+    report = verify_dataset(opened, source=True)
+    assert (report.findings, report.left_out_cells) == ((), 0)
     assert finish(opened).left_out == ()
     after = contents(tmp_path)
     assert {key: after[key] for key in before} == before
+
+
+def test_what_two_drivers_permit_is_lacked_once(finished):
+    store = only(finished, 0, 1, *LATE)
+    (amendment,) = (data for key, data in finished.items() if key.startswith(AMENDMENTS))
+    for number in range(2):
+        store.put_new(amendment_key(number), amendment)
+    opened = open_plan(store)
+    entries = [receipt.chunks[0] for receipt in opened.ledger.receipts()]
+    lacking = sum(sum(entry.dropped.values()) for entry in entries)
+    assert sum(entry.n_cells for entry in opened.amendments.left_out) == lacking == 5
+    status = dataset_status(opened)
+    assert (status.cells_done, len(status.left_out)) == (opened.plan.n_cells - lacking, 1)
+    assert verify_dataset(opened).left_out_cells == lacking

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingest.amendments import Amendment, LeftOut
 from ingest.chunks import commit_chunk
 from ingest.errors import ConfigError, CorruptError, PreconditionError
 from ingest.layout import SUCCESS_KEY
@@ -148,8 +149,51 @@ def test_one_of_several_chunks_of_a_receipt(dest, finished, also_receipt):
     assert report.repaired == ((3, 4, 5) if also_receipt else (4,))
     own = {dest.receipt(chunk).name for chunk in (3, 4, 5)} | {joint.name}
     assert touched(dest, before) == {dest.chunk(4).name} | (own if also_receipt else set())
-    assert verify_dataset(dest.open(), deep=True).exit_code == 0
+    verified = verify_dataset(dest.open(), deep=True)
+    assert (verified.exit_code, verified.checked_cells) == (0, verified.n_cells)
     assert digest(dest.path) == digest(finished)
+
+
+@pytest.mark.parametrize("receipts", ["own", "joint", "damaged", "lost"])
+def test_what_was_made_whole_is_repaired_whole_although_it_may_lack_rows(dest, finished, receipts):
+    """One driver amended for want of a source, late: another had made these chunks, and the source is there."""
+    opened = dest.open()
+    in_middle = next(n for n in range(opened.plan.n_chunks) if len(dest.read_receipt(n).chunks[0].sources) == 2)
+    chunks = (in_middle - 1, in_middle, in_middle + 1)
+    cells = {n: dict(dest.read_receipt(n).chunks[0].sources) for n in chunks}
+    if receipts == "joint":
+        dest.join_receipts(*chunks)
+    left_out = [
+        LeftOut(source, "unreadable", "it is said", tuple((n, cells[n][source]) for n in chunks if source in cells[n]))
+        for source in (0, 1)
+    ]
+    opened.ledger.amend(Amendment(opened.plan.identity.digest, "late", tuple(left_out)))
+    dest.chunk(in_middle + 1).unlink()
+    if receipts == "damaged":
+        flip_bit(dest.receipt(in_middle))
+    elif receipts == "lost":
+        dest.receipt(in_middle).unlink()
+    else:
+        flip_bit(dest.chunk(in_middle))
+    report = repair(dest.open(), chunks[1:])
+    assert (report.repaired, report.exit_code, report.finished.left_out) == (chunks[1:], 0, ())
+    assert contents(dest.path) == contents(finished)
+    assert verify_dataset(dest.open(), source=True).exit_code == 0
+
+
+@pytest.mark.parametrize("summary", [None, b"{", b"[]", b'{"format_version": 1, "chunks": [{"chunk": 1}]}'])
+def test_where_nothing_says_what_a_chunk_held_amendments_do(dest, summary):
+    opened = dest.open()
+    ((source, cells),) = dest.read_receipt(1).chunks[0].sources
+    left_out = LeftOut(source, "unreadable", "it is said", ((1, cells),))
+    opened.ledger.amend(Amendment(opened.plan.identity.digest, "late", (left_out,)))
+    dest.receipt(1).unlink()
+    (dest.path / "chunk_index.json").unlink()
+    if summary is not None:
+        (dest.path / "chunk_index.json").write_bytes(summary)
+    report = repair(dest.open(), [1])
+    assert (report.exit_code, report.finished.left_out) == (0, (left_out,))
+    assert verify_dataset(dest.open(), deep=True).exit_code == 0
 
 
 def test_a_receipt_of_several_chunks_is_corrected_for_one(dest, finished):

@@ -195,6 +195,25 @@ def test_another_fault_the_second_time_is_nobodys(tmp_path, files, monkeypatch):
     assert (failure.handling, failure.kind, failure.chunks) == ("corrupt", "read-otherwise", (0,))
 
 
+@pytest.mark.parametrize(("looks", "guilty"), [((0, 1), None), ((0, 1, 0), 0), ((0, 1, 1), 1)])
+def test_each_source_of_a_chunk_is_found_at_fault_twice_by_itself(tmp_path, files, monkeypatch, looks, guilty):
+    opened, real = plan_of(tmp_path, files, cells_per_chunk=2 * N_CELLS), ChunkMaker.add
+    faults = iter(looks)
+
+    def add(self, *rest):
+        if (at := next(faults, None)) is not None:
+            raise SourceError("it is said", kind="unreadable", source=opened.plan.identity.sources[at])
+        return real(self, *rest)
+
+    monkeypatch.setattr(ChunkMaker, "add", add)
+    outcome = worker_of(opened, tmp_path).run(UnitTask(1, (0,), "r-1"))
+    if guilty is None:
+        assert (outcome.done, outcome.failures) == ((0,), ())
+    else:
+        [failure] = outcome.failures
+        assert (failure.handling, failure.source) == ("source", opened.plan.identity.sources[guilty])
+
+
 def test_who_is_stopped_before_the_second_look_has_not_failed(tmp_path, files, monkeypatch):
     opened, stop = plan_of(tmp_path, files), threading.Event()
     worker = worker_of(opened, tmp_path)
@@ -288,7 +307,7 @@ def test_what_is_no_fault_of_a_source_or_known_is_not_doubted():
     known = SourceError("it is gone", source="file:///bad")
     assert list(doubts.judge(passing, [1, 2])) == [(passing, [1, 2])]
     assert list(doubts.judge(known, [3])) == [(known, [3])]
-    assert doubts.chunks == ()
+    assert doubts.take() == ()
 
 
 def test_each_chunk_is_judged_by_what_it_failed_by_first():
@@ -296,7 +315,8 @@ def test_each_chunk_is_judged_by_what_it_failed_by_first():
     negative, fraction = (NotCountsError("a count", kind=kind) for kind in ("negative", "fractional"))
     assert list(doubts.judge(negative, [5, 4])) == []
     assert list(doubts.judge(fraction, [3])) == []
-    assert doubts.chunks == (3, 4, 5)
+    assert doubts.take() == (3, 4, 5)
+    assert doubts.take() == ()
     (error, same), (other, [chunk]) = doubts.judge(negative, [5, 3])
     assert (error, same, chunk) == (negative, [5], 3)
     assert isinstance(other, CorruptError)

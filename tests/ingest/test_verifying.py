@@ -18,7 +18,7 @@ from ingest.chunk_check import read_object
 from ingest.digest import content_digest, sums_digest
 from ingest.encode.base import Offsets
 from ingest.encode.decode import decode_chunk
-from ingest.errors import CorruptError, NotFoundError
+from ingest.errors import CorruptError, NotFoundError, TransientError
 from ingest.finish import finish
 from ingest.layout import receipt_key
 from ingest.ledger.receipts import parse_receipt
@@ -336,6 +336,22 @@ def test_even_a_receipt_that_lies_with_its_chunk_is_contradicted_by_the_source(d
     assert "of cell sample0:" in message
 
 
+def test_what_differs_from_its_source_is_said_of_each_chunk_though_the_store_fails_then(dest, monkeypatch):
+    for chunk in (3, 5):
+        swap_two_counts(dest.chunk(chunk))
+        dest.reseal(chunk, content=content_digest(decode_chunk(dest.chunk(chunk).read_bytes(), key="")))
+
+    def fails(data, *, key):
+        if key == "chunks/chunk_000003.h5ad" and data == dest.chunk(3).read_bytes():
+            raise TransientError("503 on GetObject")
+        return decode_chunk(data, key=key)
+
+    monkeypatch.setattr("ingest.rereading.decode_chunk", fails)
+    report = verify_dataset(dest.open(), source=True)
+    assert kinds(report) == {(3, "source-differs"), (5, "source-differs")}
+    assert report.bad == (3, 5)
+
+
 def test_a_census_knows_the_sums_of_its_cells(census_dest):
     add_one_count(census_dest.chunk(1))
     block = decode_chunk(census_dest.chunk(1).read_bytes(), key="")
@@ -414,6 +430,14 @@ def test_a_lost_and_a_damaged_summary_are_found(dest, key):
     assert kinds(report) == {(None, "summary-missing")}
     assert report.missing_summaries == (key,)
     (dest.path / key).write_bytes(data[: len(data) // 2])
+    assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
+
+
+def test_an_archive_that_one_bit_calls_encrypted_is_found(dest):
+    path = dest.path / "metadata" / "presence.npz"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] ^= 1  # of the flags of its first member, in the central directory
+    path.write_bytes(data)
     assert kinds(verify_dataset(dest.open())) == {(None, "summary-differs")}
 
 

@@ -315,6 +315,59 @@ def test_a_write_that_a_page_answers_is_no_success(bench):
     assert caught.value.kind == "other-answer"
 
 
+@pytest.mark.parametrize("read", [lambda store: store.get("k"), lambda store: store.get_range("k", 5, len(LOGIN))])
+def test_a_page_is_not_taken_for_an_object_or_a_part_of_it(bench, read):
+    bench.store.put_new("k", DATA)
+    bench.fail("answer", reads, status=200, body=LOGIN)
+    assert read(bench.store) in (DATA, DATA[5 : 5 + len(LOGIN)])
+    bench.fail("answer", reads, status=200, body=LOGIN, times=99)
+    with pytest.raises(TransientError) as caught:
+        read(bench.store)
+    assert caught.value.kind == "other-answer"
+
+
+def test_being_sent_elsewhere_is_no_refusal(bench):
+    bench.store.put_new("k", DATA)
+    bench.fail("answer", reads, status=302, body=LOGIN, headers={"Location": "https://airport.example/login"})
+    assert bench.store.get("k") == DATA
+
+
+@pytest.mark.parametrize("said", ["bytes 100-199/16384", None])
+def test_another_range_of_the_same_length_is_not_believed(bench, said):
+    bench.store.put_new("k", DATA)
+    headers = {"ETag": '"an etag"', **({} if said is None else {"Content-Range": said})}
+    bench.fail("answer", reads, status=206, body=DATA[100:200], headers=headers)
+    assert bench.store.get_range("k", 0, 100) == DATA[:100]
+    bench.fail("answer", reads, status=206, body=DATA[100:200], headers=headers, times=99)
+    with pytest.raises(TransientError) as caught:
+        bench.store.get_range("k", 0, 100)
+    assert caught.value.kind == "other-answer"
+
+
+@pytest.mark.parametrize("read", [lambda store: store.get("k"), lambda store: store.get_range("k", 0, len(DATA))])
+def test_an_answer_of_unknown_length_is_no_error_of_this_program(bench, read):
+    bench.store.put_new("k", DATA)
+    bench.fail("measure-no-reply", reads)
+    assert read(bench.store) == DATA
+
+
+def test_a_listing_that_goes_round_in_circles_comes_to_an_end(bench):
+    for i in range(3):
+        bench.store.put_new(f"k{i}", b"")
+    page = bench.store._page
+    tokens = itertools.cycle(["one", "other"])
+
+    def again(prefix, _, limit=1000, **more):
+        return page(prefix, None if bench.kind == "s3" else "", limit, **more) | {
+            ("NextContinuationToken" if bench.kind == "s3" else "nextPageToken"): next(tokens)
+        }
+
+    bench.store._page = again
+    with pytest.raises(TransientError, match="round in circles") as caught:
+        list(bench.store.list(""))
+    assert (caught.value.kind, bool(caught.value.hint)) == ("other-answer", True)
+
+
 # refusals that a person must mend
 
 
@@ -351,6 +404,19 @@ def test_expired_credentials_are_fetched_afresh_once(bench):
     with pytest.raises(CredentialsError) as caught:
         bench.store.get("k")
     assert caught.value.kind == "credentials-expired"
+
+
+def test_expired_credentials_of_which_nothing_but_a_status_is_said_are_fetched_afresh_once(bench):
+    # To a HEAD S3 answers nothing else, and botocore asks for the bucket's region before it gives up.
+    method, status, times = ("HEAD", 400, 2) if bench.kind == "s3" else ("GET", 401, 1)
+    stat = bench.store.put_new("k", DATA)
+    bench.fail("answer", lambda seen: seen.method == method, status=status, times=times)
+    assert bench.store.stat("k") == stat
+    bench.fail("answer", lambda seen: seen.method == method, status=status, times=99)
+    with pytest.raises(CredentialsError, match="came from") as caught:
+        bench.store.stat("k")
+    assert caught.value.kind == "credentials-expired"
+    assert caught.value.hint
 
 
 def test_unknown_credentials(bench):
@@ -396,6 +462,33 @@ def test_an_answer_of_a_proxy_in_between_is_one_line(bench):
 
 
 # large objects
+
+
+@pytest.mark.parametrize(
+    "where", ["{}?upload_id=", "http://[::1?upload_id=", "ftp://x/y?upload_id=", "https:///?upload_id="]
+)
+def test_where_an_upload_goes_on_is_joined_and_never_told(gcs_server, where):
+    url = gcs_server.create_bucket(f"faults{next(_number)}")
+    with FaultProxy(gcs_server.endpoint_url) as proxy:
+        store = GCSStore(
+            parse_store_url(url), endpoint_url=proxy.endpoint_url, budget=QUICK, single_post_bytes=1, part_bytes=1 << 18
+        )
+        location = where.format("/elsewhere") + "bearer-of-rights"
+        proxy.faults.append(Fault("answer", writes, status=200, headers={"Location": location}, times=1))
+        if where.startswith("{}"):
+            proxy.faults.append(Fault("answer", lambda seen: "/elsewhere?upload_id=bearer" in seen.path, status=404))
+            with pytest.raises(TransientError) as caught:
+                store.put_new("k", DATA)
+            assert caught.value.kind == "upload-gone"
+        else:
+            store.put_new("k", DATA)
+            assert store.get("k") == DATA
+            proxy.faults[0].times = 99
+            with pytest.raises(TransientError) as caught:
+                store.put_new("k2", DATA)
+            assert caught.value.kind == "other-answer"
+        assert "bearer" not in f"{caught.value} {caught.value.hint}"
+        store.close()
 
 
 @pytest.fixture
