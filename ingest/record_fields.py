@@ -11,12 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Check", "check_fields", "each", "is_count", "is_flag", "is_number", "is_text", "keyed", "maybe", "one_of"]
+__all__ = [
+    "Check",
+    "check_fields",
+    "each",
+    "is_count",
+    "is_flag",
+    "is_number",
+    "is_sha256",
+    "is_text",
+    "keyed",
+    "maybe",
+    "one_of",
+]
 
 Check = "Callable[[Any], bool]"
 
 _MOST = 1 << 63
 _SAID = 60
+_SHA256_DIGITS, _HEX = 64, frozenset("0123456789abcdef")
 
 
 def is_count(value: Any) -> bool:
@@ -37,6 +50,11 @@ def is_flag(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """Return whether `value` is text that UTF-8 can spell."""
     return isinstance(value, str) and (value.isascii() or _is_spelled(value))
+
+
+def is_sha256(value: Any) -> bool:
+    """Return whether `value` is a SHA-256 as 64 hex digits."""
+    return isinstance(value, str) and len(value) == _SHA256_DIGITS and _HEX.issuperset(value)
 
 
 def each(check: Callable[[Any], bool], length: int | None = None) -> Callable[[Any], bool]:

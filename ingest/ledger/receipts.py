@@ -11,7 +11,7 @@ from ingest.encode.base import Offsets
 from ingest.encode.value_type import VALUE_TYPES
 from ingest.errors import CorruptError
 from ingest.layout import receipt_key
-from ingest.record_fields import check_fields, each, is_count, is_number, is_text, keyed, one_of
+from ingest.record_fields import check_fields, each, is_count, is_number, is_sha256, is_text, keyed, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -99,7 +99,8 @@ _MOST_AXES = 32
 
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("chunk", "size", "n_cells", "nnz"), is_count),
-    **dict.fromkeys(("key", "sha256", "rows", "content", "cell_sums"), is_text),
+    **dict.fromkeys(("key", "rows", "content", "cell_sums"), is_text),
+    "sha256": is_sha256,
     **dict.fromkeys(("sum", "maximum"), is_number),
     "dtype": one_of(*VALUE_TYPES),
     "sources": each(each(is_count, 2)),

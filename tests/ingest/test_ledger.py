@@ -34,7 +34,7 @@ def chunk_receipts(draw, number=3):
         chunk=number,
         key=f"chunks/chunk_{number:06d}.h5ad",
         size=draw(st.integers(0, 2**40)),
-        sha256=draw(DIGESTS),
+        sha256=draw(DIGESTS) * 16,
         rows=draw(DIGESTS),
         content=draw(DIGESTS),
         n_cells=draw(st.integers(1, 10**6)),
@@ -62,6 +62,8 @@ def chunk_receipts(draw, number=3):
         ('"dtype":"float32"', '"dtype":"nonsense"'),
         ('"dtype":"float32"', '"dtype":"O"'),
         ('"plan":"p"', '"plan":7'),
+        (f'"sha256":"{"5" * 64}"', '"sha256":"5"'),
+        (f'"sha256":"{"5" * 64}"', f'"sha256":"{"S" * 64}"'),
     ],
 )
 def test_a_sealed_document_of_another_kind_is_no_receipt(old, new):
@@ -96,7 +98,7 @@ def ledger(tmp_path):
 def receipt(*numbers, content="c", attempt="a", plan="p", rows="r"):
     def one(number):
         return ChunkReceipt(
-            number, f"chunks/{number}", 1, "s", rows, f"{content}{number}", 2, 3, 4, 5, "float32", (), "x"
+            number, f"chunks/{number}", 1, "5" * 64, rows, f"{content}{number}", 2, 3, 4, 5, "float32", (), "x"
         )
 
     return Receipt(plan, attempt, tuple(one(number) for number in numbers))
@@ -176,7 +178,7 @@ def test_a_receipt_of_other_content_is_a_conflict(ledger, other):
 
 def test_agreement_is_about_content_not_bytes():
     one = receipt(3)
-    other = replace(one, attempt="b", chunks=(replace(one.chunks[0], sha256="t", size=9, offsets=()),))
+    other = replace(one, attempt="b", chunks=(replace(one.chunks[0], sha256="6" * 64, size=9, offsets=()),))
     assert one.agrees_with(other)
 
 

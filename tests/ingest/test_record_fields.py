@@ -6,7 +6,18 @@ import math
 
 import pytest
 
-from ingest.record_fields import check_fields, each, is_count, is_flag, is_number, is_text, keyed, maybe, one_of
+from ingest.record_fields import (
+    check_fields,
+    each,
+    is_count,
+    is_flag,
+    is_number,
+    is_sha256,
+    is_text,
+    keyed,
+    maybe,
+    one_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +29,7 @@ from ingest.record_fields import check_fields, each, is_count, is_flag, is_numbe
         (is_text, ["", "é", "a"], ["\ud800", b"a", 1, None]),
         (each(is_count), [[], [1], (1, 2)], [[-1], ["1"], 1, None, {"a": 1}]),
         (each(is_count, 2), [[1, 2]], [[], [1], [1, 2, 3]]),
+        (is_sha256, ["0a" * 32], ["0a" * 31, "0A" * 32, "0g" * 32, "", 1, None]),
         (keyed(is_text), [{}, {"a": "b"}], [{"a": 1}, [], None]),
         (maybe(is_text), [None, "a"], [1]),
         (one_of("a", "b"), ["a", "b"], ["c", "ab", "", None, ["a"], {}]),
