@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest.errors import CorruptError
 from ingest.genes import Genes
+from ingest.record_fields import check_fields, is_text, keyed, maybe
 from ingest.source import Source
 from ingest.survey.model import Fault, SourceSurvey
 from ingest.unpacked import UnpackLimit
@@ -44,6 +46,11 @@ _SCHEMA = pa.schema(
         ("fault", pa.string()),  # JSON, null where there is none
     ]
 )
+
+_MAY_LACK = frozenset({"fault"})
+"""In plans of earlier builds."""
+_MAY_BE_NULL = frozenset({"gene_ids", "gene_names", "gene_lengths", "fault"})
+"""Of a vocabulary that stands elsewhere; where nothing is wrong. In no list is anything null."""
 
 
 def surveys_to_bytes(surveys: Sequence[SourceSurvey]) -> bytes:
@@ -94,6 +101,7 @@ def surveys_from_bytes(data: bytes, *, key: str) -> tuple[SourceSurvey, ...]:
         UnpackLimit(memoryview(data)).check_whole()
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
         table.validate(full=True)
+        _check_columns(table)
         rows = table.to_pylist()
         genes: dict[int, Genes] = {}
         for number, row in enumerate(rows):
@@ -103,6 +111,30 @@ def surveys_from_bytes(data: bytes, *, key: str) -> tuple[SourceSurvey, ...]:
         return tuple(_survey(row, genes[row["vocabulary"]], shared) for row in rows)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise CorruptError(f"{key} is no survey ({error})", key=key) from error
+
+
+def _check_columns(table: pa.Table) -> None:
+    for field in _SCHEMA:
+        if field.name not in table.schema.names and field.name in _MAY_LACK:
+            continue
+        column = table[field.name]  # raises where it is not there, or twice
+        if column.type != field.type:
+            raise ValueError(f"{field.name} is {column.type}")
+        n_null = 0 if field.name in _MAY_BE_NULL else column.null_count
+        if n_null or (pa.types.is_list(column.type) and pc.list_flatten(column).null_count):
+            raise ValueError(f"{field.name} is null somewhere")
+
+
+def _datasets(text: str) -> dict[str, dict[str, str]]:
+    found = json.loads(text)
+    check_fields({"datasets": found}, {"datasets": keyed(keyed(is_text))})
+    return dict(found)
+
+
+def _fault(text: str) -> Fault:
+    found = json.loads(text)
+    check_fields(found, {"kind": is_text, "message": is_text, "hint": maybe(is_text)})
+    return Fault(**found)
 
 
 def _survey(
@@ -121,7 +153,7 @@ def _survey(
         source=Source.parse(row["source"]),
         genes=genes,
         presence=presence,
-        datasets=json.loads(row["datasets"]),
-        fault=None if fault is None else Fault(**json.loads(fault)),
+        datasets=_datasets(row["datasets"]),
+        fault=None if fault is None else _fault(fault),
         **{name: row[name] for name in _PLAIN},
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +86,46 @@ def test_cuts_are_damage():
     for cut in range(0, len(data), 101):
         with pytest.raises(CorruptError):
             surveys_from_bytes(data[:cut], key="k")
+
+
+def _with(name, change):
+    """Return a table of two surveys in which `change` has been at a column."""
+
+    def changed(table):
+        return table.set_column(table.schema.names.index(name), name, change(table[name]))
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _with("source", lambda _: pa.array([1, 2])),
+        _with("source", lambda _: pa.array([None, "a"])),
+        _with("n_obs", lambda _: pa.array([None, 1])),
+        _with("n_obs", lambda _: pa.array([1.0, 2.0])),
+        _with("gene_ids", lambda _: pa.array([["g1", None, "g3"], None])),
+        _with("presence_ids", lambda _: pa.array([[None], []], pa.list_(pa.string()))),
+        _with("datasets", lambda _: pa.array(["5", "{}"])),
+        _with("datasets", lambda _: pa.array(['{"a": {"title": 1}}', "{}"])),
+        _with("fault", lambda _: pa.array(['{"kind": "k", "message": 1, "hint": null}', None])),
+        _with("fault", lambda _: pa.array(['{"kind": "k"}', None])),
+        lambda table: table.drop_columns("layout"),
+        lambda table: table.append_column("layout", table["layout"]),
+    ],
+)
+def test_other_columns_are_no_survey(change):
+    survey = SourceSurvey(
+        Source("h5ad", "file:///a.h5ad", "1"), 5, "csr", "X", "float32", 9, 1, 99, True, VOCABULARIES[0], {}, True, {}
+    )
+    table = pa.ipc.open_file(surveys_to_bytes([survey, survey])).read_all()
+    with pytest.raises(CorruptError, match="k is no survey"):
+        surveys_from_bytes(stored(change(table)), key="k")
+    assert len(surveys_from_bytes(stored(table.drop_columns("fault")), key="k")) == 2  # as an older build wrote it
+
+
+def stored(table):
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
