@@ -4,7 +4,7 @@ HDF5 (2.0, tried) walks a global heap, where texts of variable length lie, by th
 or one that wraps around, and it walks in a circle for ever, in C, holding h5py's lock. It walks the free blocks of a
 local heap, where a group's names lie, by the place of the next: where they lead back, it takes memory at each step
 until there is none. So every heap that passes through here is walked first. Format: "Global Heap" and "Local Heap" in
-the HDF5 file format specification.
+the HDF5 file format specification. Trees that are none end the process: `ingest.fetch.h5ad_trees` looks at them.
 
 h5py (3.16, tried) keeps a file object alive from C for as long as somebody has the property list it opened it with,
 and so for as long as somebody has an exception from inside the opening, whose frames have the list. What is still
@@ -26,6 +26,7 @@ import numpy as np
 from numba import njit
 
 from ingest.errors import HostileFileError, IngestError
+from ingest.fetch.h5ad_trees import INDICES, Trees, fault_of_array, fault_of_tree_2
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,8 +51,9 @@ _FREE_BLOCK = struct.Struct("<QQ")
 """Place of the next, and size."""
 _LAST_FREE = 1
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SUPERBLOCK_BYTES = 16
-"""Of it, as far as the widths."""
+_SUPERBLOCK_BYTES = 26
+"""Of it, as far as the widths, and the rank of trees where it has that."""
+_USUAL_RANK = 32
 
 
 class SourceBytes(io.RawIOBase):
@@ -68,6 +70,8 @@ class SourceBytes(io.RawIOBase):
         self._position = 0
         self._sound_heaps: set[int] = set()
         self._first_byte: int | None = None
+        self._trees: Trees | None = None
+        self._sound_indices: set[int] = set()
 
     @property
     @abstractmethod
@@ -116,6 +120,8 @@ class SourceBytes(io.RawIOBase):
             # blocks have long been others': a file that was edited has such, and is good.
             if _NAMES.match(view[:wanted]):
                 self._check_names(self._position)
+            if INDICES.match(view):
+                self._check_index(self._position, view)
         except IngestError as error:
             self.failure = copy(error)  # without its frames, which have this file in their hands
             raise
@@ -174,6 +180,32 @@ class SourceBytes(io.RawIOBase):
             raise self._heap_error(f"names at byte {position:,} is damaged", "damaged-heap")
         self._sound_heaps.add(position)
 
+    def _check_index(self, position: int, begin: memoryview) -> None:
+        fault = self._index_fault(position - self._base(), begin)
+        if fault is not None:
+            name = self.url.rsplit("/", 1)[-1]
+            message = f"{name}: the index at byte {position:,} {fault}"
+            raise HostileFileError(message, kind="damaged-index", source=self.url)
+
+    def _index_fault(self, address: int, begin: memoryview) -> str | None:
+        """Return what is wrong with a tree or an array that begins so at an address of HDF5's, or None."""
+        signature = bytes(begin[:4])
+        if signature == b"TREE":
+            if self._trees is None:
+                self._trees = Trees(_rank(self._part(0, _SUPERBLOCK_BYTES)))
+            return self._trees.fault(address, begin)
+        if signature != b"BTHD":
+            return fault_of_array(begin, self.size)
+        if address in self._sound_indices:
+            return None
+        self._sound_indices.add(address)
+        return fault_of_tree_2(begin, self._part, self.size)
+
+    def _part(self, address: int, length: int) -> bytearray:
+        """Return what lies at an address of HDF5's, as far as the file goes."""
+        position = self._base() + address
+        return self._peek(position, max(0, min(length, self.size - position)))
+
     def _base(self) -> int:
         """Return where HDF5 counts addresses from: its signature, which may follow a block of the user's."""
         if self._first_byte is None:
@@ -201,6 +233,11 @@ def _widths(superblock: bytearray) -> tuple[int, int]:
     """Return of how many bytes addresses and sizes are."""
     at = 13 if superblock[8] < 2 else 9
     return superblock[at], superblock[at + 1]
+
+
+def _rank(superblock: bytearray) -> int:
+    """Return half the entries of a tree's node of blocks: version 1 says it, to others it is what nobody changes."""
+    return int.from_bytes(superblock[24:26], "little") if superblock[8] == 1 else _USUAL_RANK
 
 
 def _free_blocks_end(data: bytearray, free: int) -> bool:
