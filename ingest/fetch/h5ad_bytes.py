@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
     import h5py
 
-__all__ = ["LocalBytes", "MemoryBytes", "SourceBytes"]
+__all__ = ["LONG_TEXTS", "LocalBytes", "MemoryBytes", "SourceBytes"]
+
+LONG_TEXTS = "long-texts"
+"""Kind of the error that there are longer texts than so many can be read at once."""
+_MOST_TEXT_BYTES = 64 << 20
 
 _HEAP = re.compile(rb"GCOL\x01\0\0\0")
 _HEAP_SIZE = struct.Struct("<Q")
@@ -67,6 +71,12 @@ class SourceBytes(io.RawIOBase):
         self.url = url
         self.failure: IngestError | None = None
         self.bytes_read = 0
+        self.longest_text = 0
+        """Bytes of the longest in any heap of texts read so far."""
+        self.texts_at_once = 1
+        """How many HDF5 has been asked for: all of them may be the same long one."""
+        self.most_text_bytes = _MOST_TEXT_BYTES
+        """What these may come to."""
         self._position = 0
         self._sound_heaps: set[int] = set()
         self._first_byte: int | None = None
@@ -162,9 +172,13 @@ class SourceBytes(io.RawIOBase):
             return  # HDF5 refuses such a heap by itself
         if length > _MOST_HEAP_BYTES:
             raise self._heap_error(f"texts at byte {position:,} is {length:,} bytes long", "decoded-size")
-        if not _ends(np.frombuffer(self._peek(position, length), np.uint8)):
+        longest = int(_longest(np.frombuffer(self._peek(position, length), np.uint8)))
+        if longest < 0:
             raise self._heap_error(f"texts at byte {position:,} is damaged", "damaged-heap")
         self._sound_heaps.add(position)
+        self.longest_text = max(self.longest_text, longest)
+        if self.texts_at_once > 1 and self.texts_at_once * longest > self.most_text_bytes:
+            raise self._heap_error(f"texts at byte {position:,} has one of {longest:,} bytes", LONG_TEXTS)
 
     def _check_names(self, position: int) -> None:
         if position in self._sound_heaps or position + _NAMES_HEADER_BYTES > self.size:
@@ -250,24 +264,26 @@ def _free_blocks_end(data: bytearray, free: int) -> bool:
 
 
 # Compiled: every text of a gene table passes through here, some 70,000 in a file.
-@njit("boolean(u1[::1])", cache=True, nogil=True)
-def _ends(heap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # typed by its signature
-    """Tell whether a walk by the objects' sizes moves on at each step and stays inside."""
-    at, end = np.int64(_HEAP_HEADER_BYTES), len(heap)
+@njit("int64(u1[::1])", cache=True, nogil=True)
+def _longest(heap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # typed by its signature
+    """Return the size of the largest object, -1 unless a walk by their sizes moves on at each step and stays inside."""
+    at, end, longest = np.int64(_HEAP_HEADER_BYTES), len(heap), np.int64(0)
     while end - at >= _HEAP_OBJECT_BYTES:
         size = np.uint64(0)
         for byte in range(8):
             size |= np.uint64(heap[at + 8 + byte]) << np.uint64(8 * byte)
         if size > np.uint64(end):
-            return False
+            return -1
         # Number 0 is the free space: its size counts its own header.
         is_free = heap[at] == 0 and heap[at + 1] == 0
         length = np.int64(size)
         step = length if is_free else np.int64(_HEAP_OBJECT_BYTES) + (length + 7) // 8 * 8
         if not _HEAP_OBJECT_BYTES <= step <= end - at:
-            return False
+            return -1
+        if not is_free:
+            longest = max(longest, length)
         at += step
-    return True
+    return longest
 
 
 class MemoryBytes(SourceBytes):

@@ -14,6 +14,7 @@ from ingest.testing.hostile.h5ad_indices import INDICES, add_tall_trees
 from ingest.testing.hostile.h5ad_matrix import MATRIX
 from ingest.testing.hostile.h5ad_storage import CANARY_BYTES, CANARY_H5, STORAGE
 from ingest.testing.hostile.h5ad_tables import TABLES
+from ingest.testing.hostile.h5ad_texts import TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,8 @@ def h5ad_cases() -> list[Case]:
     changed = [Case(name, _changed(change)) for name, change in {**MATRIX, **TABLES, **STORAGE}.items()]
     spoilt = [Case(name, _spoilt(spoil)) for name, spoil in BYTES.items()]
     led = [Case(name, _led_astray(spoil)) for name, spoil in INDICES.items()]
-    return [*changed, *spoilt, *led, *(Case(name, _written(data)) for name, data in RAW.items())]
+    texts = [Case(name, make) for name, make in TEXTS.items()]
+    return [*changed, *spoilt, *led, *texts, *(Case(name, _written(data)) for name, data in RAW.items())]
 
 
 def write_canaries(folder: Path, good: Path) -> tuple[Path, Path]:
