@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from ingest.block import Block, Counts
 from ingest.encode.decode_h5 import decode_dense
-from ingest.encode.guard import load_filters, most_bytes, refuse_bombs, refuse_detours, texts_of
+from ingest.encode.guard import load_filters, most_bytes, most_texts, refuse_bombs, refuse_detours, texts_of
 from ingest.errors import CorruptError
 from ingest.fetch.h5ad_bytes import MemoryBytes
 from ingest.genes import Genes
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["decode_chunk", "decode_counts", "decode_names"]
+
+_MOST_TEXT_BYTES = 256 << 20
+"""Of an array of texts that each have their own length, were all of them the longest: ours have a fixed one."""
 
 
 def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
@@ -34,8 +38,7 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
     """
     decode = decode_dense if key.endswith(".h5") else _decode_h5ad
     try:
-        with MemoryBytes(data, key).as_hdf5() as file:
-            refuse_detours(file)
+        with _opened(data, key) as file:
             return decode(file, most_bytes(len(data)))
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
@@ -56,8 +59,7 @@ def decode_counts(data: bytes | memoryview, *, key: str, most_entries: int) -> I
         yield from _widened_pieces(decode_chunk(data, key=key).counts, most_entries)
         return
     try:
-        with MemoryBytes(data, key).as_hdf5() as file:
-            refuse_detours(file)
+        with _opened(data, key) as file:
             load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
             yield from _counts_by_rows(file["X"], most_entries)
     except Exception as error:  # as in decode_chunk
@@ -73,12 +75,20 @@ def decode_names(data: bytes | memoryview, *, key: str) -> pa.StringArray:
         As `decode_chunk`, as far as it shows in them.
     """
     try:
-        with MemoryBytes(data, key).as_hdf5() as file:
-            refuse_detours(file)
+        with _opened(data, key) as file:
             names = texts_of(file["cells"]) if key.endswith(".h5") else _index(file["obs"])
             return pa.array(names, pa.string())
     except Exception as error:  # as in decode_chunk
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
+
+
+@contextmanager
+def _opened(data: bytes | memoryview, key: str) -> Iterator[h5py.File]:
+    stream = MemoryBytes(data, key)
+    with stream.as_hdf5() as file:
+        refuse_detours(file)
+        stream.texts_at_once, stream.most_text_bytes = most_texts(file), _MOST_TEXT_BYTES
+        yield file
 
 
 def _widened_pieces(counts: Counts, most_entries: int) -> Iterator[Counts]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import h5py
 
-__all__ = ["load_filters", "most_bytes", "refuse_bombs", "refuse_detours", "texts_of"]
+__all__ = ["load_filters", "most_bytes", "most_texts", "refuse_bombs", "refuse_detours", "texts_of"]
 
 _PLUGIN_FILTERS = frozenset({32004, 32015})
 """lz4 and zstd, as registered with HDF5."""
@@ -55,6 +55,18 @@ def refuse_detours(file: h5py.File) -> None:
     detour = file.visititems_links(link) or file.visititems(node)
     if detour:
         raise ValueError(detour)
+
+
+def most_texts(file: h5py.File) -> int:
+    """Return how many texts of any length one array has at most: in 16 bytes, each may name the same long one."""
+    sizes = [1]
+
+    def note(_: str, found: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(found, h5py.Dataset) and found.dtype.hasobject:
+            sizes.append(found.size or 0)
+
+    file.visititems(note)
+    return max(sizes)
 
 
 def load_filters(*datasets: h5py.Dataset) -> None:

@@ -4,7 +4,7 @@ HDF5 (2.0, tried) walks a global heap, where texts of variable length lie, by th
 or one that wraps around, and it walks in a circle for ever, in C, holding h5py's lock. It walks the free blocks of a
 local heap, where a group's names lie, by the place of the next: where they lead back, it takes memory at each step
 until there is none. So every heap that passes through here is walked first. Format: "Global Heap" and "Local Heap" in
-the HDF5 file format specification.
+the HDF5 file format specification. Trees that are none end the process: `ingest.fetch.h5ad_trees` looks at them.
 
 h5py (3.16, tried) keeps a file object alive from C for as long as somebody has the property list it opened it with,
 and so for as long as somebody has an exception from inside the opening, whose frames have the list. What is still
@@ -26,13 +26,18 @@ import numpy as np
 from numba import njit
 
 from ingest.errors import HostileFileError, IngestError
+from ingest.fetch.h5ad_trees import INDICES, Trees, fault_of_array, fault_of_tree_2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import h5py
 
-__all__ = ["LocalBytes", "MemoryBytes", "SourceBytes"]
+__all__ = ["LONG_TEXTS", "LocalBytes", "MemoryBytes", "SourceBytes"]
+
+LONG_TEXTS = "long-texts"
+"""Kind of the error that there are longer texts than so many can be read at once."""
+_MOST_TEXT_BYTES = 64 << 20
 
 _HEAP = re.compile(rb"GCOL\x01\0\0\0")
 _HEAP_SIZE = struct.Struct("<Q")
@@ -50,8 +55,9 @@ _FREE_BLOCK = struct.Struct("<QQ")
 """Place of the next, and size."""
 _LAST_FREE = 1
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SUPERBLOCK_BYTES = 16
-"""Of it, as far as the widths."""
+_SUPERBLOCK_BYTES = 26
+"""Of it, as far as the widths, and the rank of trees where it has that."""
+_USUAL_RANK = 32
 
 
 class SourceBytes(io.RawIOBase):
@@ -65,9 +71,17 @@ class SourceBytes(io.RawIOBase):
         self.url = url
         self.failure: IngestError | None = None
         self.bytes_read = 0
+        self.longest_text = 0
+        """Bytes of the longest in any heap of texts read so far."""
+        self.texts_at_once = 1
+        """How many HDF5 has been asked for: all of them may be the same long one."""
+        self.most_text_bytes = _MOST_TEXT_BYTES
+        """What these may come to."""
         self._position = 0
         self._sound_heaps: set[int] = set()
         self._first_byte: int | None = None
+        self._trees: Trees | None = None
+        self._sound_indices: set[int] = set()
 
     @property
     @abstractmethod
@@ -116,6 +130,8 @@ class SourceBytes(io.RawIOBase):
             # blocks have long been others': a file that was edited has such, and is good.
             if _NAMES.match(view[:wanted]):
                 self._check_names(self._position)
+            if INDICES.match(view):
+                self._check_index(self._position, view)
         except IngestError as error:
             self.failure = copy(error)  # without its frames, which have this file in their hands
             raise
@@ -156,9 +172,13 @@ class SourceBytes(io.RawIOBase):
             return  # HDF5 refuses such a heap by itself
         if length > _MOST_HEAP_BYTES:
             raise self._heap_error(f"texts at byte {position:,} is {length:,} bytes long", "decoded-size")
-        if not _ends(np.frombuffer(self._peek(position, length), np.uint8)):
+        longest = int(_longest(np.frombuffer(self._peek(position, length), np.uint8)))
+        if longest < 0:
             raise self._heap_error(f"texts at byte {position:,} is damaged", "damaged-heap")
         self._sound_heaps.add(position)
+        self.longest_text = max(self.longest_text, longest)
+        if self.texts_at_once > 1 and self.texts_at_once * longest > self.most_text_bytes:
+            raise self._heap_error(f"texts at byte {position:,} has one of {longest:,} bytes", LONG_TEXTS)
 
     def _check_names(self, position: int) -> None:
         if position in self._sound_heaps or position + _NAMES_HEADER_BYTES > self.size:
@@ -173,6 +193,32 @@ class SourceBytes(io.RawIOBase):
         if not _free_blocks_end(self._peek(base + address, length), free):
             raise self._heap_error(f"names at byte {position:,} is damaged", "damaged-heap")
         self._sound_heaps.add(position)
+
+    def _check_index(self, position: int, begin: memoryview) -> None:
+        fault = self._index_fault(position - self._base(), begin)
+        if fault is not None:
+            name = self.url.rsplit("/", 1)[-1]
+            message = f"{name}: the index at byte {position:,} {fault}"
+            raise HostileFileError(message, kind="damaged-index", source=self.url)
+
+    def _index_fault(self, address: int, begin: memoryview) -> str | None:
+        """Return what is wrong with a tree or an array that begins so at an address of HDF5's, or None."""
+        signature = bytes(begin[:4])
+        if signature == b"TREE":
+            if self._trees is None:
+                self._trees = Trees(_rank(self._part(0, _SUPERBLOCK_BYTES)))
+            return self._trees.fault(address, begin)
+        if signature != b"BTHD":
+            return fault_of_array(begin, self.size)
+        if address in self._sound_indices:
+            return None
+        self._sound_indices.add(address)
+        return fault_of_tree_2(begin, self._part, self.size)
+
+    def _part(self, address: int, length: int) -> bytearray:
+        """Return what lies at an address of HDF5's, as far as the file goes."""
+        position = self._base() + address
+        return self._peek(position, max(0, min(length, self.size - position)))
 
     def _base(self) -> int:
         """Return where HDF5 counts addresses from: its signature, which may follow a block of the user's."""
@@ -203,6 +249,11 @@ def _widths(superblock: bytearray) -> tuple[int, int]:
     return superblock[at], superblock[at + 1]
 
 
+def _rank(superblock: bytearray) -> int:
+    """Return half the entries of a tree's node of blocks: version 1 says it, to others it is what nobody changes."""
+    return int.from_bytes(superblock[24:26], "little") if superblock[8] == 1 else _USUAL_RANK
+
+
 def _free_blocks_end(data: bytearray, free: int) -> bool:
     """Tell whether the walk from block to block ends, or leaves `data`, where HDF5 stops by itself."""
     for _ in range(len(data) // _FREE_BLOCK.size + 1):  # no more have room
@@ -213,24 +264,26 @@ def _free_blocks_end(data: bytearray, free: int) -> bool:
 
 
 # Compiled: every text of a gene table passes through here, some 70,000 in a file.
-@njit("boolean(u1[::1])", cache=True, nogil=True)
-def _ends(heap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # typed by its signature
-    """Tell whether a walk by the objects' sizes moves on at each step and stays inside."""
-    at, end = np.int64(_HEAP_HEADER_BYTES), len(heap)
+@njit("int64(u1[::1])", cache=True, nogil=True)
+def _longest(heap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # typed by its signature
+    """Return the size of the largest object, -1 unless a walk by their sizes moves on at each step and stays inside."""
+    at, end, longest = np.int64(_HEAP_HEADER_BYTES), len(heap), np.int64(0)
     while end - at >= _HEAP_OBJECT_BYTES:
         size = np.uint64(0)
         for byte in range(8):
             size |= np.uint64(heap[at + 8 + byte]) << np.uint64(8 * byte)
         if size > np.uint64(end):
-            return False
+            return -1
         # Number 0 is the free space: its size counts its own header.
         is_free = heap[at] == 0 and heap[at + 1] == 0
         length = np.int64(size)
         step = length if is_free else np.int64(_HEAP_OBJECT_BYTES) + (length + 7) // 8 * 8
         if not _HEAP_OBJECT_BYTES <= step <= end - at:
-            return False
+            return -1
+        if not is_free:
+            longest = max(longest, length)
         at += step
-    return True
+    return longest
 
 
 class MemoryBytes(SourceBytes):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ingest.fetch.h5ad_table import open_table
+from ingest.fetch.h5ad_texts import read_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def read_frame(file: OpenH5ad, path: str) -> pd.DataFrame:
         node = file.file[path]
         is_todays = node.attrs.get("encoding-type") == "dataframe" and node.attrs.get("encoding-version") == "0.2.0"
         # Of older files, which do not say what all their elements are, anndata warns for each.
-        frame = read_elem(node) if is_todays else None
+        frame = read_whole(file, path, lambda: read_elem(node)) if is_todays else None
         return check_frame(frame if isinstance(frame, pd.DataFrame) else _read_old(file, path))
 
 

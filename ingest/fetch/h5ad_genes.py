@@ -12,6 +12,7 @@ import xxhash
 
 from ingest.errors import SourceError
 from ingest.fetch.h5ad_table import Table, open_table
+from ingest.fetch.h5ad_texts import MOST_LABEL_BYTES, decoded_bytes
 from ingest.genes import Genes
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def read_genes(file: OpenH5ad, var_path: str, *, strip_version: bool = False) ->
     table = open_table(file, var_path)
     if table.n_rows > _MOST_GENES:
         raise file.error(var_path, f"{table.n_rows:,} genes", "decoded-size")
-    key = _fingerprint(table, strip_version=strip_version)
+    key = _fingerprint(file, table, strip_version=strip_version)
     found = _KNOWN.get(key)
     if found is None:
         found = _KNOWN[key] = _genes(file, table, var_path, strip_version=strip_version)
@@ -76,14 +77,18 @@ _MOST_KNOWN = 8
 """Vocabularies remembered: thousands of files of one catalogue have one, and parsing it is most of a survey."""
 
 
-def _fingerprint(table: Table, *, strip_version: bool) -> bytes:
+def _fingerprint(file: OpenH5ad, table: Table, *, strip_version: bool) -> bytes:
     """Return a digest of all that the genes of `table` follow from."""
     wanted = {*_ID_COLUMNS, *_NAME_COLUMNS, "feature_length"}
     digest = xxhash.xxh3_128(f"{strip_version} {table.n_rows}".encode())
     columns = {name: column for name, column in table.columns.items() if name.lower() in wanted}
+    left = MOST_LABEL_BYTES
     for name, column in [("", table.index), *columns.items()]:
         for start in range(0, table.n_rows, _ROWS):
             part = column.read(start, min(start + _ROWS, table.n_rows))
+            left -= decoded_bytes(part)
+            if left < 0:
+                raise file.error(table.path, f"names of more than {MOST_LABEL_BYTES:,} bytes", "decoded-size")
             digest.update(f"{len(name)}{name}{part.type}".encode())
             for values in (part.indices, part.dictionary) if isinstance(part, pa.DictionaryArray) else (part,):
                 for buffer in values.buffers():

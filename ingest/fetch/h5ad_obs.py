@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ingest.errors import ConfigError, SourceError
 from ingest.fetch.h5ad_table import open_table
+from ingest.fetch.h5ad_texts import decoded_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ __all__ = ["iter_obs", "names_unique", "obs_columns", "obs_names"]
 
 _NAME_ROWS = 1 << 14
 _NAME_BLOCKS = 16
+_MOST_NAME_BYTES = 64 << 20
+"""Of a block."""
 _HASHES_AT_ONCE = 1 << 24
 _SUSPECTS = 1024
 
@@ -146,6 +149,8 @@ def _name_block(file: OpenH5ad, block: int) -> pa.StringArray:
         return cache[block]
     table = open_table(file, "obs")
     names = table.index.read(block * _NAME_ROWS, min((block + 1) * _NAME_ROWS, table.n_rows))
+    if decoded_bytes(names) > _MOST_NAME_BYTES:
+        raise file.error("obs", f"names of {decoded_bytes(names):,} bytes in {len(names):,} rows", "decoded-size")
     cache[block] = names = _as_text(names)
     while len(cache) > _NAME_BLOCKS:
         cache.popitem(last=False)

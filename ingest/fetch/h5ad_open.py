@@ -4,7 +4,8 @@ HDF5 follows links into other files, reads raw bytes of any path through externa
 declares. So every link and every dataset header is examined first, through h5py's low-level interface, which follows
 nothing by itself. Rules, each the ``kind`` of the error: ``not-hdf5``, ``truncated``, ``unreadable``, ``not-h5ad``,
 ``external-link``, ``soft-link``, ``link-cycle``, ``unknown-link``, ``external-storage``, ``virtual-dataset``,
-``declared-size``, ``decoded-size``, ``too-many-objects``, ``not-utf8``.
+``declared-size``, ``decoded-size``, ``too-many-objects``, ``not-utf8``; ``damaged-heap``, ``damaged-index`` of
+`ingest.fetch.h5ad_bytes`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import h5py
 
 from ingest.errors import ConfigError, HostileFileError, IngestError, SourceChangedError, SourceError, TransientError
 from ingest.exhausted import exhausted
-from ingest.fetch.h5ad_bytes import LocalBytes, SourceBytes, version_of
+from ingest.fetch.h5ad_bytes import LONG_TEXTS, LocalBytes, SourceBytes, version_of
 from ingest.fetch.h5ad_links import OpenBudget, check_links
 from ingest.fetch.h5ad_remote import RemoteBytes, stat_remote
 from ingest.source import Source
@@ -88,6 +89,11 @@ class OpenH5ad:
     def bytes_read(self) -> int:
         """Bytes read from the disk or over the network so far."""
         return self._stream.bytes_read
+
+    @property
+    def longest_text(self) -> int:
+        """Bytes of the longest text of its own length that lies where anything has been read so far."""
+        return self._stream.longest_text
 
     @property
     def size_bytes(self) -> int:
@@ -163,7 +169,15 @@ class OpenH5ad:
         """
         where = f"{node.name.lstrip('/') or '/'}@{name}"
         with self.reading(where):
-            value = node.attrs.get(name)
+            n_texts = node.attrs.get_id(name).get_space().get_simple_extent_npoints() if name in node.attrs else 0
+        try:
+            with self.reading(where, texts=n_texts):
+                value = node.attrs.get(name)
+        except HostileFileError as error:
+            if error.kind != LONG_TEXTS:
+                raise
+            raise self.error(where, f"{n_texts:,} texts that may all be a long one", "decoded-size") from error
+        with self.reading(where):
             if isinstance(value, bytes):
                 value = value.decode()
             if isinstance(value, str):
@@ -190,8 +204,9 @@ class OpenH5ad:
             raise _changed(self.source, version)
 
     @contextmanager
-    def reading(self, what: str) -> Iterator[None]:
-        """Turn whatever h5py raises while `what` is read into an error of the project."""
+    def reading(self, what: str, *, texts: int = 1) -> Iterator[None]:
+        """Turn whatever h5py raises while `what`, of so many texts, is read into an error of the project."""
+        self._stream.texts_at_once = texts
         try:
             yield
         except IngestError:
@@ -206,6 +221,8 @@ class OpenH5ad:
             if (spent := exhausted(error, str(self.source))) is not None:
                 raise spent from error
             raise self.error(what, f"cannot be read ({error})", "unreadable") from error
+        finally:
+            self._stream.texts_at_once = 1
 
 
 def open_h5ad(

@@ -35,6 +35,8 @@ _RUN_BYTES = 512 << 10
 _SLICE_BYTES = 4 << 20
 _LEAST_BLOCK_BYTES = 4 << 10
 """HDF5 reads smaller blocks faster than Python asks for them."""
+_MOST_SWOLLEN, _SWOLLEN_BYTES = 2, 4 << 10
+"""A block takes at most so many times what it becomes, and so many bytes: each of a thousand may be the whole file."""
 _CODECS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF)
 _PIPELINES: dict[tuple[int, ...], tuple[int | None, int | None]] = {
     (): (None, None),
@@ -236,7 +238,12 @@ def _find_blocks(opened: OpenH5ad, dataset: h5py.Dataset) -> _Blocks | None:
     filters = _filters(dataset)
     if filters is None or prod(dataset.chunks) * dataset.dtype.itemsize < _LEAST_BLOCK_BYTES:
         return None
-    return _chunked(dataset, *filters)
+    blocks = _chunked(dataset, *filters)
+    most = _MOST_SWOLLEN * blocks.elements * dataset.dtype.itemsize + _SWOLLEN_BYTES
+    if blocks.sizes.max(initial=0) > most:
+        message = f"a block of {blocks.elements:,} elements takes {int(blocks.sizes.max()):,} bytes"
+        raise opened.error(dataset.name.lstrip("/"), message, "decoded-size")
+    return blocks
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:

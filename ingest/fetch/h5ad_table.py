@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.fetch.h5ad_texts import MOST_LABEL_BYTES, read_texts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -143,11 +145,20 @@ def _plain(opened: OpenH5ad, path: str, n_rows: int) -> Column | None:
     if dataset.shape[0] != n_rows:
         raise opened.error(path, f"has {dataset.shape[0]:,} rows where its table has {n_rows:,}", "shape")
 
+    return Column(kind, _reader(opened, path, dataset, dataset.dtype, kind))
+
+
+def _reader(opened: OpenH5ad, path: str, view: Any, dtype: np.dtype[Any], kind: pa.DataType) -> Any:
+    """Return what reads rows of `view`, a dataset or a field of one, of type `dtype`."""
+    if pa.types.is_string(kind):
+        width = dtype.itemsize if dtype.kind == "S" else 0
+        return lambda start, stop: read_texts(opened, path, view, width, start, stop)
+
     def read(start: int, stop: int) -> pa.Array:
         with opened.reading(path):
-            return _to_arrow(dataset[start:stop], kind)
+            return pa.array(np.ascontiguousarray(view[start:stop], kind.to_pandas_dtype()))
 
-    return Column(kind, read)
+    return read
 
 
 def _from_compound(opened: OpenH5ad, path: str, _: h5py.Dataset) -> Table:
@@ -167,12 +178,7 @@ def _field(opened: OpenH5ad, path: str, dataset: h5py.Dataset, name: str) -> Col
     kind = _arrow_type(dataset.dtype[name])
     if kind is None:
         return None
-    view = dataset.fields(name)
-
-    def read(start: int, stop: int) -> pa.Array:
-        with opened.reading(f"{path}[{name}]"):
-            return _to_arrow(view[start:stop], kind)
-
+    read = _reader(opened, f"{path}[{name}]", dataset.fields(name), dataset.dtype[name], kind)
     labels = f"uns/{name}_categories"
     plain = Column(kind, read)
     if pa.types.is_integer(kind) and isinstance(opened.get(labels), h5py.Dataset):
@@ -193,7 +199,7 @@ def _categorical(opened: OpenH5ad, path: str, codes: Column | None, labels_path:
 
     def read(start: int, stop: int) -> pa.Array:
         if not once:
-            once.append(_read_all(labels, n_labels))
+            once.append(_read_all(opened, labels_path, labels, n_labels))
         numbers = codes.read(start, stop).to_numpy()
         if numbers.size and (numbers.min() < -1 or numbers.max() >= n_labels):
             wrong = int(numbers[(numbers < -1) | (numbers >= n_labels)][0])
@@ -203,8 +209,12 @@ def _categorical(opened: OpenH5ad, path: str, codes: Column | None, labels_path:
     return Column(pa.dictionary(pa.int32(), labels.type), read)
 
 
-def _read_all(column: Column, n_rows: int) -> pa.Array:
-    parts = [column.read(at, min(at + _LABEL_ROWS, n_rows)) for at in range(0, n_rows, _LABEL_ROWS)]
+def _read_all(opened: OpenH5ad, path: str, column: Column, n_rows: int) -> pa.Array:
+    parts: list[pa.Array] = []
+    for at in range(0, n_rows, _LABEL_ROWS):
+        parts.append(column.read(at, min(at + _LABEL_ROWS, n_rows)))
+        if sum(part.nbytes for part in parts) > MOST_LABEL_BYTES:
+            raise opened.error(path, f"categories of more than {MOST_LABEL_BYTES:,} bytes", "decoded-size")
     return pa.concat_arrays(parts) if parts else pa.array([], column.type)
 
 
@@ -225,12 +235,3 @@ def _arrow_type(dtype: np.dtype[Any]) -> pa.DataType | None:
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or dtype.subdtype is not None:
         return None
     return pa.from_numpy_dtype(np.dtype(np.float32) if dtype == np.float16 else dtype.newbyteorder("="))
-
-
-def _to_arrow(values: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_string(kind):
-        try:
-            return pa.array(values.tolist(), pa.binary()).cast(pa.string())
-        except pa.ArrowInvalid as error:
-            raise UnicodeError(str(error)) from error
-    return pa.array(np.ascontiguousarray(values, kind.to_pandas_dtype()))

@@ -19,6 +19,7 @@ from ingest.errors import AbsentError
 from ingest.fetch.h5ad_frame import check_frame
 from ingest.fetch.h5ad_matrix import describe_matrix, describe_pairs
 from ingest.fetch.h5ad_table import open_table
+from ingest.fetch.h5ad_texts import read_whole
 from ingest.stream.columns import is_ordered, no_column
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def read_table(opened: OpenH5ad, path: str) -> pd.DataFrame:
     table = _table(opened, path)
     node = opened.get(path)
     if isinstance(node, h5py.Group) and opened.attribute(node, "encoding-type") == "dataframe":
-        with opened.reading(path):
-            frame: pd.DataFrame = check_frame(anndata.io.read_elem(node))
+        frame: pd.DataFrame = read_whole(opened, path, lambda: check_frame(anndata.io.read_elem(node)))
         return frame if len(frame.columns) else frame.set_axis(pd.Index([], dtype=object), axis=1)
     return read_rows(opened, path, 0, table.n_rows)
 
@@ -130,8 +130,7 @@ def read_element(opened: OpenH5ad, path: str) -> Any:
     node = opened.get(path)
     if node is None:
         raise _absent(opened, path)
-    with opened.reading(path):
-        value = anndata.io.read_elem(node)
+    value = read_whole(opened, path, lambda: anndata.io.read_elem(node))
     if isinstance(value, np.ndarray) and value.dtype.names and path in _AXIS_ARRAYS:
         value = {name: value[name] for name in value.dtype.names}
     _check_sparse(opened, path, value)

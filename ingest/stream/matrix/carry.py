@@ -17,6 +17,7 @@ import numpy as np
 from ingest.encode.elements import DICT, encoding
 from ingest.fetch.h5ad_matrix import describe_at
 from ingest.fetch.h5ad_table import open_table
+from ingest.fetch.h5ad_texts import read_whole
 from ingest.stream.matrix.put import copy_object, put_matrix
 from ingest.stream.matrix.source import describe_x
 from ingest.stream.matrix.tables import check_table, put_frame, put_table, write_element
@@ -214,9 +215,9 @@ def _put_old(source: OpenH5ad, target: Target, name: str) -> None:
 def _read(source: OpenH5ad, path: str) -> Any:
     from anndata.io import read_elem
 
-    with warnings.catch_warnings(), source.reading(path):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of elements that do not say what they are
-        return read_elem(source.file[path])
+        return read_whole(source, path, lambda: read_elem(source.file[path]))
 
 
 def _recolour(file: h5py.File, kept: Mapping[str, Array]) -> None:

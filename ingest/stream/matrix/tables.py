@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -11,6 +12,7 @@ import pyarrow as pa
 from ingest.encode.elements import DICT
 from ingest.fetch.h5ad_frame import read_frame
 from ingest.fetch.h5ad_table import open_table, table_members
+from ingest.fetch.h5ad_texts import read_whole
 from ingest.fetch.heap import give_freed_memory_back
 from ingest.stream.matrix.put import copy_object
 
@@ -94,8 +96,6 @@ def _is_todays(node: Any) -> bool:
 
 
 def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Any, *, drop_unused: bool) -> dict[str, Array]:
-    from anndata.io import read_elem
-
     group = file.create_group(path)
     kept: dict[str, Array] = {}
     with source.reading(path):
@@ -106,8 +106,8 @@ def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Any, *, drop_unused
         if _is_text(source, f"{path}/{name}"):
             _put_text(source, file, f"{path}/{name}", rows)
             continue
-        with source.reading(f"{path}/{name}"):
-            column = {name: read_elem(source.file[path][name])[rows]}
+        place = f"{path}/{name}"
+        column = {name: read_whole(source, place, partial(_rows_of, source.file, place, rows))}
         kept |= _without_unused(column, name) if drop_unused else {}
         try:
             write_element(file, f"{path}/{name}", column[name])
@@ -124,6 +124,13 @@ def _is_text(source: OpenH5ad, path: str) -> bool:
         return False
     kind = h5py.check_string_dtype(node.dtype)
     return kind is not None and kind.length is None and node.ndim == 1 and len(node) > 0
+
+
+def _rows_of(file: h5py.File, path: str, rows: Any) -> Array:
+    from anndata.io import read_elem
+
+    found: Array = read_elem(file[path])[rows]
+    return found
 
 
 def _put_text(source: OpenH5ad, file: h5py.File, path: str, rows: Any) -> None:

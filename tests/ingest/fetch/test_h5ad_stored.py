@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import shutil
+import struct
 import threading
 import zlib
 from pathlib import Path
@@ -321,6 +322,28 @@ def test_blocks_beyond_the_file(make):
         with pytest.raises(HostileFileError, match="lie beyond the file's end") as caught:
             [list(stored.read(one)) for one in stored.stretches(0, N)]
     assert caught.value.kind == "truncated"
+
+
+def test_blocks_that_are_each_the_whole_file(make):
+    """Blocks that are decoded together are read together, 512 KiB of them; here 130 MB would be, of a file of 2 MB."""
+
+    def create(file):
+        chunked(NUMBERS, compression="gzip")(file)
+        file["pad"] = np.zeros(1 << 21, np.uint8)
+
+    path = make(create)
+    with h5py.File(path) as file:
+        infos = []
+        file["a"].id.chunk_iter(infos.append)
+    data = bytearray(path.read_bytes())
+    for info in infos:
+        entry = struct.pack("<IIQQQ", info.size, 0, info.chunk_offset[0], 0, info.byte_offset)
+        at = data.index(entry)
+        data[at : at + 4] = (1 << 21).to_bytes(4, "little")
+    path.write_bytes(data)
+    with open_h5ad(str(path)) as opened, pytest.raises(HostileFileError, match="takes 2,097,152 bytes") as caught:
+        StoredArray(opened, "a", threading.Lock())
+    assert caught.value.kind == "decoded-size"
 
 
 def test_threads_read_at_once(make):
