@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ingest.block import Block, Counts
 from ingest.encode.decode_h5 import decode_dense
-from ingest.encode.guard import load_filters, most_bytes, most_texts, refuse_bombs, refuse_detours, texts_of
+from ingest.encode.guard import ChunkTexts, load_filters, most_bytes, refuse_bombs, refuse_detours
 from ingest.errors import CorruptError
 from ingest.fetch.h5ad_bytes import MemoryBytes
 from ingest.genes import Genes
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["decode_chunk", "decode_counts", "decode_names"]
-
-_MOST_TEXT_BYTES = 256 << 20
-"""Of an array of texts that each have their own length, were all of them the longest: ours have a fixed one."""
 
 
 def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
@@ -38,8 +35,8 @@ def decode_chunk(data: bytes | memoryview, *, key: str) -> Block:
     """
     decode = decode_dense if key.endswith(".h5") else _decode_h5ad
     try:
-        with _opened(data, key) as file:
-            return decode(file, most_bytes(len(data)))
+        with _opened(data, key) as (file, texts):
+            return decode(file, texts, most_bytes(len(data)))
     except Exception as error:  # damage makes HDF5 and its wrapper raise anything (OverflowError, SystemError, …)
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
 
@@ -59,7 +56,7 @@ def decode_counts(data: bytes | memoryview, *, key: str, most_entries: int) -> I
         yield from _widened_pieces(decode_chunk(data, key=key).counts, most_entries)
         return
     try:
-        with _opened(data, key) as file:
+        with _opened(data, key) as (file, _):
             load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
             yield from _counts_by_rows(file["X"], most_entries)
     except Exception as error:  # as in decode_chunk
@@ -75,20 +72,19 @@ def decode_names(data: bytes | memoryview, *, key: str) -> pa.StringArray:
         As `decode_chunk`, as far as it shows in them.
     """
     try:
-        with _opened(data, key) as file:
-            names = texts_of(file["cells"]) if key.endswith(".h5") else _index(file["obs"])
+        with _opened(data, key) as (file, texts):
+            names = texts(file["cells"] if key.endswith(".h5") else _index(file["obs"]))
             return pa.array(names, pa.string())
     except Exception as error:  # as in decode_chunk
         raise CorruptError(f"{key} is no readable chunk ({error})", kind="undecodable-chunk", key=key) from error
 
 
 @contextmanager
-def _opened(data: bytes | memoryview, key: str) -> Iterator[h5py.File]:
+def _opened(data: bytes | memoryview, key: str) -> Iterator[tuple[h5py.File, ChunkTexts]]:
     stream = MemoryBytes(data, key)
     with stream.as_hdf5() as file:
         refuse_detours(file)
-        stream.texts_at_once, stream.most_text_bytes = most_texts(file), _MOST_TEXT_BYTES
-        yield file
+        yield file, ChunkTexts(stream)
 
 
 def _widened_pieces(counts: Counts, most_entries: int) -> Iterator[Counts]:
@@ -107,11 +103,13 @@ def _row_ranges(indptr: np.ndarray[Any, np.dtype[np.int64]], most_entries: int) 
         start = stop
 
 
-def _decode_h5ad(file: h5py.File, most: int) -> Block:
+def _decode_h5ad(file: h5py.File, texts: ChunkTexts, most: int) -> Block:
     refuse_bombs(file, most)
     load_filters(*(file["X"][name] for name in ("data", "indices", "indptr")))
-    genes = _genes(file["var"])
-    return Block(_counts(file["X"]), _obs(file["obs"]), pa.array(_index(file["obs"]), pa.string()), genes)
+    obs = file["obs"]
+    return Block(
+        _counts(file["X"]), _obs(obs, texts), pa.array(texts(_index(obs)), pa.string()), _genes(file["var"], texts)
+    )
 
 
 def _check_csr(group: h5py.Group) -> None:
@@ -154,27 +152,27 @@ def _counts_by_rows(group: h5py.Group, most_entries: int) -> Iterator[Counts]:
         )
 
 
-def _index(group: h5py.Group) -> list[str]:
-    return texts_of(group[group.attrs["_index"]])
+def _index(group: h5py.Group) -> h5py.Dataset:
+    return group[group.attrs["_index"]]
 
 
-def _genes(var: h5py.Group) -> Genes:
+def _genes(var: h5py.Group, texts: ChunkTexts) -> Genes:
     return Genes(
-        tuple(_index(var)), tuple(texts_of(var["feature_name"])), tuple(int(x) for x in var["feature_length"][()])
+        tuple(texts(_index(var))), tuple(texts(var["feature_name"])), tuple(int(x) for x in var["feature_length"][()])
     )
 
 
-def _obs(obs: h5py.Group) -> pa.Table:
+def _obs(obs: h5py.Group, texts: ChunkTexts) -> pa.Table:
     names: Sequence[Any] = list(obs.attrs["column-order"])
     if not names:  # a table without columns still has rows
-        return pa.table({"": pa.nulls(len(obs[obs.attrs["_index"]]))}).select([])
-    return pa.table({str(name): _column(obs[name]) for name in names})
+        return pa.table({"": pa.nulls(len(_index(obs)))}).select([])
+    return pa.table({str(name): _column(obs[name], texts) for name in names})
 
 
-def _column(element: h5py.Group | h5py.Dataset) -> pa.Array:
+def _column(element: h5py.Group | h5py.Dataset, texts: ChunkTexts) -> pa.Array:
     if isinstance(element, h5py.Dataset):
         return pa.array(element[()])
     codes = element["codes"][()].astype(np.int32)
     return pa.DictionaryArray.from_arrays(
-        pa.array(codes, mask=codes < 0), pa.array(texts_of(element["categories"]), pa.string())
+        pa.array(codes, mask=codes < 0), pa.array(texts(element["categories"]), pa.string())
     )

@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.block import Block, Counts
-from ingest.encode.guard import load_filters, refuse_bombs, texts_of
+from ingest.encode.guard import load_filters, refuse_bombs
 from ingest.encode.value_type import VALUE_TYPES
 from ingest.genes import Genes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ingest.encode.guard import ChunkTexts
 
 __all__ = ["decode_dense"]
 
@@ -30,11 +32,13 @@ _MOST_BLOCK_BYTES = 256 << 20
 """Of one HDF5 chunk, which is whole in memory; ours have two megabytes, or one row."""
 
 
-def decode_dense(file: h5py.File, most: int) -> Block:
+def decode_dense(file: h5py.File, texts: ChunkTexts, most: int) -> Block:
     """Return the cells of an open dense chunk.
 
     Parameters
     ----------
+    texts
+        Reads its texts.
     most
         Bytes that its arrays, and its counts as CSR, may come to.
 
@@ -53,11 +57,11 @@ def decode_dense(file: h5py.File, most: int) -> Block:
     counts = _counts(matrix, file["obs/gene_count"][()], file["obs/umi_count"][()], most)
     var = file["var"]
     genes = Genes(
-        tuple(texts_of(file["genes"])),
-        tuple(texts_of(var["feature_name"])),
+        tuple(texts(file["genes"])),
+        tuple(texts(var["feature_name"])),
         tuple(int(length) for length in var["feature_length"][()]),
     )
-    return Block(counts, _obs(file["obs"], n_cells), pa.array(texts_of(file["cells"]), pa.string()), genes)
+    return Block(counts, _obs(file["obs"], n_cells, texts), pa.array(texts(file["cells"]), pa.string()), genes)
 
 
 def _matrix(node: h5py.Dataset) -> h5py.Dataset:
@@ -154,19 +158,18 @@ def _take_rows(places: Array, values: Array, start: int, n_rows: int, counts: Co
     return sums
 
 
-def _obs(group: h5py.Group, n_cells: int) -> pa.Table:
+def _obs(group: h5py.Group, n_cells: int, texts: ChunkTexts) -> pa.Table:
     columns = {}
     for place in group.attrs["column-order"]:
         node = group[place]
         if node.shape != (n_cells,):
             raise ValueError(f"obs/{place} of shape {node.shape} for {n_cells} cells")
-        columns[str(node.attrs.get("column", place))] = _column(node)
+        columns[str(node.attrs.get("column", place))] = _column(node, texts)
     return pa.table(columns) if columns else pa.table({"": pa.nulls(n_cells)}).select([])
 
 
-def _column(node: h5py.Dataset) -> pa.Array:
+def _column(node: h5py.Dataset, texts: ChunkTexts) -> pa.Array:
     if h5py.check_string_dtype(node.dtype) is None:
         return pa.array(node[()])
     missing = node.attrs.get("missing")
-    texts = texts_of(node)
-    return pa.array([None if text == missing else text for text in texts], pa.string()).dictionary_encode()
+    return pa.array([None if text == missing else text for text in texts(node)], pa.string()).dictionary_encode()

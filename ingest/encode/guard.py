@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 
-__all__ = ["load_filters", "most_bytes", "most_texts", "refuse_bombs", "refuse_detours", "texts_of"]
+from ingest.fetch.h5ad_bytes import LONG_TEXTS
 
+if TYPE_CHECKING:
+    from ingest.fetch.h5ad_bytes import SourceBytes
+
+__all__ = ["ChunkTexts", "load_filters", "most_bytes", "refuse_bombs", "refuse_detours"]
+
+_LEAST_TEXT_BYTES = 64 << 20
+"""Texts together may have so much of any chunk."""
+_TEXT_BYTES_AT_ONCE = 32 << 20
+"""What is read at once of them, were each the longest."""
 _PLUGIN_FILTERS = frozenset({32004, 32015})
 """lz4 and zstd, as registered with HDF5."""
 
@@ -57,18 +66,6 @@ def refuse_detours(file: h5py.File) -> None:
         raise ValueError(detour)
 
 
-def most_texts(file: h5py.File) -> int:
-    """Return how many texts of any length one array has at most: in 16 bytes, each may name the same long one."""
-    sizes = [1]
-
-    def note(_: str, found: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(found, h5py.Dataset) and found.dtype.hasobject:
-            sizes.append(found.size or 0)
-
-    file.visititems(note)
-    return max(sizes)
-
-
 def load_filters(*datasets: h5py.Dataset) -> None:
     """Let HDF5 find the filters of the counts, where they are not its own."""
     for dataset in datasets:
@@ -78,6 +75,53 @@ def load_filters(*datasets: h5py.Dataset) -> None:
                 import hdf5plugin  # noqa: F401 # importing registers them
 
 
-def texts_of(dataset: Any) -> list[str]:
-    """Return an array of texts, of fixed or of any length."""
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in dataset[()]]
+class ChunkTexts:
+    """Reads the arrays of texts of one chunk.
+
+    A text that has its own length takes 16 bytes, which say where it lies, and all rows may name the same long one. In
+    what is honest each stands there once, so that together they are no longer than the file.
+
+    Parameters
+    ----------
+    stream
+        What HDF5 reads the chunk from: it knows how long the longest text of a heap is.
+    """
+
+    def __init__(self, stream: SourceBytes) -> None:
+        self._stream = stream
+        self._left = max(stream.size, _LEAST_TEXT_BYTES)
+
+    def __call__(self, dataset: h5py.Dataset) -> list[str]:
+        """Return an array of texts, of fixed or of any length.
+
+        Raises
+        ------
+        ValueError
+            All that were read are longer together than the chunk has room for.
+        """
+        values = self._in_pieces(dataset) if dataset.dtype.hasobject and dataset.ndim == 1 else dataset[()]
+        return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+    def _in_pieces(self, dataset: h5py.Dataset) -> list[Any]:
+        values: list[Any] = []
+        while len(values) < len(dataset):
+            n = min(len(dataset) - len(values), max(1, _TEXT_BYTES_AT_ONCE // max(self._stream.longest_text, 1)))
+            piece = self._piece(dataset, len(values), n)
+            self._left -= sum(map(len, piece))
+            if self._left < 0:
+                raise ValueError(f"{dataset.name} has texts longer than the chunk has room for")
+            values += piece
+        return values
+
+    def _piece(self, dataset: h5py.Dataset, start: int, n: int) -> list[Any]:
+        """Return `n` texts, or none where it is known only now that so many may be too long."""
+        self._stream.texts_at_once = n
+        try:
+            return list(dataset[start : start + n])
+        except Exception:
+            failure, self._stream.failure = self._stream.failure, None
+            if failure is None or failure.kind != LONG_TEXTS:
+                raise
+            return []
+        finally:
+            self._stream.texts_at_once = 1

@@ -75,8 +75,6 @@ class SourceBytes(io.RawIOBase):
         """Bytes of the longest in any heap of texts read so far."""
         self.texts_at_once = 1
         """How many HDF5 has been asked for: all of them may be the same long one."""
-        self.most_text_bytes = _MOST_TEXT_BYTES
-        """What these may come to."""
         self._position = 0
         self._sound_heaps: set[int] = set()
         self._first_byte: int | None = None
@@ -177,7 +175,7 @@ class SourceBytes(io.RawIOBase):
             raise self._heap_error(f"texts at byte {position:,} is damaged", "damaged-heap")
         self._sound_heaps.add(position)
         self.longest_text = max(self.longest_text, longest)
-        if self.texts_at_once > 1 and self.texts_at_once * longest > self.most_text_bytes:
+        if self.texts_at_once > 1 and self.texts_at_once * longest > _MOST_TEXT_BYTES:
             raise self._heap_error(f"texts at byte {position:,} has one of {longest:,} bytes", LONG_TEXTS)
 
     def _check_names(self, position: int) -> None:

@@ -139,13 +139,14 @@ class CellNames:
         return found
 
     def _read(self, at: int) -> pa.StringArray:
-        from ingest.encode.guard import texts_of
+        from ingest.encode.guard import ChunkTexts
 
         manifest = self._reader.manifest
         try:
-            with ChunkFile(self._reader, at).as_hdf5() as file:
+            stream = ChunkFile(self._reader, at)
+            with stream.as_hdf5() as file:
                 node = file["cells"] if manifest.dense else file["obs"][file["obs"].attrs["_index"]]
-                names = pa.array(texts_of(node), pa.string())
+                names = pa.array(ChunkTexts(stream)(node), pa.string())
         except CorruptError:
             raise
         except Exception as error:  # damage makes HDF5 raise anything
