@@ -85,13 +85,17 @@ def parse_receipt(data: bytes, *, key: str) -> Receipt:
     """
     document = unseal(data, key=key)
     try:
-        check_fields(document, {"plan": is_text, "attempt": is_text, "chunks": each(lambda _: True)})
+        check_fields(document, {"plan": is_text, "attempt": is_text, "chunks": _is_filled_list})
         receipt = Receipt(document["plan"], document["attempt"], tuple(_chunk(entry) for entry in document["chunks"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CorruptError(f"{key} is no receipt ({error!r})", key=key) from error
     if receipt.key != key:
         raise CorruptError(f"{key} holds the receipt of {receipt.key}", key=key)
     return receipt
+
+
+def _is_filled_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0
 
 
 _MOST_AXES = 32

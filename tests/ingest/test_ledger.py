@@ -78,6 +78,11 @@ def test_a_sealed_document_of_another_kind_is_no_receipt(old, new):
         parse_receipt(seal(json.loads(text.replace(old, new))), key=key)
 
 
+def test_a_receipt_of_nothing_is_none():
+    with pytest.raises(CorruptError, match=r"is no receipt .*chunks is \[\]"):
+        parse_receipt(Receipt("p", "a", ()).seal(), key=receipt_key(3, 3))
+
+
 def test_a_file_is_put_once_and_another_is_refused(tmp_path):
     store, one, other = LocalStore(tmp_path / "dest"), tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"one")

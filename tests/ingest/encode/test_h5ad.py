@@ -22,13 +22,15 @@ from scipy import sparse
 from ingest.block import Block, Counts
 from ingest.digest import content_digest
 from ingest.encode.base import encode_block
-from ingest.encode.decode import decode_chunk
+from ingest.encode.decode import decode_chunk, decode_names
 from ingest.encode.open import CODECS, open_codec
-from ingest.errors import SourceError
+from ingest.errors import CorruptError, SourceError
 from ingest.genes import Genes
 from ingest.testing.blocks import blocks, dictionary, seeded_block
 from ingest.testing.census_genes import draw_genes
 from ingest.testing.examples import examples
+from ingest.testing.hostile.h5ad_texts import TEXTS
+from ingest.testing.watch import watched_memory
 
 
 def written(block, codec="deflate", level=1):
@@ -214,6 +216,21 @@ def test_one_name_beyond_all_others_does_not_lengthen_them():
     encoded = written(block)
     assert len(encoded.data) < 2_000_000
     assert decode_chunk(encoded.data, key="k").obs_names.to_pylist() == names.to_pylist()
+
+
+@pytest.mark.parametrize("decode", [decode_chunk, decode_names])
+def test_names_that_are_all_the_same_long_one_are_not_all_read(tmp_path, decode):
+    good = tmp_path / "good.h5ad"
+    good.write_bytes(written(seeded_block(24, 3)).data)
+    with h5py.File(good, "r+") as file:
+        if file["obs"].attrs["_index"] != "_index":
+            file["obs"].move(file["obs"].attrs["_index"], "_index")
+            file["obs"].attrs["_index"] = "_index"
+    TEXTS["texts-shared-names"](good, tmp_path / "bad.h5ad")
+    data = (tmp_path / "bad.h5ad").read_bytes()
+    with watched_memory() as peak, pytest.raises(CorruptError, match=r"texts longer than the chunk has room for"):
+        decode(data, key="k.h5ad")
+    assert peak.taken_bytes < 8 * 32 << 20  # a few times the text, of which there are 24
 
 
 @pytest.mark.parametrize(
