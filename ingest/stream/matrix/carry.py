@@ -80,6 +80,8 @@ def carry(source: OpenH5ad, target: Target, about: Mapping[str, Any], selection:
         if name not in file:
             file.create_group(name).attrs.update(DICT)
     _recolour(file, kept)
+    if not isinstance(file["uns"], h5py.Group):
+        raise source.error("uns", "is an array where entries belong", "unreadable")
     for key in chosen.without:
         file.pop(f"uns/{key}", None)
     for key, value in (chosen.uns or {}).items():

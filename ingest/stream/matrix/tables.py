@@ -108,8 +108,8 @@ def _cut(source: OpenH5ad, file: h5py.File, path: str, rows: Any, *, drop_unused
             continue
         place = f"{path}/{name}"
         column = {name: read_whole(source, place, partial(_rows_of, source.file, place, rows))}
-        kept |= _without_unused(column, name) if drop_unused else {}
         try:
+            kept |= _without_unused(column, name) if drop_unused else {}
             write_element(file, f"{path}/{name}", column[name])
         except (TypeError, ValueError, AttributeError) as error:  # compound, ragged, references, text with NUL in it
             message = f"holds what no table of an h5ad has ({error})"

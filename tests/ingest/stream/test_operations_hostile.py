@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ingest.errors import IngestError, NoMatrixError
+from ingest.errors import HostileFileError, IngestError, NoMatrixError
 from ingest.stream.convert import convert_to_csc, convert_to_csr
 from ingest.stream.iterate import iter_matrix_chunks
 from ingest.stream.matrix.rewrite import rewrite
@@ -15,6 +15,8 @@ from ingest.stream.normalize import normalize_total_log1p
 from ingest.stream.subset import write_filtered_subset
 from ingest.testing.h5ad_files import hostile_files
 from ingest.testing.h5ad_hostile import ACCEPTED
+from ingest.testing.hostile.cases import h5ad_cases
+from ingest.testing.hostile.good import write_good_h5ad
 
 TAKEN = {ACCEPTED, "not-finite", "negative", "fractional", "duplicate-entry", "duplicate-gene"}
 """Rules that values may break here, and names of genes."""
@@ -82,3 +84,15 @@ def test_the_corpus(operation, layout, tmp_path):
                 left.unlink()
     assert wrong == []
     assert {path.name for path in tmp_path.iterdir()} == before | {"made"}
+
+
+@pytest.mark.parametrize(("case", "operation"), [("uns-dataset", "normalize"), ("column-compound", "subset")])
+def test_parts_that_hold_something_else_are_named(case, operation, tmp_path):
+    path, out = tmp_path / "a.h5ad", tmp_path / "made" / "out.h5ad"
+    out.parent.mkdir()
+    [make] = [one.make for one in h5ad_cases() if one.name == case]
+    make(write_good_h5ad(tmp_path / "good.h5ad"), path)
+    with pytest.raises(HostileFileError, match=r"a\.h5ad: (uns|obs/score): ") as caught:
+        OPERATIONS[operation](path, out)
+    assert caught.value.kind == "unreadable"
+    assert list(out.parent.iterdir()) == []
