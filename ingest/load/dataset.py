@@ -325,8 +325,9 @@ class ChunkedCells:
         codes = self.obs.take(self.experiment_column, wanted).values
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         # An experiment may have cells in several datasets, of which each has some of its genes.
-        found: Bools = self._presence[codes] & self._own_genes[owner]
-        found[codes < 0] = False
+        known = codes >= 0
+        found: Bools = np.zeros((len(wanted), len(self.genes)), bool)
+        found[known] = self._presence[codes[known]] & self._own_genes[owner[known]]
         return found
 
     def to_anndata(self, rows: Int64 | Sequence[int], *, genes: Any = None) -> anndata.AnnData:

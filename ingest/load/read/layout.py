@@ -78,6 +78,8 @@ class ChunkLayouts:
             )
             firsts = np.flatnonzero(numbers_of(table["hdf5_chunk"].combine_chunks()) == 0)
             datasets = table["dataset"].combine_chunks()
+            if datasets.null_count:
+                raise ValueError("dataset is null somewhere")  # noqa: TRY301
             texts = datasets.dictionary.to_pylist()
             names = [texts[code] for code in numbers_of(datasets.indices)[firsts].tolist()]
             chunks = numbers_of(table["chunk"].combine_chunks())[firsts].tolist()

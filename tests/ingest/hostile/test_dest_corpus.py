@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import random
 import shutil
@@ -73,6 +74,22 @@ def test_some_changes_of_every_file(dest, answers, tmp_path):
         by_key.setdefault(change[1], []).append(change)
     some = [change for of_key in by_key.values() for change in draw.sample(of_key, min(3, len(of_key)))]
     go_through(dest, answers, tmp_path, some, lambda at: [SLOW[at // 8 % len(SLOW)]] if at % 8 == 0 else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("_ingest/receipts/000000000-000000000.json:chunks.0.sha256=8", "hvg"),
+        ("_ingest/receipts/000000000-000000000.json:chunks=short", "verify"),
+        ("planned:_ingest/survey-*.feather:source:minus", "status"),
+        ("chunk_index.json:chunks.0.maximum=6", "memmap"),
+        ("metadata/cells.feather:source:nulls", "load"),
+        ("chunk_offsets.feather:dataset:nulls", "load"),
+    ],
+)
+def test_changes_that_once_ended_in_something_else(dest, tmp_path, name, reader):
+    [change] = [change for change in dest_changes(dest) if fnmatch.fnmatchcase(change[0], name)]
+    check(next(entry for entry in DEST if entry.name == reader), changed(dest, tmp_path, change), name)
 
 
 @pytest.mark.long

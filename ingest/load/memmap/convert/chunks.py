@@ -33,6 +33,7 @@ __all__ = ["ChunkRows"]
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
+_MOST = (1 << 64) - 1
 _WINDOW_ENTRIES = 1 << 21
 """Decoded at once: 16 MB of values and gene numbers."""
 
@@ -113,8 +114,9 @@ class ChunkRows:
 
     @property
     def smallest_dtype(self) -> str | None:
-        """The smallest unsigned type that holds every count; None where they may be fractions."""
-        return smallest_uint_dtype(int(self.manifest.maximum)) if self.manifest.whole else None
+        """The smallest unsigned type that holds every count; None where they may be fractions, or none does."""
+        most = int(self.manifest.maximum)
+        return smallest_uint_dtype(most) if self.manifest.whole and 0 <= most <= _MOST else None
 
     def entries_before(self, rows: Int64) -> Int64:
         """Return how many counts stand before each of some cells, which ascend; chunks in whose midst one is are read.
