@@ -35,6 +35,7 @@ from ingest.testing.entry_points.base import attempt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ingest.testing.entry_points.base import EntryPoint
     from ingest.testing.fuzz_targets import Target
 
 __all__ = ["Finding", "Fuzzed", "fuzz"]
@@ -209,11 +210,7 @@ def _run_cases(seed: int, first: int, cases: int, keep: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         targets = make_targets(folder)
-        good = {
-            (target.name, entry.name): attempt(entry, target.good).answer
-            for target in targets
-            for entry in target.entries
-        }
+        good = _GoodAnswers()
         _limit_memory()
         for number in range(first, first + cases):
             draw = random.Random(f"{seed}-{number}")  # noqa: S311 # repeatable, not secret
@@ -222,11 +219,25 @@ def _run_cases(seed: int, first: int, cases: int, keep: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _GoodAnswers:
+    """What is read of what nobody has changed; each once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], str | None] = {}
+
+    def of(self, target: Target, entry: EntryPoint) -> str | None:
+        """Return the answer of one entry point."""
+        key = target.name, entry.name
+        if key not in self._found:
+            self._found[key] = attempt(entry, target.good).answer
+        return self._found[key]
+
+
 def _one(
     draw: random.Random,
     number: int,
     targets: tuple[Target, ...],
-    good: dict[tuple[str, str], str | None],
+    good: _GoodAnswers,
     folder: Path,
     keep: Path,
     out: Any,
@@ -245,22 +256,22 @@ def _one(
     fault = outcome.fault
     if fault is None and target.agree is not None and entry is target.agree[1]:
         fault = _unseen(target, path, outcome.answer, good)
-    same = outcome.answer == good[target.name, entry.name]
+    same = outcome.answer == good.of(target, entry)
     word = "refused" if outcome.answer is None else "same" if same else "other"
     if fault is None:
         kept.unlink()
     _say(out, {"number": number, "outcome": word, "fault": fault})
 
 
-def _unseen(target: Target, path: Path, answer: str | None, good: dict[tuple[str, str], str | None]) -> str | None:
+def _unseen(target: Target, path: Path, answer: str | None, good: _GoodAnswers) -> str | None:
     """Say when a loader reads something else and `verify` sees nothing."""
     if target.agree is None:
         return None
     verify, load = target.agree
-    if answer is None or answer == good[target.name, load.name]:
+    if answer is None or answer == good.of(target, load):
         return None
     verified = attempt(verify, path).answer
-    return "a silent difference" if verified == good[target.name, verify.name] else None
+    return "a silent difference" if verified == good.of(target, verify) else None
 
 
 def _limit_memory() -> None:

@@ -88,8 +88,10 @@ def losses(said: str) -> list[float]:
     ("script", "options"),
     [
         ("vae.py", ["--likelihood", "zinb", "--split-by", "donor"]),
-        ("masked_transformer.py", ["--tokenizer", "direct"]),
-        ("masked_transformer.py", ["--tokenizer", "binned", "--split-by", "sample"]),
+        pytest.param("masked_transformer.py", ["--tokenizer", "direct"], marks=pytest.mark.long),
+        pytest.param(
+            "masked_transformer.py", ["--tokenizer", "binned", "--split-by", "sample"], marks=pytest.mark.long
+        ),
         ("masked_transformer.py", ["--tokenizer", "log", "--num-workers", "1"]),
     ],
 )

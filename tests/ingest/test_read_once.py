@@ -61,7 +61,7 @@ def index(census, tmp_path_factory):
     return write_census_index(tmp_path_factory.mktemp("index") / "index.feather", census)
 
 
-@pytest.fixture(params=["tiles", "tiledb"])
+@pytest.fixture(params=["tiles", pytest.param("tiledb", marks=pytest.mark.long)])
 def counting(request, monkeypatch):
     """Count what is read inside of `SomaFetcher.read`, and read in slabs of a few bands."""
     monkeypatch.setenv(soma.READER_VARIABLE, request.param)

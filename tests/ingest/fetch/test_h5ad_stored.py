@@ -69,7 +69,10 @@ def chunked(values, **options):
     return lambda file: file.create_dataset("a", data=values, chunks=(CHUNK,), **options)
 
 
-@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i4", "<u2", "<i8", "|u1", "<f2"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["<f4", "<i8", "<u2", *(pytest.param(dtype, marks=pytest.mark.long) for dtype in ("<f8", "<i4", "|u1", "<f2"))],
+)
 @pytest.mark.parametrize(
     ("options", "below"),
     [

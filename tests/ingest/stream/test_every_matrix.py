@@ -147,7 +147,11 @@ def test_x_of_every_kind(matrix, tmp_path):
 RAW = [("csr", "uint16", "int64", None), ("csc", "float64", "int32", "lzf"), ("dense", "bool", "", "gzip")]
 
 
-@pytest.mark.parametrize("raw", RAW, ids=lambda case: case[0])
+@pytest.mark.parametrize(
+    "raw",
+    [RAW[0], *(pytest.param(case, marks=pytest.mark.long) for case in RAW[1:2]), RAW[2]],
+    ids=lambda case: case[0],
+)
 def test_what_goes_along_of_every_kind(raw, tmp_path):
     """One file with all of them as layers, and raw: cut, sorted or as they are, of their layout and type."""
     path = write_everything(tmp_path / "a.h5ad")
@@ -173,8 +177,15 @@ def test_what_goes_along_of_every_kind(raw, tmp_path):
         assert_same(made.raw.X, cells.raw.X)
 
 
-@pytest.mark.parametrize("legacy", ["0.6", "0.7"])
-@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+@pytest.mark.parametrize(
+    ("layout", "legacy"),
+    [
+        ("csr", "0.7"),
+        ("csc", "0.6"),
+        ("dense", "0.7"),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in (("csr", "0.6"), ("csc", "0.7"), ("dense", "0.6"))),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning", "ignore:.*are not unique now")
 def test_old_files(legacy, layout, tmp_path):
     """Whatever makes a file of an old one makes one of today; whatever changes it leaves what anndata reads."""
@@ -233,14 +244,21 @@ def check_as_anndata_writes(path, again):
     assert {said["encoding-type"] for said, _ in ours.values() if "encoding-type" in said} <= OLD
 
 
-@pytest.mark.parametrize("name", [*MAKE, *EDIT])
+def ways():
+    """Of what makes files each from one layout; from the others by `make test-long`."""
+    for at, name in enumerate(MAKE):
+        for turn, layout in enumerate(("csr", "csc", "dense")):
+            yield pytest.param(name, layout, marks=[] if at % 3 == turn else [pytest.mark.long])
+    for name in EDIT:
+        yield name, "csr"
+
+
+@pytest.mark.parametrize(("name", "layout"), [*ways()])
 @pytest.mark.filterwarnings("ignore:.*are not unique now")
-def test_every_element_is_as_anndata_writes_it(name, tmp_path):
-    for layout in ("csr", "csc", "dense") if name in MAKE else ("csr",):
-        (folder := tmp_path / layout).mkdir()
-        path = write_everything(folder / "a.h5ad", layout)
-        if name in MAKE:
-            path = MAKE[name](path, folder)
-        else:
-            EDIT[name](path)
-        check_as_anndata_writes(path, folder / "again.h5ad")
+def test_every_element_is_as_anndata_writes_it(name, layout, tmp_path):
+    path = write_everything(tmp_path / "a.h5ad", layout)
+    if name in MAKE:
+        path = MAKE[name](path, tmp_path)
+    else:
+        EDIT[name](path)
+    check_as_anndata_writes(path, tmp_path / "again.h5ad")
