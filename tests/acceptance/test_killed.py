@@ -135,8 +135,15 @@ def test_a_driver_on_ray_is_killed_and_leaves_no_process_behind(
     assert digest(dest) == digest(uninterrupted)
 
 
-@pytest.mark.parametrize("pool", ["serial", "ray"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    ("number", "pool"),
+    [
+        pytest.param(signal.SIGINT, "serial", id="ctrl-c-serial"),
+        pytest.param(signal.SIGTERM, "ray", id="sigterm-ray"),
+        pytest.param(signal.SIGTERM, "serial", id="sigterm-serial", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "ray", id="ctrl-c-ray", marks=pytest.mark.long),
+    ],
+)
 def test_an_interrupt_drains_and_resumes(
     number: signal.Signals,
     pool: str,

@@ -54,7 +54,7 @@ BESIDES = partial(pytest.param, marks=pytest.mark.long)
 """Of a destination that another test of `make test` goes to."""
 
 
-@pytest.fixture(params=["folder", "s3", "gcs"])
+@pytest.fixture(params=[BESIDES("folder"), "s3", "gcs"])
 def destination(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, str], dict]:
     """DEST, the environment that reaches it, and how fsspec, an independent reader, reaches it."""
     if request.param == "folder":
