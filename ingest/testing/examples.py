@@ -6,7 +6,7 @@ import os
 
 __all__ = ["examples"]
 
-_DEEP = 6
+_DEEP = 10
 """How many times as many `make test-long` tries."""
 
 

@@ -188,6 +188,10 @@ class Nodes:
         self._raylets.append(self._add())
         return agreed
 
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of all nodes, oldest first."""
+        return self._children()
+
     def workers(self) -> list[psutil.Process]:
         """Return the processes that hold a worker, oldest first."""
         family = self._children()

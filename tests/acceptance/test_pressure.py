@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from ingest.testing.fault_proxy import Fault, FaultProxy
+from ingest.testing.kills import Nodes
 from ingest.testing.servers import fast_s3_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ingest.testing.fault_proxy import Seen
@@ -87,14 +88,17 @@ def test_a_store_that_throttles_is_heeded_and_outlasted(
     bucket: tuple[FaultProxy, dict[str, str], str],
     census_index: Path,
     ingest: Callable[..., object],
+    program: Callable[..., object],
     pool: str,
     wish: str | None,
 ):
+    """On Ray in a process of its own: the workers of the Ray that tests share know another endpoint."""
     proxy, env, dest = bucket
+    run = program if pool == "ray" else ingest
     throttle = Throttle(rate=50)
     headers = {} if wish is None else {"Retry-After": wish}
     proxy.faults.append(Fault("answer", when=throttle, times=sys.maxsize, status=503, headers=headers))
-    ran = ingest("run", dest, "--index", census_index, *CHUNKS, "--pool", pool, "-d", 2, "--json", env=env)
+    ran = run("run", dest, "--index", census_index, *CHUNKS, "--pool", pool, "-d", 2, "--json", env=env)
     answers = Counter(throttle.answers)
     assert answers[True], "nothing was refused"
     # Whoever tries again at once is refused ten times for every time that he is served.
@@ -165,32 +169,54 @@ def requests(endpoint: str) -> dict[str, int]:
         return json.load(answer)["requests"]
 
 
-@pytest.mark.parametrize("pool", ["serial", pytest.param("ray", marks=pytest.mark.long)])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
-    census_index: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path, pool: str
-):
-    """No file may grow to the size of a chunk: what fits on the disk are plan and genes."""
+@pytest.fixture
+def full_disk(
+    census_index: Path, environment: dict[str, str], ingest: Callable[..., object], tmp_path: Path
+) -> Callable[..., None]:
+    """Run where no file may grow to the size of a chunk: what fits on the disk are plan and genes."""
     dest, whole = tmp_path / "dataset", tmp_path / "whole"
-    command = ["--index", census_index, "-n", 3_000, "-c", 600, "--pool", pool]
-    ingest("run", whole, *command)
-    smallest = min(path.stat().st_size for path in (whole / "chunks").iterdir())
-    full = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(smallest - 1), "run", str(dest), *map(str, command)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert full.returncode == 1, full.stderr
-    assert len([line for line in full.stderr.splitlines() if line.startswith("error: ")]) == 1
-    assert "no space left" in full.stderr
-    assert "Traceback" not in full.stderr
-    assert receipts(dest) == set()
-    assert not any((dest / "chunks").glob("*.h5ad"))
-    ingest("run", dest)
-    assert digest(dest) == digest(whole)
-    assert chunk_keys(dest) == chunk_keys(whole), "half a chunk is left"
+
+    def run(*options: object, pool: str, among: Sequence[psutil.Process] = (), env: Mapping[str, str] = {}) -> None:
+        command = ["--index", census_index, "-n", 3_000, *options]
+        ingest("run", whole, *command, "--pool", "serial")
+        smallest = min(path.stat().st_size for path in (whole / "chunks").iterdir())
+        for process in among:
+            process.rlimit(resource.RLIMIT_FSIZE, (smallest - 1, smallest - 1))
+        full = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(smallest - 1), "run", str(dest), *map(str, command), "--pool", pool],
+            env={**environment, **env},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert full.returncode == 1, full.stderr
+        assert len([line for line in full.stderr.splitlines() if line.startswith("error: ")]) == 1
+        assert "no space left" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert receipts(dest) == set()
+        assert not any((dest / "chunks").glob("*.h5ad"))
+        ingest("run", dest, "--pool", "serial")
+        assert digest(dest) == digest(whole)
+        assert chunk_keys(dest) == chunk_keys(whole), "half a chunk is left"
+
+    return run
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(full_disk: Callable[..., None]):
+    full_disk("-c", 600, pool="serial")
+
+
+@pytest.mark.long
+def test_full_disks_of_nodes_are_one_line(full_disk: Callable[..., None], environment: dict[str, str], tmp_path: Path):
+    """Chunks as large as they come: what Ray writes of itself must fit."""
+    open_to_all = {"RAY_AUTH_MODE": "disabled"}
+    nodes = Nodes({**environment, **open_to_all}, tmp_path / "nodes.log", 1)
+    try:
+        env = {**open_to_all, "RAY_ADDRESS": nodes.address}
+        full_disk("-c", 1_500, "--codec", "none", pool="ray", among=nodes.processes(), env=env)
+    finally:
+        nodes.close()
 
 
 LIMITED = """

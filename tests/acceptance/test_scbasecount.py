@@ -140,7 +140,7 @@ def test_bad_samples_in_the_bucket(
     assert ingest("status", dest, env=env, code=3).out.count("chunk") > 1
     assert not (dest / "_SUCCESS.json").exists()
 
-    ran = ingest("run", dest, "--without-bad", "-d", 2, "--json", env=env)
+    ran = ingest("run", dest, "--without-bad", "--pool", "serial", "--json", env=env)
     facts = ran.json()
     assert facts["complete"]
     assert {Source.parse(entry["source"]).label: entry["kind"] for entry in facts["left_out"]} == {

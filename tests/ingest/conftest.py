@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-settings.register_profile("suite", deadline=None, max_examples=examples(50))
+settings.register_profile("suite", deadline=None, max_examples=examples(35))
 settings.load_profile("suite")
 
 

@@ -303,7 +303,6 @@ def test_trouble_that_may_pass_is_never_left_out(copy, tmp_path, monkeypatch):
         return read(self, rows)
 
     monkeypatch.setattr(H5adFetcher, "read", fails)
-    monkeypatch.setattr("ingest.retry.time.sleep", lambda _: None)
     monkeypatch.setattr("ingest.open_sources.Budget", lambda **_: _no_patience())
     opened, report, said = finish_without_bad(dest)
     assert said == []

@@ -113,7 +113,7 @@ def rich(tmp_path):
     st.sampled_from(["csr", "csc", "dense"]), st.sampled_from(DTYPES), st.sampled_from([None, "gzip", "lzf"]),
     st.integers(0, 25), st.integers(0, 25), st.integers(0, 2**32 - 1), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_layout_type_and_filter(tmp_path, layout, dtype, compression, n, m, seed, in_order):
     rng = np.random.default_rng(seed)
     counts = sample_counts(n, m, density=rng.random(), seed=seed)

@@ -9,10 +9,10 @@ from ingest.testing.mutations import mutate
 
 
 def test_some_cases(tmp_path):
-    found = fuzz(seed=1, cases=60, keep=tmp_path / "kept")
+    found = fuzz(seed=1, cases=36, keep=tmp_path / "kept")
     assert found.findings == []
-    assert found.cases == 60
-    assert found.outcomes["refused"] > 20
+    assert found.cases == 36
+    assert found.outcomes["refused"] > 12
     assert list((tmp_path / "kept").iterdir()) == []
 
 

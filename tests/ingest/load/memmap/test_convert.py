@@ -22,6 +22,7 @@ from ingest.load.memmap.convert.run import run_conversion
 from ingest.load.memmap.convert.survey import draft_plan
 from ingest.load.memmap.names import FileNames
 from ingest.testing.conversions import Watching, assert_same_arrays, open_theirs, write_raw_file
+from ingest.testing.examples import examples
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -84,7 +85,7 @@ def test_folders_of_files_as_bionemo_scdl_converts_them(tmp_path, pool):
     assert_same_features(open_theirs(ours), open_theirs(tmp_path / "theirs"))
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(7), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(st.tuples(st.integers(1, 40), st.sampled_from([3, 12, 300])), min_size=1, max_size=3),
     dtype=st.sampled_from(["uint8", "uint16", "uint64", "float16", "float32", "float64"]),

@@ -97,7 +97,7 @@ def assert_same_rows(one, other):
 # torch's, of what bionemo-scdl makes of a batch
 @pytest.mark.filterwarnings("ignore:Sparse")
 @settings(
-    max_examples=examples(20),
+    max_examples=examples(12),
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -26,7 +26,7 @@ from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 FROM_FILES = settings(
-    deadline=None, max_examples=examples(24), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=examples(14), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

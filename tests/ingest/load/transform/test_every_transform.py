@@ -53,7 +53,7 @@ def same(one, other) -> bool:
 
 
 @every
-@settings(max_examples=examples(10))
+@settings(max_examples=examples(6))
 @given(window=windows(), data=st.data())
 def test_each_cell_is_treated_by_itself(transform, window, data):
     whole = transform(fresh(window))
@@ -64,7 +64,7 @@ def test_each_cell_is_treated_by_itself(transform, window, data):
 
 
 @every
-@settings(max_examples=examples(10))
+@settings(max_examples=examples(6))
 @given(window=windows())
 def test_zero_becomes_zero_and_nothing_else_does(transform, window):
     before, after = rows_of(window), rows_of(transform(fresh(window)))
