@@ -23,6 +23,7 @@ from ingest.errors import (
     SourceError,
     TransientError,
 )
+from ingest.fetch.checked.ranges import AnotherRangeError
 from ingest.fetch.h5ad_bytes import SourceBytes
 from ingest.fetch.s3_sources import has_s3_credentials, s3_endpoint
 from ingest.masked_logs import mask_logs
@@ -92,15 +93,16 @@ def remote_filesystem(url: str, *, endpoint_url: str | None = None) -> Any:
     """
     # Probing each bucket for hierarchical namespaces costs up to a minute against anything but Google itself.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    import fsspec
-
     scheme = url.split("://", 1)[0].lower()
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):
         options["anon"] = not has_s3_credentials()
         if endpoint := endpoint_url or s3_endpoint():
             options["endpoint_url"] = check_endpoint(endpoint)
-    elif scheme in ("gs", "gcs"):
+        from ingest.fetch.checked.s3 import CheckedS3
+
+        return CheckedS3(**options)
+    if scheme in ("gs", "gcs"):
         if endpoint_url:
             options["endpoint_url"] = check_endpoint(endpoint_url)
         if endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -110,13 +112,18 @@ def remote_filesystem(url: str, *, endpoint_url: str | None = None) -> Any:
         elif url.split("://", 1)[1].split("/", 1)[0] == PUBLIC_BUCKET:
             # A person's own credentials are neither needed there nor necessarily in order.
             options["token"] = "anon"  # noqa: S105  # as above
-    elif scheme not in ("http", "https"):
-        raise ConfigError(
-            f"{url}: no reader for {scheme}://",
-            kind="unknown-scheme",
-            hint="h5ad files are read from local paths, s3://, gs://, http:// and https://",
-        )
-    return fsspec.filesystem(scheme, **options)
+        from ingest.fetch.checked.gcs import CheckedGcs
+
+        return CheckedGcs(**options)
+    if scheme in ("http", "https"):
+        from ingest.fetch.checked.http import CheckedHttp
+
+        return CheckedHttp(**options)
+    raise ConfigError(
+        f"{url}: no reader for {scheme}://",
+        kind="unknown-scheme",
+        hint="h5ad files are read from local paths, s3://, gs://, http:// and https://",
+    )
 
 
 def stat_remote(url: str, filesystem: Any | None = None) -> RemoteStat:
@@ -416,6 +423,13 @@ def remote_error(url: str, error: BaseException) -> IngestError:
         return CredentialsError(f"{url}: no credentials ({text})", source=url)
     if isinstance(error, ValueError) and "range requests" in str(error):
         return SourceError(f"{url}: the server serves no ranges", kind="no-ranges", hint="copy it to disk", source=url)
+    if isinstance(error, AnotherRangeError):
+        return TransientError(
+            f"{url}: an answer of other bytes ({error})",
+            kind="other-answer",
+            hint="a proxy or a cache may be in between",
+            source=url,
+        )
     headers = getattr(error, "headers", None)
     wish = retry_after_s(headers.get("Retry-After")) if headers is not None and hasattr(headers, "get") else None
     return TransientError(f"{url}: {text}", kind="network", source=url, retry_after_s=wish)

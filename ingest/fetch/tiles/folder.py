@@ -134,10 +134,10 @@ class RemoteArray:
     most_bytes = 4 << 20
 
     def __init__(self, url: str, options: dict[str, Any], line: Line) -> None:
-        import fsspec
+        from ingest.fetch.checked.s3 import CheckedS3
 
         self._url, self._line = url.rstrip("/"), line
-        self._filesystem = fsspec.filesystem("s3", use_listings_cache=False, **options)
+        self._filesystem = CheckedS3(use_listings_cache=False, **options)
         self._retrier = Retrier(_BUDGET)
 
     def names(self) -> set[str]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import numpy as np
@@ -34,82 +31,17 @@ from ingest.retry import Budget
 from ingest.source import Source
 from ingest.survey.h5ad import survey_h5ad
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
+from ingest.testing.range_server import range_server
 
 # Client sessions of fsspec live as long as its own thread and are collected at odd moments.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
-class RangeServer(ThreadingHTTPServer):
-    """Serves byte strings by path, with ranges; `faults` are answers to give before a good one."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), RangeHandler)
-        self.files = {}
-        self.etags = {}
-        self.faults = []
-        self.serves_ranges = True
-        self.ranges = []
-
-    def put(self, name, data, etag=None):
-        self.files[f"/{name}"] = data
-        self.etags[f"/{name}"] = etag
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class RangeHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, *, body):
-        data = self.server.files.get(self.path)
-        fault = self.server.faults.pop(0) if body and self.server.faults else None
-        if data is None or isinstance(fault, int):
-            self.send_response(404 if data is None else fault)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked and self.server.serves_ranges:
-            start, stop = int(asked[1]), min(int(asked[2]) + 1, len(data))
-            self.server.ranges.append((start, stop))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-            data = data[start:stop]
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        if etag := self.server.etags[self.path]:
-            self.send_header("ETag", f'"{etag}"')
-        self.end_headers()
-        if body:
-            self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
-            self.close_connection = fault == "cut"
-
-    def log_message(self, *_):
-        pass
-
-    def handle(self):
-        with contextlib.suppress(ConnectionError):  # clients hang up, as they may
-            super().handle()
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(h5ad_remote, "_BUDGET", Budget(attempts=4, first_s=0.001))
-    server = RangeServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with range_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anndata
 import numpy as np
@@ -33,56 +31,23 @@ from ingest.stream import (
 )
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 from ingest.testing.h5ad_same import assert_same
+from ingest.testing.range_server import range_server
 
 # Client sessions of fsspec live as long as its own thread and are collected at odd moments.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
-class Ranges(BaseHTTPRequestHandler):
-    """Serves the bytes that its server has, by ranges, and counts them."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        data = self.server.files.get(self.path)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        self.send_response(404 if data is None else 206 if asked else 200)
-        if asked and data is not None:
-            start, stop = int(asked[1]), min(int(asked[2]) + 1, len(data))
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-            data = data[start:stop]
-        self.send_header("Content-Length", str(len(data or b"")))
-        self.send_header("ETag", '"one"')
-        self.end_headers()
-        if self.command == "GET" and data:
-            self.server.n_bytes += len(data)
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def http():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
-    server.daemon_threads, server.files, server.n_bytes = True, {}, 0
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with range_server() as server:
+        yield server
 
 
 @pytest.fixture(params=["http", "s3", "gs"])
 def upload(request, http, s3_server, gcs_server, monkeypatch):
     def put(path):
         if request.param == "http":
-            http.files[f"/{path.name}"] = path.read_bytes()
-            return f"http://127.0.0.1:{http.server_port}/{path.name}"
+            return http.put(path.name, path.read_bytes(), "one")
         server = {"s3": s3_server, "gs": gcs_server}[request.param]
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
@@ -167,14 +132,14 @@ def test_tables_cost_no_matrix(tmp_path, http):
     path = tmp_path / "a.h5ad"
     noise = np.random.default_rng(0).random((2000, 2000)).astype(np.float32)
     anndata.AnnData(noise, obs=pd.DataFrame({"a": range(2000)}, index=map(str, range(2000)))).write_h5ad(path)
-    http.files["/a.h5ad"] = path.read_bytes()
+    http.put("a.h5ad", path.read_bytes(), "one")
     url = f"http://127.0.0.1:{http.server_port}/a.h5ad"
     assert load_obs(url)["a"].sum() == 1999 * 1000
     assert http.n_bytes < len(http.files["/a.h5ad"]) / 4
 
 
 def test_a_process_that_ends_with_it_open(tmp_path, http):
-    http.files["/a.h5ad"] = write(tmp_path, "csr", "X").read_bytes()
+    http.put("a.h5ad", write(tmp_path, "csr", "X").read_bytes(), "one")
     url = f"http://127.0.0.1:{http.server_port}/a.h5ad"
     script = (
         f"from ingest.stream import *; x = read_backed({url!r}); h = AnnData({url!r}); print(h.n_obs, x.X[:2].shape)"
