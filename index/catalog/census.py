@@ -50,13 +50,22 @@ class CensusCatalog:
         The open experiment; closed with the catalogue.
     notes
         What a person should know of it.
+
+    Raises
+    ------
+    SourceError
+        It has no obs that can be opened.
     """
 
     def __init__(self, opened: OpenExperiment, notes: Sequence[str] = ()) -> None:
         self._opened = opened
         self.source = replace(opened.source, version=opened.version)
         self.notes = tuple(notes)
-        self._obs = opened.obs
+        try:
+            self._obs = opened.obs
+        except BaseException:
+            opened.close()
+            raise
 
     @classmethod
     def open(cls, *, version: str = "stable", uri: str | None = None, organism: str = "homo_sapiens") -> CensusCatalog:
@@ -154,7 +163,8 @@ class CensusCatalog:
     def _categories(self, columns: Sequence[str]) -> dict[str, list[str]]:
         schema = self._obs.schema
         coded = [name for name in columns if name in schema.names and pa.types.is_dictionary(schema.field(name).type)]
-        return {name: values.to_pylist() for name, values in self._obs.get_enumeration_values(coded).items()}
+        with soma_errors(self.source):
+            return {name: values.to_pylist() for name, values in self._obs.get_enumeration_values(coded).items()}
 
 
 class CensusCells:
@@ -195,7 +205,8 @@ class CensusCells:
     @property
     def total(self) -> int:
         """Cells of the organism in this Census."""
-        return int(self._obs.count)
+        with soma_errors(self._source):
+            return int(self._obs.count)
 
     def nothing(self) -> EmptySelectionError:
         """Name the value of the filter that does not exist, if one does not."""

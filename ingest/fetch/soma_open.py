@@ -56,17 +56,18 @@ class OpenExperiment:
     def presence(self) -> Any | None:
         """The matrix ``(n_datasets, n_genes)`` of what was measured where, or None."""
         measurement = self._member("ms", "RNA")
-        name = "feature_dataset_presence_matrix"
-        return measurement.get(name)
+        with soma_errors(self.source):
+            return measurement.get("feature_dataset_presence_matrix")
 
     def _member(self, *names: str) -> Any:
         member = self.experiment
-        for name in names:
-            if name not in member:
-                there = ", ".join(sorted(member.keys())) or "nothing"
-                message = f"{self.source}: no {'/'.join(names)}: where {name!r} should be is {there}"
-                raise SourceError(message, kind="no-raw-counts", source=str(self.source))
-            member = member[name]
+        with soma_errors(self.source):  # which are opened when they are asked for
+            for name in names:
+                if name not in member:
+                    there = ", ".join(sorted(member.keys())) or "nothing"
+                    message = f"{self.source}: no {'/'.join(names)}: where {name!r} should be is {there}"
+                    raise SourceError(message, kind="no-raw-counts", source=str(self.source))
+                member = member[name]
         return member
 
     def close(self) -> None:
@@ -128,7 +129,13 @@ def _open_census(source: Source, limits: FetchLimits) -> Any:
         if getattr(error, "kind", "") != "soma-missing":
             raise
         raise _no_census(source, "there is nothing to open") from error
-    if "census_data" not in census or "census_info" not in census:
+    try:
+        with soma_errors(source):
+            whole = "census_data" in census and "census_info" in census
+    except BaseException:
+        census.close()
+        raise
+    if not whole:
         census.close()
         raise _no_census(source, "no census_data and census_info in it")
     return census

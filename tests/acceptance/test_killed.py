@@ -52,7 +52,7 @@ def uninterrupted(census_index: Path, ingest: Callable[..., object], tmp_path_fa
 @pytest.mark.parametrize(
     ("pool", "moments", "chunks"),
     [
-        ("serial", 8, CHUNKS),
+        ("serial", 4, CHUNKS),
         *(pytest.param(pool, 20, MANY_CHUNKS, marks=pytest.mark.long) for pool in ("serial", "ray")),
     ],
 )

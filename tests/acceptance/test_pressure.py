@@ -98,7 +98,7 @@ def test_a_store_that_throttles_is_heeded_and_outlasted(
     throttle = Throttle(rate=50)
     headers = {} if wish is None else {"Retry-After": wish}
     proxy.faults.append(Fault("answer", when=throttle, times=sys.maxsize, status=503, headers=headers))
-    ran = run("run", dest, "--index", census_index, *CHUNKS, "--pool", pool, "-d", 2, "--json", env=env)
+    ran = run("run", dest, "--index", census_index, "-n", 1_500, "-c", 50, "--pool", pool, "-d", 2, "--json", env=env)
     answers = Counter(throttle.answers)
     assert answers[True], "nothing was refused"
     # Whoever tries again at once is refused ten times for every time that he is served.

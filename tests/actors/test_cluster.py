@@ -139,7 +139,7 @@ DRIVER = """
     """
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "killed"])
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("killed", marks=pytest.mark.long)])
 def test_signals(tmp_path, how):
     """Ctrl-C in a terminal goes to driver, raylet and workers alike; the run must drain all the same."""
     journal = Journal(str(tmp_path))

@@ -116,7 +116,9 @@ def test_a_chunk_that_always_kills_ends_the_fold_and_is_named(opened, tmp_path):
     assert (caught.value.kind, caught.value.chunk) == ("worker-died", 7)
 
 
-@pytest.mark.parametrize("flavour", ["dispersion", "cell_ranger", pytest.param("seurat_v3", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "flavour", ["dispersion", *(pytest.param(name, marks=pytest.mark.long) for name in ("cell_ranger", "seurat_v3"))]
+)
 def test_the_record_is_the_same_on_ray_and_in_process(opened, flavour):
     data = read_data(opened)
     parameters = HvgParameters.of(flavour, n_hvgs=30, batch_key="cell_type" if flavour == "dispersion" else None)

@@ -153,14 +153,10 @@ def some(log, *, everything):
     return sorted({*first.values(), len(log) // 3, len(log) - 1})
 
 
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["some", "all"])
-def everything(request):
-    return request.param
-
-
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_full_disk(case, everything):
     log = case.run()
     new = case.result()
@@ -184,7 +180,11 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(
-    "error", ["interrupted", *(pytest.param(name, marks=pytest.mark.long) for name in ("memory", "disk"))]
+    ("error", "everything"),
+    [
+        pytest.param(*given, marks=() if given == ("interrupted", False) else pytest.mark.long)
+        for given in [("interrupted", False), ("interrupted", True), ("memory", False), ("disk", False)]
+    ],
 )
 def test_an_exception(case, error, everything):
     raised, expected = ERRORS[error]
