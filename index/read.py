@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from index.dictionaries import is_text
 from index.write import ORIGIN_KEY
+from ingest.arrow_names import check_names
 from ingest.errors import ConfigError, EmptySelectionError
 from ingest.grammar import unknown_column
 from ingest.index_file import DictionaryCheck
@@ -167,4 +168,6 @@ def _open(path: Path) -> tuple[pa.RecordBatchFileReader, UnpackLimit]:
         mapped = pa.memory_map(str(path))
         limit = UnpackLimit(memoryview(mapped.read_buffer()))
         mapped.seek(0)
-        return pa.ipc.open_file(mapped), limit
+        reader = pa.ipc.open_file(mapped)
+        check_names(reader.schema)
+        return reader, limit

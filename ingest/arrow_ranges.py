@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from ingest.arrow_names import check_names
 from ingest.errors import CorruptError
 from ingest.unpacked import UnpackLimit
 
@@ -157,6 +158,7 @@ def anybodys_batches(store: Store, key: str) -> Iterator[pa.RecordBatch]:
     file = RangeFile(store, key, READ_AHEAD_BYTES)
     limit = UnpackLimit(file)
     reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"))
+    check_names(reader.schema)
     for at in range(reader.num_record_batches):
         limit.check_batch(at)
         batch = reader.get_batch(at)

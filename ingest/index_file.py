@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.arrow_names import check_names
 from ingest.errors import ConfigError
 from ingest.unpacked import SMALLER_BATCHES, UnpackedTooLargeError, UnpackLimit
 
@@ -111,7 +112,9 @@ class IndexFile:
 
     def _open(self, columns: list[int] | None = None) -> pa.ipc.RecordBatchFileReader:
         options = pa.ipc.IpcReadOptions(included_fields=columns or [])
-        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)), options=options)
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)), options=options)
+        check_names(reader.schema)
+        return reader
 
     def _not_feather(self, error: Exception) -> ConfigError:
         return ConfigError(f"{self.path}: not a feather file ({error})", kind="bad-index")

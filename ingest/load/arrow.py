@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingest.arrow_names import check_names
 from ingest.unpacked import UnpackLimit
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def map_table(path: Path) -> pa.Table:
         UnpackLimit(memoryview(source.read_buffer())).check_whole()
         source.seek(0)
         table: pa.Table = pa.ipc.open_file(source).read_all()
+    check_names(table.schema)
     table.validate()
     for column in table.columns:
         for chunk in column.chunks:

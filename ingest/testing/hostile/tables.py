@@ -254,6 +254,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "message-huge": _first_message(b"\xff\xff\xff\xff\xff\xff\xff\x7f", 0),
     "message-negative": _first_message(b"\xff\xff\xff\xff\xff\xff\xff\xff", 0),
     "message-zero": _first_message(bytes(64), 0),
+    "name-bytes": lambda good: good.replace(b"source", b"\xffource"),
     "body-ones": lambda good: good[: len(good) // 4] + b"\xff" * (len(good) // 4) + good[len(good) // 2 :],
     "body-zeros": lambda good: good[: len(good) // 4] + bytes(len(good) // 4) + good[len(good) // 2 :],
     "is-parquet": _parquet,

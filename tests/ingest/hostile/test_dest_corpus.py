@@ -85,6 +85,7 @@ def test_some_changes_of_every_file(dest, answers, tmp_path):
         ("chunk_index.json:chunks.0.maximum=6", "memmap"),
         ("metadata/cells.feather:source:nulls", "load"),
         ("chunk_offsets.feather:dataset:nulls", "load"),
+        ("metadata/cells.feather:name-bytes", "load"),
     ],
 )
 def test_changes_that_once_ended_in_something_else(dest, tmp_path, name, reader):
