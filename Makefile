@@ -18,6 +18,7 @@ RAY := tests/actors tests/acceptance
 HALF := tests/examples $(addprefix tests/ingest/,stream load encode fetch)
 
 test: $(VENV)/.installed-dev
+	@$(BIN)/python -m compileall -q ingest index actors # once, and not in each of hundreds of processes
 	@logs=$$(mktemp -d); \
 	$(BIN)/python -m pytest -q $(RAY) >"$$logs/ray" 2>&1 & ray=$$!; \
 	$(BIN)/python -m pytest -q $(HALF) >"$$logs/half" 2>&1 & half=$$!; \

@@ -113,7 +113,8 @@ class SimulatedPool:
             begins, each = self.now() + self._fleet.unit_s, self._chunk_s()
             ends = begins + each * len(task.chunks)
             hourly = self._fleet.losses_per_h
-            lost = self.now() + (self._random.expovariate(hourly / 3600) if hourly else math.inf)
+            rate = hourly / 3600  # zero also of the smallest numbers there are
+            lost = self.now() + (self._random.expovariate(rate) if rate else math.inf)
             finished = task.chunks if lost >= ends else task.chunks[: max(0, int((lost - begins) / each))]
             self._write(finished, begins, each)
             self.busy_s += min(lost, ends) - self.now()

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,23 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `long` what `sampled` leaves out: by name, so that it does not depend on what else is collected."""
+    left_out: dict[tuple[str, str], list[pytest.Item]] = {}
+    kept = set()
+    for item in items:
+        if (sampled := item.get_closest_marker("sampled")) is not None:
+            test = str(item.path), item.nodeid.partition("[")[0]
+            if zlib.crc32(item.name.encode()) % sampled.args[0]:
+                left_out.setdefault(test, []).append(item)
+            else:
+                kept.add(test)
+    for test, cases in left_out.items():
+        for case in cases[test not in kept :]:
+            case.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,7 @@ def _cases():
 
 
 @pytest.mark.parametrize(("damage", "when", "data"), list(_cases()))
+@pytest.mark.sampled(2)
 def test_a_bad_sample(built, copy, tmp_path, damage, when, data):
     if when == "before indexing":
         damage_sample(file_of(copy), damage)

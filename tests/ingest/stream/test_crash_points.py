@@ -224,6 +224,7 @@ def in_a_child(call):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.sampled(2)
 def test_really_killed(case):
     log = case.run()
     named = next(number for number, change in enumerate(log) if change.name == "replace")
@@ -237,6 +238,7 @@ def test_really_killed(case):
     case.result()
 
 
+@pytest.mark.sampled(2)
 def test_a_limit_of_the_system(case):
     case.run()
     size = case.final.stat().st_size

@@ -112,6 +112,7 @@ def test_parts_make_the_whole_whatever_type_columns_have(folder, stored, cuts):
     "source", ["<u4", "<u8", "<i8", *(pytest.param(dtype, marks=pytest.mark.long) for dtype in ("<i4", "<u2", "<i2"))]
 )
 @pytest.mark.parametrize("target", DTYPES)
+@pytest.mark.sampled(3)
 def test_numbers_at_the_end_of_their_type(tmp_path, source, target):
     """Where casts are not defined, or round to what the type does not have."""
     most = int(np.iinfo(source).max)
