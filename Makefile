@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 # Three lanes at once, also on two cores, for the first waits more than it works: what needs Ray, which starts once for
 # all of it, half of the others, and the rest, which is what is seen meanwhile.
 RAY := tests/actors tests/acceptance
-HALF := tests/examples $(addprefix tests/ingest/,stream load encode fetch)
+HALF := tests/examples $(addprefix tests/ingest/,stream load encode fetch hostile)
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m compileall -q ingest index actors # once, and not in each of hundreds of processes
