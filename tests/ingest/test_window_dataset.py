@@ -141,7 +141,7 @@ def test_every_cell_once_and_chunks_of_many_files(tmp_path, files, index, max_ce
         DataSettings(cells_per_chunk=SIZE, codec="none", dtype="int32"),
     ],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_every_format(tmp_path, files, index, data):
     genes = anndata.read_h5ad(files[0]).var_names
     if data.genes.wanted:

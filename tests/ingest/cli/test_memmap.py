@@ -253,7 +253,7 @@ def test_help_ends_with_two_examples(run: Run):
 
 @pytest.mark.parametrize("underscores", [False, True])
 @pytest.mark.parametrize("processes", [False, True])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_the_script_makes_what_bionemo_scdls_makes(convert: Run, tmp_path: Path, monkeypatch, underscores, processes):
     for name in ("b", "a/z", "a"):
         write_raw(tmp_path / "in" / f"{name}.h5ad", seed=ord(name[-1]))

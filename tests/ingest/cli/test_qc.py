@@ -132,6 +132,7 @@ def test_other_data_and_foreign_records_are_refused(qc: Run, dest: Path):
 @pytest.mark.parametrize(
     "name", [*(name for name in FILES[1:] if name != "qc.png"), pytest.param("qc.png", marks=pytest.mark.plots)]
 )
+@pytest.mark.sampled(2)
 def test_a_lost_or_foreign_file_is_made_again(qc: Run, dest: Path, name: str):
     qc(*RULES)
     before = {name: (dest / name).read_bytes() for name in FILES}

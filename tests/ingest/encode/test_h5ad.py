@@ -275,7 +275,7 @@ def of(counts):
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("place", [0, 70_000, 139_999])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_a_count_that_does_not_fit_widens_all(codec, place):
     values = np.random.default_rng(0).integers(0, 65_536, 140_000).astype(np.int32)
     narrow = in_pieces(open_codec("h5ad", codec, 1), of(counted(values)), [50_000], "uint16")

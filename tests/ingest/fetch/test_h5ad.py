@@ -90,7 +90,7 @@ def variants(tmp_path_factory):
 @pytest.mark.parametrize("where", ["X", "raw", "layer:counts"])
 @pytest.mark.parametrize("legacy", [None, "0.6", "0.7"])
 @pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_every_variant_equals_plain_anndata_in_random_order(variants, tmp_path, layout, legacy, where, memory):
     path = variants(layout, legacy, where, "gzip" if where == "raw" else None)
     with fetching(path, tmp_path, memory=memory) as (fetcher, survey):

@@ -88,7 +88,7 @@ def chunked(values, **options):
         ({"scaleoffset": 0}, False),
     ],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_filters(make, dtype, options, below):
     if "scaleoffset" in options and np.dtype(dtype).kind == "f":
         options = {"scaleoffset": 3}

@@ -52,6 +52,7 @@ def test_there_are_many():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.sampled(2)
 def test_every_case_by_some(case, good, canaries, tmp_path):
     """By `fetch`, which goes the whole way, and by two others in turn: all of them meet every kind of case."""
     path = tmp_path / f"{case.name}.h5ad"

@@ -84,7 +84,7 @@ def data(finished) -> HvgData:
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("batch_key", [None, "donor"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_how_the_cells_are_cut_into_chunks_does_not_matter(data, source, tmp_path, flavour, batch_key):
     other = make_dataset(str(tmp_path / "other"), source, data=DataSettings(cells_per_chunk=7)).opened
     one = json.loads(document(data, flavour, n_hvgs=50, batch_key=batch_key))

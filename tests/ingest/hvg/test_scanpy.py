@@ -100,7 +100,7 @@ def selected(frame: pd.DataFrame) -> set[int]:
 
 @pytest.mark.parametrize("batch_key", [None, "batch", "number"])
 @pytest.mark.parametrize("flavour", ["seurat", "cell_ranger"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_normalised_dispersions_are_scanpys(case, flavour, batch_key):
     ours, theirs = case.ours(flavour, batch_key=batch_key), case.scanpys(flavour, batch_key=batch_key)
     assert set(ours.choice.genes.tolist()) == selected(theirs)

@@ -43,7 +43,7 @@ def both(shelf, kind):
         yield opened, shelf.plain(kind).matrix.toarray()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_all_cells(both, shelf, kind):
     cells, plain = both
     assert (cells.n_cells, cells.n_genes) == plain.shape == (N, 40)

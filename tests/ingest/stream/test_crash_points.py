@@ -125,6 +125,7 @@ def test_no_operation_is_left_out():
     assert names | PURE == set(stream.__all__)
 
 
+@pytest.mark.sampled(2)
 def test_killed_between_any_two_changes(case):
     """What a SIGKILL leaves is what there is between two changes: one run goes by all of these states."""
     old = case.old
@@ -157,6 +158,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.sampled(2)
 def test_a_full_disk(case, everything):
     log = case.run()
     new = case.result()
@@ -186,6 +188,7 @@ ERRORS = {
         for given in [("interrupted", False), ("interrupted", True), ("memory", False), ("disk", False)]
     ],
 )
+@pytest.mark.sampled(2)
 def test_an_exception(case, error, everything):
     raised, expected = ERRORS[error]
     log = case.run()
@@ -224,7 +227,7 @@ def in_a_child(call):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_really_killed(case):
     log = case.run()
     named = next(number for number, change in enumerate(log) if change.name == "replace")
@@ -238,7 +241,7 @@ def test_really_killed(case):
     case.result()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_a_limit_of_the_system(case):
     case.run()
     size = case.final.stat().st_size

@@ -105,7 +105,7 @@ def x_of_every_kind():
 
 
 @pytest.mark.parametrize("matrix", [*x_of_every_kind()])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_x_of_every_kind(matrix, tmp_path):
     layout, dtype, indices, compression = matrix
     path = write_h5ad_variant(tmp_path / "a.h5ad", sample_counts(N_CELLS, N_GENES))

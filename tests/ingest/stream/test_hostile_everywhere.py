@@ -51,7 +51,7 @@ def corpus(tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning", "ignore:.*are not unique now")
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_the_command_line(command, corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     word, *rest = COMMANDS[command]

@@ -90,7 +90,7 @@ def attempt(function, path):
 
 @pytest.mark.parametrize("name", READING)
 @pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_reading(corpus, name, capsys):
     function, part = READING[name]
     good = anndata.read_h5ad(next(iter(corpus.values())).path.with_name("good.h5ad"))
@@ -118,7 +118,7 @@ def test_reading(corpus, name, capsys):
 
 
 @pytest.mark.parametrize("name", WRITING)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_writing(corpus, name):
     for kind, (path, rule) in corpus.items():
         before = path.read_bytes()
@@ -147,7 +147,7 @@ def test_columns_of_x_are_never_out_of_range(corpus):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_random_damage(corpus, tmp_path, seed):
     """Whatever is changed in a file: a good error or a result, in a process that lives; a refused input stays."""
     rng = np.random.default_rng(seed)

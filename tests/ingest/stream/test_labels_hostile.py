@@ -75,7 +75,7 @@ def outcome(call, path):
 
 
 @pytest.mark.parametrize("name", READ)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_reading_ends_in_an_answer_or_a_typed_error(corpus, name):
     for hostile in corpus.values():
         before = hostile.path.read_bytes()
@@ -105,7 +105,7 @@ def test_changing_leaves_the_file_or_a_good_one(corpus, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITE)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_writing_leaves_the_input_and_no_half(corpus, name, tmp_path):
     for hostile in corpus.values():
         copy = tmp_path / hostile.path.name

@@ -53,7 +53,7 @@ TABLES = {"not-utf8-obs", "not-utf8-gene", "not-utf8-label", "label-code-beyond"
     ("operation", "layout"),
     [(name, layout) for name in OPERATIONS for layout in ("csr", "csc") if name != layout],  # else nothing is done
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_the_corpus(operation, layout, tmp_path):
     corpus = hostile_files(tmp_path, layout=layout, bomb_bytes=1 << 26)
     before = {path.name for path in tmp_path.iterdir()}

@@ -65,7 +65,7 @@ def write(folder, layout, where):
 
 
 @pytest.mark.parametrize(("layout", "where"), [("csr", "raw"), ("csc", "X"), ("dense", "layer:counts")])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_whatever_only_reads(tmp_path, upload, layout, where, capsys, monkeypatch):
     path = write(tmp_path, layout, where)
     url, cells = upload(path), anndata.read_h5ad(path)

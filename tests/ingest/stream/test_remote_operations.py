@@ -50,7 +50,7 @@ ASKING = {name: read for name, read in READ.items() if name != "AnnData repr"}
 
 
 @pytest.mark.parametrize("layout", ["csr", "dense"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_whatever_reads(layout, s3, tmp_path):
     path = write_everything(tmp_path / "a.h5ad", layout)
     url = put(path, f"{s3}/{layout}/a.h5ad")
@@ -66,7 +66,7 @@ def test_whatever_reads(layout, s3, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["csr", "dense"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_whatever_makes_a_file(layout, s3, tmp_path):
     path = write_everything(tmp_path / "a.h5ad", layout)
     url = put(path, f"{s3}/{layout}/a.h5ad")

@@ -113,7 +113,7 @@ def test_real_tables_replaced(tmp_path, name, table, load, write):
 @pytest.mark.parametrize("legacy", LEGACY)
 @pytest.mark.parametrize("where", ["X", "raw", "layer:counts"])
 @pytest.mark.parametrize("tables", [("obs",), ("var",), ("obs", "var"), ("var", "obs")])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_replaced_in_every_encoding(tmp_path, legacy, where, tables):
     path = write_h5ad_variant(tmp_path / "a.h5ad", sample_counts(30, 20), where=where, legacy=legacy)
     before = anndata.read_h5ad(path)

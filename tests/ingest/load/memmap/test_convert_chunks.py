@@ -61,7 +61,7 @@ def write(rows: ChunkRows, folder, cuts=None, dtype="float32"):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.endswith(("deflate", "none"))])
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_all_rows_of_every_kind_of_chunk(shelf, tmp_path, kind, threads):
     plain = shelf.plain(kind)
     rows = ChunkRows(str(shelf.made(kind)), threads=threads)

@@ -231,7 +231,7 @@ def test_single_cells_collated_by_hand(scdl):
 
 @read_both_ways
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_values_of_a_type_that_holds_them(scdl, tmp_path, h5ad, dtype, how):
     cells = scdl.SingleCellMemMapDataset(tmp_path / "archive", h5ad, data_dtype=dtype, **how)
     assert cells.data.dtype == dtype

@@ -168,7 +168,7 @@ def our_threads(before=()):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("taken", [0, 1, 3])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_a_loader_that_is_left_in_mid_epoch_leaves_nothing_behind(dest, workers, taken):
     before, threads = children(), our_threads()
     loader = create_dataloader(dest, 5, window_cells=5, num_workers=workers, prefetch=2, threads=3)

@@ -55,6 +55,7 @@ def same(one, other) -> bool:
 @every
 @settings(max_examples=examples(6))
 @given(window=windows(), data=st.data())
+@pytest.mark.sampled(2)
 def test_each_cell_is_treated_by_itself(transform, window, data):
     whole = transform(fresh(window))
     cut = data.draw(st.integers(0, window.n_cells))
@@ -87,6 +88,7 @@ def test_no_cells_and_empty_cells(transform, dtype):
 
 
 @every
+@pytest.mark.sampled(2)
 def test_memory_that_must_not_be_written_is_left_alone(transform):
     window = window_of([[1, 2, 3], [0, 300, 2]])
     for array in (window.indptr, window.indices, window.data):

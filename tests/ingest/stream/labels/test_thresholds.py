@@ -41,7 +41,7 @@ def wide(n_cells=300, n_genes=200):
 @pytest.mark.parametrize(
     "dtype", [np.float32, np.int64, *(pytest.param(dtype, marks=pytest.mark.long) for dtype in (np.float64, np.uint8))]
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_every_layout_in_a_file_and_in_memory_equals_scanpy(tmp_path, layout, dtype, monkeypatch):
     monkeypatch.setattr(nonzeros, "_SLAB_BYTES", 1 << 12)  # many pieces
     cells = wide()
