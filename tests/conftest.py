@@ -39,11 +39,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `long` what `sampled` leaves out: by name, so that it does not depend on what else is collected."""
+    """Mark what `sampled` leaves out: by name, so that it does not depend on what else is collected.
+
+    One case of each family stays, whatever its name; what is `long` by itself is in no sample.
+    """
     left_out: dict[tuple[str, str], list[pytest.Item]] = {}
     kept = set()
     for item in items:
-        if (sampled := item.get_closest_marker("sampled")) is not None:
+        sampled = item.get_closest_marker("sampled")
+        if sampled is not None and item.get_closest_marker("long") is None:
             test = str(item.path), item.nodeid.partition("[")[0]
             if zlib.crc32(item.name.encode()) % sampled.args[0]:
                 left_out.setdefault(test, []).append(item)
@@ -52,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for test, cases in left_out.items():
         for case in cases[test not in kept :]:
             case.add_marker(pytest.mark.long)
+            case.add_marker(pytest.mark.left_out)
 
 
 @pytest.fixture(scope="session")

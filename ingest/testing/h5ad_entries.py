@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ARRAYS", "FILTERS", "Archived", "StoredEntries", "convert_by_scdl", "is_defined", "stored_entries"]
+__all__ = ["ARRAYS", "FILTERS", "Archived", "StoredEntries", "cast_is_defined", "convert_by_scdl", "stored_entries"]
 
 Array = np.ndarray[Any, Any]
 
@@ -136,7 +136,7 @@ def stored_entries(draw: Any, *, for_scipy: bool = True) -> StoredEntries:
     )
 
 
-def is_defined(data: Array, dtype: str) -> bool:
+def cast_is_defined(data: Array, dtype: str) -> bool:
     """Say whether numpy makes of each number of `data` one of `dtype` whichever others come with it.
 
     C leaves open what a float beyond uint32 becomes, and numpy's loops over several and over one differ in it.

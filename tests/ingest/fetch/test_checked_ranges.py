@@ -113,7 +113,7 @@ def test_who_serves_no_ranges_is_told_by_that(shelf):
 
 
 @pytest.mark.parametrize("shelf", ["s3"], indirect=True)
-def test_neither_are_tiles(shelf, monkeypatch):
+def test_tiles_of_another_place_are_not_believed(shelf, monkeypatch):
     monkeypatch.setattr(folder, "_BUDGET", Budget(attempts=4, first_s=0.001))
     place = shelf.url.rpartition("/")[0]
     options = {"endpoint_url": shelf.proxy.endpoint_url, "anon": False}

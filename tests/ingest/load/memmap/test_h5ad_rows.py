@@ -21,7 +21,14 @@ from ingest.load.memmap.convert.base import Place
 from ingest.load.memmap.convert.h5ad import H5adRows
 from ingest.source import Source
 from ingest.testing.examples import examples
-from ingest.testing.h5ad_entries import ARRAYS, Archived, StoredEntries, convert_by_scdl, is_defined, stored_entries
+from ingest.testing.h5ad_entries import (
+    ARRAYS,
+    Archived,
+    StoredEntries,
+    cast_is_defined,
+    convert_by_scdl,
+    stored_entries,
+)
 from ingest.testing.h5ad_files import sample_counts, write_h5ad_variant
 
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
@@ -79,7 +86,7 @@ def archive(path, folder, *, dtype="float32", use_x=True, tolerance=1e-8, cuts=(
 @FROM_FILES
 @given(stored=stored_entries(), dtype=st.sampled_from(DTYPES), raw=st.booleans(), threads=st.sampled_from([1, 3]))
 def test_the_arrays_and_the_warning_are_theirs(folder, stored, dtype, raw, threads):
-    assume(is_defined(stored.data, dtype))
+    assume(cast_is_defined(stored.data, dtype))
     at = folder()
     path = stored.write(at / "a.h5ad", "raw/X" if raw else "X")
     want = convert_by_scdl(path, at / "theirs", data_dtype=dtype, use_X_not_raw=not raw)

@@ -23,7 +23,7 @@ from ingest.load.memmap.convert.h5ad_csc import CscRows
 from ingest.load.memmap.convert.h5ad_kernels import place_entries
 from ingest.load.memmap.convert.h5ad_matrix import Reading
 from ingest.testing.examples import examples
-from ingest.testing.h5ad_entries import Archived, StoredEntries, convert_by_scdl, is_defined, stored_entries
+from ingest.testing.h5ad_entries import Archived, StoredEntries, cast_is_defined, convert_by_scdl, stored_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ def as_csr(stored: StoredEntries) -> StoredEntries:
 )
 def test_csc_is_transposed(tmp_path_factory, stored, dtype, threads, memory_bytes):
     """In one pass and in many, with rows that do not fit by themselves."""
-    assume(is_defined(stored.data, dtype))
+    assume(cast_is_defined(stored.data, dtype))
     at = tmp_path_factory.mktemp("csc")
     by_columns = StoredEntries(
         stored.indptr, stored.indices, stored.data, stored.width, "csc", stored.filters, stored.chunks
